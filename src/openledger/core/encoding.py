@@ -1,0 +1,84 @@
+"""The one way a record becomes bytes to hash or sign: RFC 8785 canonical JSON.
+
+Money (`Wei`) and integers beyond 2**53 travel as decimal strings, since JSON numbers lose them.
+Floats are refused: nothing that is hashed or signed may depend on how a float prints.
+`decode` accepts exactly the bytes that `encode` makes, so one record has one digest.
+"""
+
+from hashlib import sha256
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import msgspec
+import rfc8785
+
+from openledger.core.errors import InvalidInputError, VerificationError
+from openledger.core.types import Digest, Wei
+
+Record = TypeVar("Record", bound=msgspec.Struct)
+
+_LARGEST_JSON_INTEGER = 2**53 - 1
+
+
+def encode(record: msgspec.Struct) -> bytes:
+    """Canonical bytes of a record.
+
+    Raises:
+        InvalidInputError: the record holds a float or another value that JSON cannot carry.
+    """
+    return rfc8785.dumps(_plain(record, type(record)))
+
+
+def decode(raw: bytes, kind: type[Record]) -> Record:
+    """Read a record back.
+
+    Raises:
+        VerificationError: the bytes are not the canonical form of such a record.
+    """
+    try:
+        record = msgspec.convert(msgspec.json.decode(raw), kind, strict=False)
+        canonical = encode(record)
+    except (msgspec.MsgspecError, UnicodeDecodeError, InvalidInputError) as error:
+        raise VerificationError(f"these bytes are no {kind.__name__}: {error}") from error
+    if canonical != raw:
+        raise VerificationError(f"this {kind.__name__} is not in canonical form (RFC 8785)")
+    return record
+
+
+def digest_of(record: msgspec.Struct) -> Digest:
+    """The sha256 of a record's canonical bytes."""
+    return Digest(sha256(encode(record)).hexdigest())
+
+
+def salted_digest(salt: bytes, value: bytes) -> Digest:
+    """Commit to `value` so that nobody without the 32-byte salt can test a guess."""
+    if len(salt) != 32:
+        raise InvalidInputError(f"a salt has 32 bytes, not {len(salt)}")
+    return Digest(sha256(salt + value).hexdigest())
+
+
+def _plain(value: Any, kind: Any) -> Any:  # noqa: ANN401 - it walks values of every field type
+    if isinstance(value, msgspec.Struct):
+        fields = msgspec.structs.fields(type(value))
+        return {f.encode_name: _plain(getattr(value, f.name), f.type) for f in fields}
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return str(value) if _is_money(kind) or abs(value) > _LARGEST_JSON_INTEGER else value
+    if isinstance(value, dict):
+        inner = _arguments(kind)[-1]
+        return {key: _plain(item, inner) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item, _arguments(kind)[0]) for item in value]
+    raise InvalidInputError(f"a {type(value).__name__} has no canonical form: {value!r}")
+
+
+def _is_money(kind: Any) -> bool:  # noqa: ANN401 - a type expression has no common type
+    if get_origin(kind) in (Union, UnionType):
+        return any(_is_money(member) for member in get_args(kind))
+    return kind is Wei
+
+
+def _arguments(kind: Any) -> tuple[Any, ...]:  # noqa: ANN401 - a type expression
+    members = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return next((get_args(m) for m in members if get_args(m)), (Any,))
