@@ -1,0 +1,1 @@
+"""Money rules: pure, integers only; whatever divides, conserves."""

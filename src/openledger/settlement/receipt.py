@@ -1,0 +1,286 @@
+"""The receipt of one call: a pair of signed records that the gateway cannot edit afterwards.
+
+- The **call receipt**, at the end of the answer: a fixed-width EIP-712 struct that a contract can
+  read, chained to the gateway's previous one, with running totals and the digest of its body.
+- The **attribution statement**, later: bound to the call receipt's digest, with integer gain,
+  scores, shares and every part of the fee.
+
+What is private (payer, time, prompt, answer, decoding, client nonce) stands in the body as salted
+digests only; each can be opened alone. The format is specified in docs/protocol/receipt.md and
+held by `tests/vectors/receipt.json`.
+"""
+
+from hashlib import sha256
+from itertools import pairwise
+
+import msgspec
+
+from openledger.core.encoding import digest_of, encode, salted_digest
+from openledger.core.errors import VerificationError
+from openledger.core.signing import Domain, TypedRecord, digest_typed, sign_typed, verify_typed
+from openledger.core.types import Account, Digest, ReceiptId, Wei, as_bytes
+from openledger.settlement.parts import Part, Roles, check_roles, fee_parts
+from openledger.settlement.price import Terms, fee
+from openledger.settlement.shares import Attribution, ClusterScore, Gain, shares
+
+RECEIPT_VERSION = 1
+NO_PREVIOUS = Digest("0" * 64)
+
+
+class CallReceipt(TypedRecord, frozen=True):
+    """One link of a gateway's receipt chain; `Escrow.vy` reads the same struct."""
+
+    solidity = {  # noqa: RUF012 - ClassVar
+        "version": "uint256",
+        "chainId": "uint256",
+        "escrow": "address",
+        "gateway": "address",
+        "gatewaySequence": "uint256",
+        "payerSequence": "uint256",
+        "payerTotal": "uint256",
+        "gatewayTotal": "uint256",
+        "previous": "bytes32",
+        "fee": "uint256",
+        "termsVersion": "uint256",
+        "payerCommitment": "bytes32",
+        "body": "bytes32",
+    }
+
+    version: int
+    chain_id: int
+    escrow: Account
+    gateway: Account
+    gateway_sequence: int  # of all this gateway's calls, from 1, without gaps
+    payer_sequence: int  # of this payer's calls at this gateway, from 1, without gaps
+    payer_total: Wei  # all fees of this payer at this gateway, this one included
+    gateway_total: Wei  # all fees of this gateway, this one included
+    previous: Digest  # digest of the gateway's previous call receipt
+    fee: Wei
+    terms_version: int
+    payer_commitment: Digest  # sha256(payer's 20 bytes || salt)
+    body: Digest
+
+
+class AttributionStatement(TypedRecord, frozen=True):
+    """Binds the attribution of one call to its receipt."""
+
+    solidity = {"version": "uint256", "call": "bytes32", "body": "bytes32"}  # noqa: RUF012 - ClassVar
+
+    version: int
+    call: Digest
+    body: Digest
+
+
+class MixMember(msgspec.Struct, frozen=True):
+    """One release of the mix that answered."""
+
+    release: int  # its number in the contract `Models`
+    name: str  # owner/name@version
+    adapter: Digest
+    training_root: Digest
+    weight_ppb: int
+
+
+class PrivateDigests(msgspec.Struct, frozen=True):
+    """Salted digests of what only the parties may read; see `private_digest`."""
+
+    time: Digest  # microseconds since 1970
+    prompt: Digest  # every token id that the model saw before the answer
+    answer: Digest  # the token ids handed to the caller
+    decoding: Digest  # temperature, top-p and the rest
+    nonce: Digest  # the client's nonce, or its seed
+
+
+class CallBody(msgspec.Struct, frozen=True):
+    """What a call receipt says in full; public but for the salted digests."""
+
+    receipt_id: ReceiptId
+    base: Digest
+    mix: tuple[MixMember, ...]
+    terms: Terms
+    input_tokens: int
+    output_tokens: int  # handed to the socket
+    finish: str  # stop, length, cancelled or error
+    refund: str | None  # why the fee is 0 although the price is not
+    engine: str  # build and determinism class
+    method: int  # version of the attribution method
+    private: PrivateDigests
+
+
+class MemberScores(msgspec.Struct, frozen=True):
+    """The integers from which one member's shares follow."""
+
+    release: int
+    weight_ppb: int  # its part of the data money
+    gain: Gain
+    query: Digest  # of the quantised query vector
+    clusters: tuple[ClusterScore, ...]
+
+
+class StatementBody(msgspec.Struct, frozen=True):
+    """Whose data made the answer, and every part of the fee."""
+
+    receipt_id: ReceiptId
+    method: int
+    members: tuple[MemberScores, ...]
+    attribution: Attribution
+    roles: Roles
+    parts: tuple[Part, ...]
+
+
+class SignedCall(msgspec.Struct, frozen=True):
+    """A call receipt with its body and the gateway's signature."""
+
+    call: CallReceipt
+    body: CallBody
+    signature: str
+
+
+class SignedStatement(msgspec.Struct, frozen=True):
+    """An attribution statement with its body and the gateway's signature."""
+
+    statement: AttributionStatement
+    body: StatementBody
+    signature: str
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """The pair; final."""
+
+    call: SignedCall
+    statement: SignedStatement
+
+
+def sign_call(domain: Domain, call: CallReceipt, body: CallBody, private_key: bytes) -> SignedCall:
+    """Sign a call receipt whose `body` is this body's digest."""
+    return SignedCall(call, body, sign_typed(domain, call, private_key))
+
+
+def make_statement(
+    domain: Domain,
+    signed: SignedCall,
+    members: tuple[MemberScores, ...],
+    roles: Roles,
+    private_key: bytes,
+) -> SignedStatement:
+    """Derive shares and parts from integer scores, and sign them."""
+    attribution = combine(members)
+    parts = fee_parts(signed.call.fee, signed.body.terms.policy, roles, attribution)
+    body = StatementBody(
+        signed.body.receipt_id, signed.body.method, members, attribution, roles, parts
+    )
+    call = digest_typed(domain, signed.call)
+    statement = AttributionStatement(RECEIPT_VERSION, call, digest_of(body))
+    return SignedStatement(statement, body, sign_typed(domain, statement, private_key))
+
+
+def combine(members: tuple[MemberScores, ...]) -> Attribution:
+    """The shares of a whole mix, from each member's scores.
+
+    Raises:
+        VerificationError: the method of this version attributes one member only.
+    """
+    if len(members) != 1:
+        raise VerificationError(f"method 1 attributes one release, not a mix of {len(members)}")
+    return shares(members[0].gain, members[0].clusters)
+
+
+def leaf(domain: Domain, receipt: Receipt) -> bytes:
+    """The epoch leaf of a pair: both EIP-712 digests, 64 bytes."""
+    return as_bytes(digest_typed(domain, receipt.call.call)) + as_bytes(
+        digest_typed(domain, receipt.statement.statement)
+    )
+
+
+def payer_commitment(payer: Account, salt: bytes) -> Digest:
+    """Hide the payer, so that only who knows the 32-byte salt can link the receipt."""
+    return Digest(sha256(as_bytes(payer) + salt).hexdigest())
+
+
+def field_salt(secret: bytes, name: str) -> bytes:
+    """The salt of one private field, from the receipt's own 32-byte secret."""
+    return sha256(secret + name.encode()).digest()
+
+
+def private_digest(secret: bytes, name: str, value: str) -> Digest:
+    """The salted digest of one private field; `value` is its canonical text."""
+    return salted_digest(field_salt(secret, name), value.encode())
+
+
+def verify_call(domain: Domain, signed: SignedCall) -> None:
+    """Check one call receipt by itself: signature, domain, body, fee.
+
+    Raises:
+        VerificationError: something does not hold.
+    """
+    call, body = signed.call, signed.body
+    if call.version != RECEIPT_VERSION:
+        raise VerificationError(f"receipt version {call.version} is unknown to this verifier")
+    if (call.chain_id, call.escrow) != (domain.chain_id, domain.contract):
+        raise VerificationError("the receipt names another chain or escrow than its domain")
+    if digest_of(body) != call.body:
+        raise VerificationError("the receipt's body is not the one that was signed")
+    verify_typed(domain, call, signed.signature, call.gateway)
+    if call.terms_version != body.terms.version:
+        raise VerificationError("struct and body name different terms")
+    owed = fee(body.terms.price, body.input_tokens, body.output_tokens)
+    if call.fee != (0 if body.refund else owed):
+        raise VerificationError(f"the fee is {call.fee} wei, the price makes it {owed}")
+
+
+def verify_follows(domain: Domain, call: CallReceipt, previous: CallReceipt | None) -> None:
+    """Check that a call receipt continues the gateway's chain without gap or edit.
+
+    Raises:
+        VerificationError: it does not.
+    """
+    expected = (1, int(call.fee), NO_PREVIOUS)
+    if previous is not None:
+        expected = (
+            previous.gateway_sequence + 1,
+            previous.gateway_total + call.fee,
+            digest_typed(domain, previous),
+        )
+    if (call.gateway_sequence, call.gateway_total, call.previous) != expected:
+        raise VerificationError(
+            f"receipt {call.gateway_sequence} does not continue the gateway's receipt chain"
+        )
+
+
+def verify_statement(domain: Domain, signed: SignedCall, statement: SignedStatement) -> None:
+    """Recompute shares and parts from the integer scores, and check the signature.
+
+    Raises:
+        VerificationError: something does not hold.
+    """
+    body, head = statement.body, statement.statement
+    if head.version != RECEIPT_VERSION or body.method != signed.body.method:
+        raise VerificationError("call and statement name different versions")
+    if head.call != digest_typed(domain, signed.call) or head.body != digest_of(body):
+        raise VerificationError("the statement belongs to another call or body")
+    verify_typed(domain, head, statement.signature, signed.call.gateway)
+    if body.receipt_id != signed.body.receipt_id:
+        raise VerificationError("call and statement have different receipt ids")
+    if tuple(m.release for m in body.members) != tuple(m.release for m in signed.body.mix):
+        raise VerificationError("the statement attributes other releases than answered")
+    if combine(body.members) != body.attribution:
+        raise VerificationError("the shares do not follow from the scores")
+    check_roles(body.roles, signed.call.gateway)
+    policy = signed.body.terms.policy
+    if fee_parts(signed.call.fee, policy, body.roles, body.attribution) != body.parts:
+        raise VerificationError("the parts do not follow from fee, policy and shares")
+
+
+def verify_chain(domain: Domain, calls: tuple[CallReceipt, ...]) -> None:
+    """Check a run of consecutive call receipts of one gateway.
+
+    Raises:
+        VerificationError: a gap, an edit, or totals that do not chain.
+    """
+    for previous, call in pairwise(calls):
+        verify_follows(domain, call, previous)
+
+
+def canonical(receipt: Receipt) -> bytes:
+    """The bytes in which a pair is stored and sent."""
+    return encode(receipt)

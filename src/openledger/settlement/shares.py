@@ -1,0 +1,84 @@
+"""From the integer scores of one answer to shares in parts per billion.
+
+Pure and integer, so that anyone redoes it to the last part from a public receipt. The rules are
+those of method version 1 (docs/protocol/attribution.md):
+
+- The answer's gain over the base model decides how much goes to contributors at all.
+- Credit units are content clusters, fixed at release and blind to identity. A cluster's noise
+  floor is subtracted, and what falls below the floors goes to nobody, never to the others.
+- Inside a paid cluster credit goes to documents by the positive part of their score, and an
+  account earns the sum over its documents: splitting them among accounts changes nothing.
+"""
+
+import msgspec
+
+from openledger.core.types import PARTS_PER_BILLION, Account, Share
+from openledger.settlement.split import apportion
+
+
+class Gain(msgspec.Struct, frozen=True):
+    """What the adapter added to this answer, in millionths of a nat, summed over its tokens."""
+
+    over_base_micronats: int  # capped per token, less the placebo mean; may be negative
+    over_null_micronats: int  # the same tokens against the null model of the method version
+    cap_ppb: int  # the most that contributors may get
+
+
+class DocumentScore(msgspec.Struct, frozen=True):
+    """The signed influence of one training document on the answer."""
+
+    document: int  # its place in the ordered training manifest
+    account: Account
+    score: int
+
+
+class ClusterScore(msgspec.Struct, frozen=True):
+    """The signed influence of one content cluster: the sum over its documents."""
+
+    cluster: int
+    score: int
+    floor: int  # its noise floor, not negative
+    documents: tuple[DocumentScore, ...]  # empty where the cluster is not paid
+
+
+class Attribution(msgspec.Struct, frozen=True):
+    """Who made the answer; contributors and nobody sum to 1_000_000_000."""
+
+    shares: tuple[Share, ...]  # by account, rising; none is zero
+    nobody_ppb: int
+
+
+def data_share_ppb(gain: Gain) -> int:
+    """The part of the data money that the answer owes to contributors together."""
+    if gain.over_base_micronats <= 0 or gain.over_null_micronats <= 0:
+        return 0
+    share = PARTS_PER_BILLION * gain.over_base_micronats // gain.over_null_micronats
+    return min(share, gain.cap_ppb)
+
+
+def is_paid(cluster: ClusterScore) -> bool:
+    """Whether the cluster stands above its noise floor."""
+    return cluster.score > cluster.floor
+
+
+def shares(gain: Gain, clusters: tuple[ClusterScore, ...]) -> Attribution:
+    """Divide 1_000_000_000 parts among contributors and nobody."""
+    positive = [max(0, cluster.score) for cluster in clusters]
+    net = [max(0, cluster.score - cluster.floor) for cluster in clusters]
+    total = data_share_ppb(gain)
+    if total == 0 or sum(net) == 0:
+        return Attribution((), PARTS_PER_BILLION)
+    *parts, _ = apportion(total, [*net, sum(positive) - sum(net)])
+    earned: dict[Account, int] = {}
+    for cluster, part in zip(clusters, parts, strict=True):
+        if part:
+            _credit(cluster, part, earned)
+    paid = tuple(Share(account, earned[account]) for account in sorted(earned) if earned[account])
+    return Attribution(paid, PARTS_PER_BILLION - sum(share.weight_ppb for share in paid))
+
+
+def _credit(cluster: ClusterScore, part: int, earned: dict[Account, int]) -> None:
+    documents = sorted(cluster.documents, key=lambda document: document.document)
+    scores = [max(0, document.score) for document in documents]
+    for document, piece in zip(documents, apportion(part, scores), strict=True):
+        earned[document.account] = earned.get(document.account, 0) + piece
