@@ -1,0 +1,235 @@
+"""One database: SQLite by default, PostgreSQL by URL, behind one kind of transaction.
+
+SQLite runs in WAL mode with synchronous=FULL: what was committed survives a power cut. A
+transaction that may write takes the write lock at its start, so writers queue instead of failing
+in the middle; readers never wait and see one moment.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import sqlalchemy
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from openledger.core.errors import (
+    ConflictError,
+    InvalidInputError,
+    OpenLedgerError,
+    StorageFullError,
+    UnavailableError,
+)
+
+_POSTGRES_DISK_FULL = "53100"
+_FULL: Final = "the disk is full; nothing was lost, free some space and try again"
+_BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_BROKEN: Final = frozenset(
+    {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+)
+
+
+class Config(msgspec.Struct, frozen=True):
+    """How patient a writer is, and how many connections are kept."""
+
+    busy_timeout_s: float = 30.0
+    pool_size: int = 8
+    pool_overflow: int = 32
+
+
+class Transaction:
+    """Work that is stored as a whole or not at all."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether the database is SQLite; the only other one is PostgreSQL."""
+        return self.connection.dialect.name == "sqlite"
+
+
+class Database:
+    """The one database of a home; safe to share among threads."""
+
+    def __init__(self, where: str | Path, config: Config | None = None) -> None:
+        """Open, without looking at the schema (`schema.check` does).
+
+        Args:
+            where: the path of an SQLite file, made when missing, or a PostgreSQL URL.
+            config: patience and pool.
+        """
+        self._config = config or Config()
+        self.url = _url(where)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.engine = self._engine()
+        self._writers = threading.Lock()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Commit on exit, roll back on any error; transactions do not nest.
+
+        Raises:
+            StorageFullError: the disk is full; nothing of this transaction is stored.
+            ConflictError: a constraint of the schema forbids it.
+            UnavailableError: another writer held the database for too long, or it is gone.
+        """
+        with self._turn(), _translated(), self.engine.begin() as connection:
+            yield Transaction(connection)
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """Look at one moment of the database; any write raises.
+
+        Raises:
+            UnavailableError: the database is gone.
+        """
+        with _translated(), self.engine.connect() as plain:
+            connection = plain.execution_options(openledger_reading=True)
+            with connection.begin() as begun:
+                yield Transaction(connection)
+                begun.rollback()
+
+    def checkpoint(self) -> None:
+        """Fold SQLite's write-ahead log into the file, so that destroyed rows leave the disk."""
+        if self.is_sqlite:
+            with self._turn(), _translated(), self._raw() as raw:
+                raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def copy_to(self, target: Path) -> None:
+        """Write one consistent copy of an SQLite database while others go on writing.
+
+        Raises:
+            InvalidInputError: this is PostgreSQL.
+        """
+        if not self.is_sqlite:
+            raise InvalidInputError("PostgreSQL has its own tool: back it up with pg_dump")
+        with _translated(), self._raw() as raw:
+            copy_sqlite(raw, target)
+
+    def close(self) -> None:
+        """Give back every connection."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        # A lock of our own is fair and quick; SQLite's own waiting sleeps between tries.
+        if not self.is_sqlite:
+            yield
+            return
+        if not self._writers.acquire(timeout=self._config.busy_timeout_s):
+            raise UnavailableError("another writer holds the database; try again")
+        try:
+            yield
+        finally:
+            self._writers.release()
+
+    @contextmanager
+    def _raw(self) -> Iterator[sqlite3.Connection]:
+        connection = sqlite3.connect(self.url.database or "", timeout=self._config.busy_timeout_s)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def _engine(self) -> Engine:
+        config = self._config
+        arguments = {"timeout": config.busy_timeout_s, "isolation_level": None}
+        engine = sqlalchemy.create_engine(
+            self.url,
+            pool_size=config.pool_size,
+            max_overflow=config.pool_overflow,
+            pool_timeout=config.busy_timeout_s,
+            connect_args=arguments if self.is_sqlite else {},
+        )
+        if self.is_sqlite:
+            event.listen(engine, "connect", _configure_sqlite)
+            event.listen(engine, "begin", _begin_sqlite)
+        else:
+            event.listen(engine, "begin", _begin_postgres)
+        return engine
+
+
+def copy_sqlite(source: sqlite3.Connection, target: Path) -> None:
+    """Copy an open SQLite database into a new file, page by page, as of one moment."""
+    copy = sqlite3.connect(target)
+    try:
+        source.backup(copy)
+        # One file, complete in itself: a copy in WAL mode would want to make neighbours.
+        copy.execute("PRAGMA journal_mode=DELETE")
+    finally:
+        copy.close()
+
+
+def _url(where: str | Path) -> URL:
+    if isinstance(where, str) and "://" in where:
+        url = make_url(where)
+        if url.get_backend_name() not in ("sqlite", "postgresql"):
+            raise InvalidInputError(f"{where} is neither SQLite nor PostgreSQL")
+        return url
+    return URL.create("sqlite", database=str(Path(where).absolute()))
+
+
+def _configure_sqlite(connection: sqlite3.Connection, _record: ConnectionPoolEntry) -> None:
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "secure_delete=ON",  # a destroyed key must not linger in a free page
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    is_reading = bool(connection.get_execution_options().get("openledger_reading"))
+    connection.exec_driver_sql(f"PRAGMA query_only={int(is_reading)}")
+    connection.exec_driver_sql("BEGIN" if is_reading else "BEGIN IMMEDIATE")
+
+
+def _begin_postgres(connection: Connection) -> None:
+    if connection.get_execution_options().get("openledger_reading"):
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn what the world does to a database into our errors; bugs stay what they are."""
+    try:
+        yield
+    except IntegrityError as error:
+        raise ConflictError(f"the database refuses it: {error.orig}") from error
+    except DBAPIError as error:
+        known = _translation(error.orig)
+        if known is None and error.connection_invalidated:
+            known = UnavailableError(f"the database does not answer: {error.orig}")
+        if known is None:
+            raise
+        raise known from error
+    except PoolTimeoutError as error:
+        raise UnavailableError("too many connections to the database; try again") from error
+    except sqlite3.Error as error:
+        known = _translation(error)
+        if known is None:
+            raise
+        raise known from error
+
+
+def _translation(error: BaseException | None) -> OpenLedgerError | None:
+    extended = getattr(error, "sqlite_errorcode", 0)
+    code = extended & 0xFF
+    if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
+        return StorageFullError(_FULL)
+    if getattr(error, "sqlstate", None) == _POSTGRES_DISK_FULL:
+        return StorageFullError(_FULL)
+    if code in _BUSY:
+        return UnavailableError("another process holds the database; try again")
+    if code in _BROKEN:
+        return UnavailableError(f"the database cannot be read or written: {error}")
+    return None
