@@ -1,0 +1,95 @@
+"""Canonical bytes: one record, one digest."""
+
+from hashlib import sha256
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openledger.core import encoding
+from openledger.core.errors import InvalidInputError, VerificationError
+from openledger.core.types import Account, Share, Wei
+
+
+class Line(msgspec.Struct, frozen=True):
+    note: str
+    amount: Wei
+    refund: Wei | None
+    count: int
+    by_name: dict[str, Wei]
+    shares: tuple[Share, ...] = ()
+    is_paid: bool = True
+    maybe: tuple[int, ...] | None = None
+
+
+class Loose(msgspec.Struct, frozen=True):
+    value: object
+
+
+lines = st.builds(
+    Line,
+    note=st.text(),
+    amount=st.integers(0, 2**256).map(Wei),
+    refund=st.none() | st.integers(0, 2**256).map(Wei),
+    count=st.integers(-(2**80), 2**80),
+    by_name=st.dictionaries(st.text(), st.integers(0, 2**100).map(Wei), max_size=4),
+    shares=st.lists(
+        st.builds(Share, st.just(Account("0x" + "ab" * 20)), st.integers(0, 10**9)), max_size=3
+    ).map(tuple),
+    is_paid=st.booleans(),
+    maybe=st.none() | st.lists(st.integers(0, 9), max_size=3).map(tuple),
+)
+
+
+@given(lines)
+def test_a_record_survives_the_round_trip(line: Line) -> None:
+    assert encoding.decode(encoding.encode(line), Line) == line
+
+
+@given(lines, st.data())
+def test_other_bytes_for_the_same_record_are_refused(line: Line, data: st.DataObject) -> None:
+    raw = encoding.encode(line)
+    place = raw.index(b",") + 1
+    spaced = raw[:place] + data.draw(st.sampled_from([b" ", b"\n", b"\t"])) + raw[place:]
+
+    with pytest.raises(VerificationError, match="canonical"):
+        encoding.decode(spaced, Line)
+
+
+def test_money_and_large_integers_are_strings() -> None:
+    line = Line("x", Wei(7), None, 2**53, {"a": Wei(1)})
+
+    assert b'"amount":"7"' in encoding.encode(line)
+    assert b'"count":"9007199254740992"' in encoding.encode(line)
+    assert b'"by_name":{"a":"1"}' in encoding.encode(line)
+
+
+@pytest.mark.parametrize("value", [1.5, b"raw", {1}])
+def test_what_json_cannot_carry_is_refused(value: object) -> None:
+    with pytest.raises(InvalidInputError, match="canonical form"):
+        encoding.encode(Loose(value))
+
+
+def test_untyped_containers_encode_too() -> None:
+    assert encoding.encode(Loose({"b": [1, None], "a": True})) == (
+        b'{"value":{"a":true,"b":[1,null]}}'
+    )
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff", b'{"note":1}'])
+def test_bytes_that_are_no_record_are_refused(raw: bytes) -> None:
+    with pytest.raises(VerificationError):
+        encoding.decode(raw, Line)
+
+
+def test_a_salted_digest_needs_a_whole_salt() -> None:
+    assert encoding.salted_digest(b"s" * 32, b"v") != encoding.salted_digest(b"t" * 32, b"v")
+    with pytest.raises(InvalidInputError, match="32 bytes"):
+        encoding.salted_digest(b"s", b"v")
+
+
+def test_the_digest_is_that_of_the_canonical_bytes() -> None:
+    share = Share(Account("0x" + "ab" * 20), 1)
+
+    assert encoding.digest_of(share) == sha256(encoding.encode(share)).hexdigest()

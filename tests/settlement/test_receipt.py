@@ -1,0 +1,186 @@
+"""A receipt holds, and nothing about it can be changed."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openledger.core.encoding import decode
+from openledger.core.errors import NotAllowedError, VerificationError
+from openledger.core.types import PARTS_PER_BILLION, Wei
+from openledger.settlement.parts import COMMONS, Roles, fee_parts
+from openledger.settlement.price import SplitPolicy
+from openledger.settlement.receipt import (
+    Receipt,
+    SignedCall,
+    canonical,
+    make_statement,
+    sign_call,
+    verify_call,
+    verify_chain,
+    verify_follows,
+    verify_statement,
+)
+from openledger.settlement.shares import Attribution
+from tests.settlement.ledger import (
+    DOMAIN,
+    GATEWAY,
+    GATEWAY_KEY,
+    PAYOUTS,
+    ROLES,
+    call,
+    pair,
+    run,
+    scores,
+)
+
+
+def check(receipt: Receipt) -> None:
+    verify_call(DOMAIN, receipt.call)
+    verify_follows(DOMAIN, receipt.call.call, None)
+    verify_statement(DOMAIN, receipt.call, receipt.statement)
+
+
+def test_an_honest_receipt_holds() -> None:
+    check(pair(None))
+
+
+def test_a_receipt_survives_its_bytes() -> None:
+    receipt = pair(None)
+
+    assert decode(canonical(receipt), Receipt) == receipt
+
+
+@given(st.data())
+def test_no_byte_of_a_receipt_can_change(data: st.DataObject) -> None:
+    raw = canonical(pair(None))
+    place = data.draw(st.integers(0, len(raw) - 1))
+    other = data.draw(st.integers(1, 255))
+    changed = raw[:place] + bytes([raw[place] ^ other]) + raw[place + 1 :]
+
+    with pytest.raises((VerificationError, NotAllowedError)):
+        check(decode(changed, Receipt))
+
+
+def resigned(signed: SignedCall, **changes: object) -> SignedCall:
+    """The same call with other fields, signed again by a dishonest gateway."""
+    struct = msgspec.structs.replace(signed.call, **changes)
+    return sign_call(DOMAIN, struct, signed.body, GATEWAY_KEY)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 2}, "version 2 is unknown"),
+        ({"chain_id": 1}, "another chain"),
+        ({"body": "00" * 32}, "body"),
+        ({"fee": Wei(1)}, "the price makes it"),
+        ({"terms_version": 2}, "terms"),
+    ],
+)
+def test_a_gateway_cannot_sign_an_inconsistent_call(
+    changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(VerificationError, match=message):
+        verify_call(DOMAIN, resigned(call(None), **changes))
+
+
+def test_a_refund_costs_nothing() -> None:
+    signed = call(None, refund="engine_fault")
+
+    verify_call(DOMAIN, signed)
+    assert signed.call.fee == 0
+
+
+def test_the_chain_has_no_gap_and_no_edit() -> None:
+    calls = tuple(receipt.call.call for receipt in run(4))
+
+    verify_chain(DOMAIN, calls)
+    with pytest.raises(VerificationError, match="does not continue"):
+        verify_chain(DOMAIN, (calls[0], calls[2]))
+    with pytest.raises(VerificationError, match="does not continue"):
+        verify_follows(DOMAIN, calls[1], None)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("statement", "version"), 9, "different versions"),
+        (("body", "method"), 2, "different versions"),
+        (("statement", "call"), "00" * 32, "another call"),
+        (("statement", "body"), "00" * 32, "another call or body"),
+    ],
+)
+def test_a_statement_belongs_to_its_call(
+    path: tuple[str, str], value: object, message: str
+) -> None:
+    receipt = pair(None)
+    part = msgspec.structs.replace(getattr(receipt.statement, path[0]), **{path[1]: value})
+    changed = msgspec.structs.replace(receipt.statement, **{path[0]: part})
+
+    with pytest.raises(VerificationError, match=message):
+        verify_statement(DOMAIN, receipt.call, changed)
+
+
+def test_a_resigned_statement_with_another_split_is_found() -> None:
+    signed = call(None)
+    honest = make_statement(DOMAIN, signed, scores(), ROLES, GATEWAY_KEY)
+    for changes, message in (
+        ({"parts": honest.body.parts[1:]}, "parts do not follow"),
+        ({"attribution": Attribution((), PARTS_PER_BILLION)}, "shares do not follow"),
+        ({"receipt_id": "rcp_x"}, "different receipt ids"),
+        ({"members": ()}, "other releases"),
+    ):
+        body = msgspec.structs.replace(honest.body, **changes)
+        forged = _sign_body(honest, body)
+        with pytest.raises(VerificationError, match=message):
+            verify_statement(DOMAIN, signed, forged)
+
+
+def _sign_body(honest, body):  # type: ignore[no-untyped-def]  # a helper of the test above
+    from openledger.core.encoding import digest_of
+    from openledger.core.signing import sign_typed
+
+    head = msgspec.structs.replace(honest.statement, body=digest_of(body))
+    return msgspec.structs.replace(
+        honest, statement=head, body=body, signature=sign_typed(DOMAIN, head, GATEWAY_KEY)
+    )
+
+
+def test_method_one_attributes_one_release() -> None:
+    signed = call(None)
+
+    with pytest.raises(VerificationError, match="not a mix of 2"):
+        make_statement(DOMAIN, signed, scores() * 2, ROLES, GATEWAY_KEY)
+
+
+def test_the_platform_part_never_returns_to_the_gateway() -> None:
+    signed = call(None)
+    washing = msgspec.structs.replace(ROLES, platform=GATEWAY)
+    statement = make_statement(DOMAIN, signed, scores(), washing, GATEWAY_KEY)
+
+    with pytest.raises(NotAllowedError, match="platform part"):
+        verify_statement(DOMAIN, signed, statement)
+
+
+@given(st.integers(0, 10**24).map(Wei), st.integers(0, 100), st.integers(0, 100))
+def test_parts_sum_to_the_fee(fee: Wei, alice: int, bob: int) -> None:
+    from openledger.settlement.receipt import combine
+
+    attribution = combine(scores(alice, bob))
+
+    parts = fee_parts(fee, SplitPolicy(), ROLES, attribution)
+
+    assert sum(part.amount for part in parts) == fee
+
+
+def test_what_nobody_earns_goes_to_commons() -> None:
+    alone = Roles(commons=PAYOUTS, platform=ROLES.platform, builder=ROLES.builder)
+
+    parts = fee_parts(Wei(10_000), SplitPolicy(), alone, Attribution((), PARTS_PER_BILLION))
+
+    assert {part.role: part.amount for part in parts} == {
+        "platform": 1_000,
+        "builder": 2_000,
+        COMMONS: 7_000,
+    }

@@ -1,0 +1,90 @@
+"""Shares: integer, complete, blind to identity."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openledger.core.types import PARTS_PER_BILLION, Account
+from openledger.settlement.shares import (
+    ClusterScore,
+    DocumentScore,
+    Gain,
+    data_share_ppb,
+    is_paid,
+    shares,
+)
+
+ALICE, BOB = Account("0x" + "a1" * 20), Account("0x" + "b0" * 20)
+gains = st.builds(
+    Gain, st.integers(-(10**9), 10**9), st.integers(-(10**6), 10**10), st.integers(0, 10**9)
+)
+
+
+@st.composite
+def cluster_lists(draw: st.DrawFn) -> tuple[ClusterScore, ...]:
+    clusters = []
+    for number in range(draw(st.integers(0, 6))):
+        scores = draw(st.lists(st.integers(-(2**50), 2**50), min_size=1, max_size=5))
+        documents = tuple(
+            DocumentScore(number * 10 + i, draw(st.sampled_from([ALICE, BOB])), score)
+            for i, score in enumerate(scores)
+        )
+        floor = draw(st.integers(0, 2**48))
+        clusters.append(ClusterScore(number, sum(scores), floor, documents))
+    return tuple(clusters)
+
+
+@given(gains, cluster_lists())
+def test_shares_and_nobody_sum_to_a_billion(gain: Gain, clusters: tuple[ClusterScore, ...]) -> None:
+    made = shares(gain, clusters)
+
+    assert sum(s.weight_ppb for s in made.shares) + made.nobody_ppb == PARTS_PER_BILLION
+    assert all(s.weight_ppb > 0 for s in made.shares)
+    assert sum(s.weight_ppb for s in made.shares) <= data_share_ppb(gain)
+
+
+@given(gains, cluster_lists())
+def test_splitting_documents_among_identities_changes_no_total(
+    gain: Gain, clusters: tuple[ClusterScore, ...]
+) -> None:
+    sybil = Account("0x" + "ff" * 20)
+    moved = tuple(
+        ClusterScore(
+            c.cluster,
+            c.score,
+            c.floor,
+            tuple(
+                DocumentScore(d.document, sybil if d.document % 2 else d.account, d.score)
+                for d in c.documents
+            ),
+        )
+        for c in clusters
+    )
+
+    assert shares(gain, moved).nobody_ppb == shares(gain, clusters).nobody_ppb
+
+
+def test_no_gain_pays_nobody_else() -> None:
+    cluster = ClusterScore(0, 5, 0, (DocumentScore(0, ALICE, 5),))
+
+    assert shares(Gain(0, 10, PARTS_PER_BILLION), (cluster,)).nobody_ppb == PARTS_PER_BILLION
+    assert shares(Gain(10, 0, PARTS_PER_BILLION), (cluster,)).nobody_ppb == PARTS_PER_BILLION
+
+
+def test_what_falls_below_the_floor_goes_to_nobody() -> None:
+    paid = ClusterScore(0, 30, 10, (DocumentScore(0, ALICE, 40), DocumentScore(1, BOB, -10)))
+    below = ClusterScore(1, 10, 20, ())
+
+    made = shares(Gain(80, 100, PARTS_PER_BILLION), (paid, below))
+
+    assert is_paid(paid)
+    assert not is_paid(below)
+    assert [(s.account, s.weight_ppb) for s in made.shares] == [(ALICE, 400_000_000)]
+    assert made.nobody_ppb == 600_000_000
+
+
+def test_the_cap_holds() -> None:
+    cluster = ClusterScore(0, 5, 0, (DocumentScore(0, ALICE, 5),))
+
+    made = shares(Gain(99, 100, 500_000_000), (cluster,))
+
+    assert made.shares[0].weight_ppb == 500_000_000
