@@ -1,5 +1,6 @@
 """No call costs more than was agreed and there."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,12 +39,8 @@ def test_a_hold_covers_every_answer_it_allows(
     price: Price, into: int, most: int, max_cost: Wei
 ) -> None:
     terms = Terms(1, price, SplitPolicy())
-    open_channel = Channel(
-        *[getattr(CHANNEL, f) for f in CHANNEL.__struct_fields__[:3]],
-        Wei(10**6),
-        Wei(10**18),
-        0,
-        CHANNEL.salt,
+    open_channel = msgspec.structs.replace(
+        CHANNEL, price_ceiling=Wei(10**6), daily_cap=Wei(10**18), min_data_bps=0
     )
     rich = Purse(*[Wei(10**18)] * 3)
 

@@ -5,15 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openledger.core.encoding import decode
+from openledger.core.encoding import decode, digest_of
 from openledger.core.errors import NotAllowedError, VerificationError
+from openledger.core.signing import sign_typed
 from openledger.core.types import PARTS_PER_BILLION, Wei
 from openledger.settlement.parts import COMMONS, Roles, fee_parts
 from openledger.settlement.price import SplitPolicy
 from openledger.settlement.receipt import (
     Receipt,
     SignedCall,
+    SignedStatement,
+    StatementBody,
     canonical,
+    combine,
     make_statement,
     sign_call,
     verify_call,
@@ -137,10 +141,7 @@ def test_a_resigned_statement_with_another_split_is_found() -> None:
             verify_statement(DOMAIN, signed, forged)
 
 
-def _sign_body(honest, body):  # type: ignore[no-untyped-def]  # a helper of the test above
-    from openledger.core.encoding import digest_of
-    from openledger.core.signing import sign_typed
-
+def _sign_body(honest: SignedStatement, body: StatementBody) -> SignedStatement:
     head = msgspec.structs.replace(honest.statement, body=digest_of(body))
     return msgspec.structs.replace(
         honest, statement=head, body=body, signature=sign_typed(DOMAIN, head, GATEWAY_KEY)
@@ -165,8 +166,6 @@ def test_the_platform_part_never_returns_to_the_gateway() -> None:
 
 @given(st.integers(0, 10**24).map(Wei), st.integers(0, 100), st.integers(0, 100))
 def test_parts_sum_to_the_fee(fee: Wei, alice: int, bob: int) -> None:
-    from openledger.settlement.receipt import combine
-
     attribution = combine(scores(alice, bob))
 
     parts = fee_parts(fee, SplitPolicy(), ROLES, attribution)

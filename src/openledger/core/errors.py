@@ -65,6 +65,12 @@ class UnavailableError(OpenLedgerError):
     code = "unavailable"
 
 
+class EngineFaultError(OpenLedgerError):
+    """Our side broke while it answered; the call costs nothing."""
+
+    code = "engine_fault"
+
+
 class HomeBusyError(UnavailableError):
     """Another process owns this home."""
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import msgspec
+from eth_abi.exceptions import EncodingError
 from eth_account import Account as Keys
 from eth_account.messages import SignableMessage, encode_typed_data
 from eth_keys.exceptions import BadSignature
@@ -102,6 +103,15 @@ _HALF_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
 def _signable(domain: Domain, record: TypedRecord) -> SignableMessage:
     fields = [{"name": name, "type": kind} for name, kind in record.solidity.items()]
+    try:
+        return _encoded(domain, record, fields)
+    except (EncodingError, ValueError, TypeError) as error:
+        raise VerificationError(
+            f"a field of this {type(record).__name__} has no such type: {error}"
+        ) from error
+
+
+def _encoded(domain: Domain, record: TypedRecord, fields: list[dict[str, str]]) -> SignableMessage:
     return encode_typed_data(
         domain_data={
             "name": "OpenLedger",
