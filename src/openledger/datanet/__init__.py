@@ -1,0 +1,1 @@
+"""A file becomes a contribution: extract, clean, find duplicates, chunk, manifest. No I/O."""

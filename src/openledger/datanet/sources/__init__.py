@@ -1,0 +1,1 @@
+"""Public corpora that ship inside packages, read as archives, contributor by contributor."""

@@ -1,0 +1,1 @@
+"""Text as such: its encoding and its titles."""
