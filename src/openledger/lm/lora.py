@@ -1,0 +1,235 @@
+"""LoRA adapters on one resident base model, several at once, none of them copying it.
+
+A mix is a weighted list of adapters. While it is set, each adapted linear layer computes
+`W x + sum_i w_i * (alpha_i / rank_i) * B_i A_i x`, exactly: the adapters are summed as functions,
+their factors are never averaged. Ranks may differ. No mix set is the plain base.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from transformers.models.llama import LlamaForCausalLM
+
+from openledger.core.errors import ConflictError, InvalidInputError, NotFoundError
+from openledger.core.types import Digest
+
+ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP_TARGETS = ("gate_proj", "up_proj", "down_proj")
+TARGETS = (*ATTENTION_TARGETS, *MLP_TARGETS)
+
+
+class Site(msgspec.Struct, frozen=True, order=True):
+    """One linear layer that an adapter changes."""
+
+    layer: int
+    target: str  # one of TARGETS
+
+    @property
+    def module(self) -> str:
+        """Its module path inside a LlamaForCausalLM."""
+        block = "self_attn" if self.target in ATTENTION_TARGETS else "mlp"
+        return f"model.layers.{self.layer}.{block}.{self.target}"
+
+
+class LoraShape(msgspec.Struct, frozen=True):
+    """Which linear layers an adapter changes, and how."""
+
+    rank: int
+    alpha: int
+    layers: tuple[int, ...]  # rising
+    targets: tuple[str, ...] = TARGETS
+
+    @property
+    def scale(self) -> float:
+        """The factor on B A x."""
+        return self.alpha / self.rank
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """All adapted layers, by layer, then in the order of `targets`."""
+        return tuple(Site(layer, target) for layer in self.layers for target in self.targets)
+
+
+class LoraPair(msgspec.Struct, frozen=True):
+    """The two factors at one site."""
+
+    a: Tensor  # (R, D_in)
+    b: Tensor  # (D_out, R)
+
+
+class Adapter(msgspec.Struct, frozen=True):
+    """A LoRA adapter in memory."""
+
+    shape: LoraShape
+    base: Digest  # the base model it was trained on
+    pairs: dict[Site, LoraPair]  # one for each of shape.sites
+
+
+class MixMember(msgspec.Struct, frozen=True):
+    """One adapter of a mix, by its digest."""
+
+    adapter: Digest
+    weight: float = 1.0
+
+
+class LoraTerm(msgspec.Struct, frozen=True):
+    """What one member of the mix adds at one site."""
+
+    pair: LoraPair
+    scale: float  # weight * alpha / rank
+
+
+class MixedLinear(nn.Module):
+    """A frozen linear layer and the terms of the present mix."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+        self.terms: tuple[LoraTerm, ...] = ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D_in) to (..., D_out), in the base's dtype; each term computes in its own."""
+        out: Tensor = self.base(x)
+        total = out
+        for term in self.terms:
+            inner = x.to(term.pair.a.dtype) @ term.pair.a.T  # (..., R)
+            total = total + (inner @ term.pair.b.T) * term.scale
+        return total.to(out.dtype)
+
+
+class LoraHost:
+    """The adapters that live on one base model, and the mix that is set on it.
+
+    It is not locked: whoever owns the model (one engine thread, one worker) sets the mix and runs
+    the forward pass.
+    """
+
+    def __init__(self, model: LlamaForCausalLM, base: Digest) -> None:
+        self.model = model
+        self.base = base
+        self._adapters: dict[Digest, Adapter] = {}
+        self._linears: dict[Site, MixedLinear] = {}
+        self._mix: tuple[MixMember, ...] = ()
+
+    @property
+    def adapters(self) -> frozenset[Digest]:
+        """The digests of all resident adapters."""
+        return frozenset(self._adapters)
+
+    @property
+    def mix(self) -> tuple[MixMember, ...]:
+        """The mix that is set; empty for the plain base."""
+        return self._mix
+
+    def add(self, digest: Digest, adapter: Adapter) -> None:
+        """Make an adapter resident; adding it again changes nothing.
+
+        Raises:
+            ConflictError: it was trained on another base model.
+        """
+        if adapter.base != self.base:
+            raise ConflictError(
+                f"adapter {digest} was trained on base model {adapter.base}, not on {self.base}"
+            )
+        for site in adapter.shape.sites:
+            if site not in self._linears:
+                self._linears[site] = _wrap(self.model, site)
+        self._adapters[digest] = adapter
+
+    def remove(self, digest: Digest) -> None:
+        """Let an adapter go.
+
+        Raises:
+            NotFoundError: it is not resident.
+            ConflictError: the mix that is set uses it.
+        """
+        self._find(digest)
+        if any(member.adapter == digest for member in self._mix):
+            raise ConflictError(
+                f"adapter {digest} is in the mix that is set; set another mix first"
+            )
+        del self._adapters[digest]
+
+    def set_mix(self, mix: Sequence[MixMember]) -> None:
+        """Choose what the next forward passes add to the base; an empty mix is the base alone.
+
+        Raises:
+            NotFoundError: a member is not resident.
+            InvalidInputError: a weight is infinite or no number, or an adapter stands twice.
+        """
+        if len({member.adapter for member in mix}) < len(mix):
+            raise InvalidInputError("an adapter stands twice in the mix: add its weights up")
+        if not all(math.isfinite(member.weight) for member in mix):
+            raise InvalidInputError("the weights of a mix must be finite numbers")
+        found = [self._find(member.adapter) for member in mix]
+        for site, linear in self._linears.items():
+            linear.terms = tuple(
+                LoraTerm(adapter.pairs[site], member.weight * adapter.shape.scale)
+                for member, adapter in zip(mix, found, strict=True)
+                if site in adapter.pairs
+            )
+        self._mix = tuple(mix)
+
+    @contextmanager
+    def mixed(self, mix: Sequence[MixMember]) -> Iterator[LlamaForCausalLM]:
+        """The model under this mix; the previous one comes back afterwards."""
+        before = self._mix
+        self.set_mix(mix)
+        try:
+            yield self.model
+        finally:
+            self.set_mix(before)
+
+    def close(self) -> None:
+        """Put the plain linear layers back and let all adapters go."""
+        for site, linear in self._linears.items():
+            _replace(self.model, site, linear.base)
+        self._linears, self._adapters, self._mix = {}, {}, ()
+
+    def _find(self, digest: Digest) -> Adapter:
+        if digest not in self._adapters:
+            raise NotFoundError(f"adapter {digest} is not loaded")
+        return self._adapters[digest]
+
+
+def linear_at(model: LlamaForCausalLM, site: Site) -> nn.Linear:
+    """The plain linear layer at a site, below whatever wraps it.
+
+    Raises:
+        NotFoundError: the model has no such layer.
+    """
+    try:
+        module: nn.Module = model.get_submodule(site.module)
+    except AttributeError as error:
+        raise NotFoundError(f"the base model has no layer {site.module}") from error
+    linear = module.base if isinstance(module, MixedLinear) else module
+    assert isinstance(linear, nn.Linear)  # noqa: S101 - all TARGETS of a Llama are linear
+    return linear
+
+
+def random_adapter(
+    model: LlamaForCausalLM, base: Digest, shape: LoraShape, generator: torch.Generator
+) -> Adapter:
+    """A fresh adapter as training starts from: A uniform as `nn.Linear` is, B zero; float32."""
+    pairs = {}
+    for site in shape.sites:
+        linear = linear_at(model, site)
+        bound = 1 / math.sqrt(linear.in_features)
+        a = torch.empty(shape.rank, linear.in_features).uniform_(-bound, bound, generator=generator)
+        pairs[site] = LoraPair(a, torch.zeros(linear.out_features, shape.rank))
+    return Adapter(shape, base, pairs)
+
+
+def _wrap(model: LlamaForCausalLM, site: Site) -> MixedLinear:
+    linear = MixedLinear(linear_at(model, site))
+    _replace(model, site, linear)
+    return linear
+
+
+def _replace(model: LlamaForCausalLM, site: Site, module: nn.Module) -> None:
+    parent, _, name = site.module.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
