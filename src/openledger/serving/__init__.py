@@ -1,0 +1,1 @@
+"""OpenLoRA: many adapters over one resident base model, behind one `Engine` protocol."""

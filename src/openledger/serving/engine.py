@@ -1,0 +1,176 @@
+"""The door of every engine: embedded, remote or fake, they all keep this contract.
+
+`tests/serving/conformance.py` says the contract as tests that run on each of them. An engine is
+synchronous and safe to call from any thread; `web` adapts it to async.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from openledger.core.types import Digest
+from openledger.serving.request import GenerationRequest, Token, Usage
+
+
+class Combine(StrEnum):
+    """How an engine serves a mix of several adapters."""
+
+    ROW = "row"  # exact weighted sum, for each request its own
+    CAT = "cat"  # one combined adapter is made first
+    NONE = "none"  # one adapter at most
+
+
+class Config(msgspec.Struct, frozen=True):
+    """How the embedded engine runs."""
+
+    threads: int = 2  # of arithmetic; decode hardly gains beyond the physical cores
+    context: int = 2_048  # tokens of one request; the model's own limit if that is smaller
+    max_active: int = 8  # answers made at the same time, each with its own KV cache
+    max_waiting: int = 64
+    max_mix: int = 8
+    buffer_tokens: int = 256  # made ahead of a slow reader
+    slow_reader_s: float = 30.0  # how long a full buffer may stand
+    prefill_chunk: int = 128  # prompt tokens a step, so that a long prompt delays others little
+    adapter_bytes: int = 1 << 30  # of all resident adapters
+    unload_timeout_s: float = 60.0
+
+
+class Caps(msgspec.Struct, frozen=True):
+    """What an engine can do."""
+
+    base: Digest  # of the resident base model
+    context: int  # tokens of prompt and answer together
+    vocabulary: int
+    dtype: str
+    max_mix: int  # adapters in one request
+    max_rank: int | None  # of one adapter; None: no limit
+    combine: Combine
+
+
+class AdapterRef(msgspec.Struct, frozen=True):
+    """An adapter by content: the folder must hold exactly what the digest names."""
+
+    digest: Digest
+    path: Path  # a PEFT folder
+
+
+class Tier(StrEnum):
+    """Where an adapter that the engine knows is now."""
+
+    RAM = "ram"
+    DISK = "disk"  # evicted; the next request that needs it reads it again
+
+
+class Residency(msgspec.Struct, frozen=True):
+    """How one adapter stands in the store."""
+
+    digest: Digest
+    tier: Tier
+    rank: int | None  # None: not resident
+    size_bytes: int  # in memory; 0: not resident
+    references: int  # requests that use it now
+    is_pinned: bool
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """Counters since the start, and what goes on now."""
+
+    waiting: int
+    active: int
+    paused: int  # active, but their reader is slow
+    finished: dict[str, int]  # by `Finish`
+    rejected: int  # refused because the engine was full
+    prompt_tokens: int
+    completion_tokens: int
+    steps: int
+    prefill_s: float
+    decode_s: float
+    adapter_loads: int
+    adapter_hits: int
+    adapter_evictions: int
+    adapter_load_s: float
+    resident_bytes: int
+
+
+class Stream(Protocol):
+    """The answer as it comes, for one reader; iterate it to its end."""
+
+    @property
+    def request_id(self) -> str: ...
+
+    def __iter__(self) -> "Stream": ...
+
+    def __next__(self) -> Token:
+        """Wait for the next token.
+
+        Raises:
+            EngineFaultError: this sequence broke, or the engine fell silent.
+            UnavailableError: the engine was shut down before the answer ended.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Stop within one step and drop what was not read; twice does no harm."""
+        ...
+
+    def usage(self) -> Usage:
+        """What it took; waits for the end of the answer.
+
+        Raises:
+            EngineFaultError: the engine fell silent.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """Makes answers under any mix of the adapters it was given."""
+
+    @property
+    def caps(self) -> Caps: ...
+
+    def load(self, ref: AdapterRef, *, pin: bool = False) -> Residency:
+        """Make an adapter known and resident; a pinned one is never evicted.
+
+        Raises:
+            NotFoundError: there is no such folder.
+            DigestMismatchError: the folder holds something else.
+            ConflictError: it was trained on another base model.
+            InvalidInputError: it is no sound adapter, or larger than the engine's budget.
+            UnavailableError: everything resident is in use; no room now.
+        """
+        ...
+
+    def unload(self, adapter: Digest) -> None:
+        """Forget an adapter at once for new requests; return when the last user is gone.
+
+        Raises:
+            NotFoundError: it is not known.
+            UnavailableError: its users took longer than the configured time.
+        """
+        ...
+
+    def residency(self) -> tuple[Residency, ...]: ...
+
+    def submit(self, request: GenerationRequest) -> Stream:
+        """Queue a request.
+
+        Raises:
+            InvalidInputError: see `check_request`; or more adapters than `caps.max_mix`.
+            NotFoundError: the mix names an unknown adapter.
+            DigestMismatchError: an evicted adapter has changed on disk.
+            ConflictError: a request of that id is in flight.
+            UnavailableError: the queue is full (`details["retry_after_s"]`) or the engine stops.
+        """
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """Stop a request within one step; one that is not in flight is no error."""
+        ...
+
+    def stats(self) -> Stats: ...
+
+    def close(self, drain_s: float = 0.0) -> None:
+        """Refuse new requests, give those in flight `drain_s` seconds, then stop."""
+        ...
