@@ -24,7 +24,8 @@ def share_of_full_bars(tune: Tune) -> float | None:
 
 
 def _is_pickup(bar: Bar) -> bool:
-    return bar.starts_section and bar.metre is not None and bar.length < bar.metre
+    is_short = bar.metre is not None and bar.length < bar.metre
+    return is_short and bar.starts_section and not bar.ends_section
 
 
 def _is_full(bar: Bar, pickups: set[Fraction]) -> bool:

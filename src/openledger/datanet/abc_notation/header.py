@@ -27,9 +27,10 @@ def read_metre(value: str) -> Fraction | None:
         return _NAMED_METRES[text.upper()]
     match = _METRE.fullmatch(text)
     unit = int(match["unit"] or 4) if match else 0
-    if match is None or unit == 0:
+    beats = sum(int(part) for part in match["beats"].split("+")) if match else 0
+    if not unit or not beats:
         raise InvalidInputError(f"M:{value} is not a metre: write one like M:6/8")
-    return Fraction(sum(int(beats) for beats in match["beats"].split("+")), unit)
+    return Fraction(beats, unit)
 
 
 def is_compound(value: str) -> bool:

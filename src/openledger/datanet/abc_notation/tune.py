@@ -85,8 +85,9 @@ def parse(text: str) -> Tune:
 
 
 _TUNE_START = re.compile(r"(?m)^(?=X:)")
-_LENGTH = r"\d*(?:/\d+|/*)"
-_NOTE = rf"(?:\^{{1,2}}|_{{1,2}}|=)?[A-Ga-g][,']*{_LENGTH}"
+# Bounded, so that no text can ask for an endless note.
+_LENGTH = r"\d{0,3}(?:/\d{1,3}|/{0,4})"
+_NOTE = rf"(?:\^{{1,2}}|_{{1,2}}|=)?[A-Ga-g][,']{{0,4}}{_LENGTH}"
 _TOKEN = re.compile(
     rf"""
     (?P<silent> [\s`\\*$)]+ | y\d* | "[^"]*" | ![A-Za-z0-9.+<>()]+! | ! | \((?!\d) )
@@ -98,7 +99,7 @@ _TOKEN = re.compile(
   | (?P<chord> \[(?:\s|[.~HJKLMOPRSTUkuv()-]|"[^"]*"|{_NOTE})+\](?P<chord_length>{_LENGTH}) )
   | (?P<note> {_NOTE} )
   | (?P<rest> [zx]{_LENGTH} )
-  | (?P<bars_rest> Z\d* )
+  | (?P<bars_rest> Z\d{0,2} )
   | (?P<tie> - )
   | (?P<broken> >{{1,3}} | <{{1,3}} )
     """,
