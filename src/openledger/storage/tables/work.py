@@ -61,14 +61,17 @@ outbox = Table(
     counter("position"),  # the order of sending
     digest("op_id"),
     account("sender"),
+    identity("signer"),  # the label of the sender's key
+    identity("acting", required=False),  # the label of the key that signs a relayed act
     account("contract"),
     identity("label"),  # what it does, for people: "Datanets.commit"
     raw("calldata"),
     wei("value"),
-    identity("state"),  # queued | signed | sent | mined | failed
+    identity("state"),  # queued | signed | mined | final | failed
     number("nonce", required=False),
     raw("raw_tx", required=False),  # signed and stored before it is sent
     raw("tx_hashes", required=False),  # JSON list, the newest last; fee bumps keep the nonce
+    digest("tx_hash", required=False),  # the one that was mined
     number("block", required=False),
     number("gas_used", required=False),
     text("error", required=False),
