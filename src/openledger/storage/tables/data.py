@@ -77,13 +77,14 @@ contributions = Table(
     text("source"),  # the file's name, for people
     number("claim"),  # 0 author, 1 licensee, 2 collector
     flag("on_behalf"),
-    raw("salt"),
+    raw("salt", required=False),  # none once withdrawn: a salt would let guesses be tested
     identity("state"),  # pending | committed | revealed | approved | rejected | withdrawn
     digest("commitment", required=False),
     number("number", required=False),  # on chain
     digest("root", required=False),  # of the chunk digests
-    number("size", required=False),
-    raw("manifest", required=False),  # canonical bytes
+    number("size", required=False),  # chunks under the root
+    digest("manifest", required=False),  # of its canonical bytes, as on chain
+    digest("manifest_blob", required=False),  # of its ciphertext
     text("reason", required=False),  # of a rejection
     number("sequence", required=False),  # of the Datanet, after the last change
     number("created_at"),

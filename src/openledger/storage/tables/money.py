@@ -89,16 +89,16 @@ call_receipts = Table(
     wei("key_total", required=False),  # of this key's fees ever
     digest("previous"),
     digest("digest"),  # EIP-712
-    raw("record"),  # canonical bytes of the signed struct
-    text("signature"),
-    raw("body"),
-    raw("private", required=False),  # erased after the dispute window
+    raw("record"),  # canonical bytes: struct, body and signature
+    raw("payer_salt"),  # opens the payer commitment, which a draw needs
+    raw("private", required=False),  # what the parties may open; erased after the dispute window
     number("created_at"),
     UniqueConstraint("gateway", "gateway_sequence"),
     UniqueConstraint("gateway", "payer", "payer_sequence"),
     UniqueConstraint("digest"),
     ForeignKeyConstraint(["id"], ["holds.receipt"]),
-    Index(None, "api_key", "gateway_sequence"),
+    Index(None, "gateway", "api_key", "gateway_sequence"),
+    Index(None, "payer", "created_at"),
     Index(None, "release"),
 )
 
@@ -107,9 +107,7 @@ statements = Table(
     metadata,
     identity("receipt", primary=True),
     digest("digest"),  # EIP-712
-    raw("record"),
-    text("signature"),
-    raw("body"),
+    raw("record"),  # canonical bytes: struct, body and signature
     number("created_at"),
     UniqueConstraint("digest"),
     ForeignKeyConstraint(["receipt"], ["call_receipts.id"]),
@@ -123,10 +121,9 @@ epochs = Table(
     number("first"),  # gateway_sequence of its first receipt
     number("size"),
     digest("root"),
-    wei("total"),  # of its fees
-    digest("payout_root"),
-    number("payout_size"),
-    wei("payout_total"),  # cumulative, over all accounts
+    wei("drawn"),  # its fees
+    digest("payouts_root"),
+    wei("promised"),  # to all accounts, ever
     number("payout_number", required=False),  # in Payouts, once active
     identity("state"),  # closed | settled | proposed | active
     number("created_at"),

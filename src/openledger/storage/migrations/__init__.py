@@ -1,0 +1,1 @@
+"""The history of the schema; `openledger.storage.schema` applies it."""

@@ -1,0 +1,1 @@
+"""Rows about people and their data."""

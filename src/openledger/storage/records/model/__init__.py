@@ -1,0 +1,1 @@
+"""Rows about training runs and releases."""

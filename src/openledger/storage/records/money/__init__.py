@@ -1,0 +1,1 @@
+"""Rows about balances, calls and payouts."""
