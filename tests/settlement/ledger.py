@@ -13,12 +13,10 @@ from openledger.settlement.receipt import (
     CallReceipt,
     MemberScores,
     MixMember,
-    PrivateDigests,
+    Private,
     Receipt,
     SignedCall,
     make_statement,
-    payer_commitment,
-    private_digest,
     sign_call,
 )
 from openledger.settlement.shares import ClusterScore, DocumentScore, Gain
@@ -31,7 +29,7 @@ PAYER = account("0x" + "cc" * 20)
 ALICE, BOB = account("0x" + "a1" * 20), account("0x" + "b0" * 20)
 TERMS = Terms(1, Price(Wei(1_000), Wei(3_001), Wei(7)), SplitPolicy())
 ROLES = Roles(commons=PAYOUTS, platform=account("0x" + "70" * 20), builder=BOB, node=GATEWAY)
-SECRET = b"\x05" * 32
+SECRET = Digest("05" * 32)
 
 
 def scores(alice: int = 30, bob: int = 10, gain: int = 50) -> tuple[MemberScores, ...]:
@@ -43,9 +41,13 @@ def scores(alice: int = 30, bob: int = 10, gain: int = 50) -> tuple[MemberScores
     return (MemberScores(1, 10**9, Gain(gain, 100, 10**9), Digest("dd" * 32), clusters),)
 
 
+def private(number: int, payer: Account = PAYER) -> Private:
+    """The private ring of the gateway's call `number`."""
+    return Private(SECRET, payer, str(number), "1 2 3", "4 5", "{}", "nonce")
+
+
 def body(number: int, *, output_tokens: int = 20, refund: str | None = None) -> CallBody:
     """The body of the gateway's call `number`."""
-    private = {name: private_digest(SECRET, name, f"{name} {number}") for name in _PRIVATE}
     return CallBody(
         receipt_id=receipt_id(number.to_bytes(16, "big")),
         base=Digest("ba" * 32),
@@ -57,7 +59,7 @@ def body(number: int, *, output_tokens: int = 20, refund: str | None = None) -> 
         refund=refund,
         engine="test",
         method=1,
-        private=PrivateDigests(**private),
+        private=private(number).digests(),
     )
 
 
@@ -79,7 +81,7 @@ def call(previous: CallReceipt | None, payer: Account = PAYER, **of_body: object
         previous=digest_typed(DOMAIN, previous) if previous else NO_PREVIOUS,
         fee=cost,
         terms_version=TERMS.version,
-        payer_commitment=payer_commitment(payer, b"\x06" * 32),
+        payer_commitment=private(number, payer).commitment(),
         body=digest_of(made),
     )
     return sign_call(DOMAIN, struct, made, GATEWAY_KEY)
@@ -97,6 +99,3 @@ def run(length: int) -> list[Receipt]:
     for _ in range(length):
         receipts.append(pair(receipts[-1].call.call if receipts else None))
     return receipts
-
-
-_PRIVATE = PrivateDigests.__struct_fields__

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openledger.core.encoding import decode, digest_of
+from openledger.core.encoding import decode, digest_of, salted_digest
 from openledger.core.errors import NotAllowedError, VerificationError
 from openledger.core.signing import sign_typed
 from openledger.core.types import PARTS_PER_BILLION, Wei
@@ -34,6 +34,7 @@ from tests.settlement.ledger import (
     ROLES,
     call,
     pair,
+    private,
     run,
     scores,
 )
@@ -183,3 +184,12 @@ def test_what_nobody_earns_goes_to_commons() -> None:
         "builder": 2_000,
         COMMONS: 7_000,
     }
+
+
+def test_private_fields_open_alone() -> None:
+    ring = private(1)
+
+    assert ring.prompt_ids() == [1, 2, 3]
+    assert ring.answer_ids() == [4, 5]
+    assert ring.digests().prompt == salted_digest(ring.salt("prompt"), b"1 2 3")
+    assert len({ring.salt(name) for name in ("payer", "time", "prompt", "answer")}) == 4

@@ -82,13 +82,47 @@ class MixMember(msgspec.Struct, frozen=True):
 
 
 class PrivateDigests(msgspec.Struct, frozen=True):
-    """Salted digests of what only the parties may read; see `private_digest`."""
+    """Salted digests of what only the parties may read; see `Private`."""
 
     time: Digest  # microseconds since 1970
     prompt: Digest  # every token id that the model saw before the answer
     answer: Digest  # the token ids handed to the caller
     decoding: Digest  # temperature, top-p and the rest
     nonce: Digest  # the client's nonce, or its seed
+
+
+class Private(msgspec.Struct, frozen=True):
+    """The private ring of one receipt; every field can be opened alone, with its own salt."""
+
+    secret: Digest  # 32 random bytes, from which the salts follow
+    payer: Account
+    time: str  # microseconds since 1970
+    prompt: str  # token ids, separated by blanks
+    answer: str
+    decoding: str  # canonical JSON
+    nonce: str
+
+    def salt(self, field: str) -> bytes:
+        """The 32-byte salt of one field."""
+        return sha256(as_bytes(self.secret) + field.encode()).digest()
+
+    def commitment(self) -> Digest:
+        """The payer commitment of the call receipt."""
+        return payer_commitment(self.payer, self.salt("payer"))
+
+    def digests(self) -> PrivateDigests:
+        """What the public body says of these fields."""
+        fields = PrivateDigests.__struct_fields__
+        salted = {f: salted_digest(self.salt(f), getattr(self, f).encode()) for f in fields}
+        return PrivateDigests(**salted)
+
+    def prompt_ids(self) -> list[int]:
+        """The token ids that the model saw before the answer."""
+        return [int(token) for token in self.prompt.split()]
+
+    def answer_ids(self) -> list[int]:
+        """The token ids that were handed to the caller."""
+        return [int(token) for token in self.answer.split()]
 
 
 class CallBody(msgspec.Struct, frozen=True):
@@ -195,16 +229,6 @@ def leaf(domain: Domain, receipt: Receipt) -> bytes:
 def payer_commitment(payer: Account, salt: bytes) -> Digest:
     """Hide the payer, so that only who knows the 32-byte salt can link the receipt."""
     return Digest(sha256(as_bytes(payer) + salt).hexdigest())
-
-
-def field_salt(secret: bytes, name: str) -> bytes:
-    """The salt of one private field, from the receipt's own 32-byte secret."""
-    return sha256(secret + name.encode()).digest()
-
-
-def private_digest(secret: bytes, name: str, value: str) -> Digest:
-    """The salted digest of one private field; `value` is its canonical text."""
-    return salted_digest(field_salt(secret, name), value.encode())
 
 
 def verify_call(domain: Domain, signed: SignedCall) -> None:

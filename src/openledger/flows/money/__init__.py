@@ -1,0 +1,1 @@
+"""Use cases of money: a paid call, its attribution, settlement, claims, checks."""

@@ -1,0 +1,122 @@
+"""One paid call: hold, answer, fee, receipt; no chain call on this path.
+
+The receipt's id is known before the first token. The receipt is stored, in the transaction that
+charges the hold and queues the attribution, before the answer's last piece is handed out. What was
+handed to the caller is what is paid for; a fault on our side costs nothing.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from openledger.core.errors import OpenLedgerError, UnavailableError
+from openledger.flows.money.infer.charge import charge
+from openledger.flows.money.infer.prepare import prepare
+from openledger.flows.money.infer.request import CallRequest, CallResult, Desk, Prepared
+from openledger.lm.stream import Detokenizer, StopScanner
+from openledger.serving.engine import Stream
+from openledger.serving.request import GenerationRequest, MixMember
+from openledger.storage.database import Database
+from openledger.storage.records.money import balances
+
+
+def start(desk: Desk, request: CallRequest) -> "Inference":
+    """Reserve the money and queue the answer.
+
+    Raises:
+        NotFoundError: no such model.
+        InvalidInputError: the request is wrong, or its prompt too long.
+        InsufficientBalanceError: balance, voucher or a cap cannot cover it.
+        NotAllowedError: the release breaks the payer's conditions.
+        UnavailableError: the engine is full; nothing is held.
+    """
+    prepared = prepare(desk, request)
+    generation = GenerationRequest(
+        id=prepared.receipt,
+        tenant=request.payer,
+        prompt_ids=tuple(prepared.prompt_ids),
+        mix=(MixMember(prepared.release.adapter, 1.0),),
+        sampling=prepared.sampling,
+        max_tokens=prepared.hold.max_tokens,
+        stop_ids=frozenset([desk.tokenizer.end]),
+        deadline_s=desk.config.deadline_s,
+    )
+    try:
+        stream = desk.engine.submit(generation)
+    except OpenLedgerError:
+        with desk.database.transaction() as transaction:
+            balances.release_hold(transaction, prepared.receipt, desk.clock())
+        raise
+    return Inference(desk, prepared, stream)
+
+
+class Inference:
+    """An answer on its way; iterate it to its end, or cancel it."""
+
+    def __init__(self, desk: Desk, prepared: Prepared, stream: Stream) -> None:
+        self._desk = desk
+        self._prepared = prepared
+        self._stream = stream
+        self._handed: list[int] = []
+        self._pieces: list[str] = []
+        self._result: CallResult | None = None
+        self.receipt_id = prepared.receipt
+        self.model = f"{prepared.release.owner}/{prepared.release.name}@{prepared.release.version}"
+        self.prompt_tokens = len(prepared.prompt_ids)
+
+    def __iter__(self) -> Iterator[str]:
+        """Pieces of text as they become certain.
+
+        Raises:
+            EngineFaultError: the engine broke; the call was refunded.
+        """
+        detokenizer = Detokenizer(self._desk.tokenizer)
+        scanner = StopScanner(self._prepared.request.decoding.stop)
+        try:
+            for token in self._stream:
+                self._handed.append(token.id)
+                yield from self._hand(scanner.push(detokenizer.push(token.id)))
+                if scanner.is_stopped:
+                    self._stream.cancel()
+                    break
+            rest = scanner.push(detokenizer.finish()) + scanner.finish()
+        except OpenLedgerError:
+            self._close("error", refund="engine_fault")
+            raise
+        self._close(self._finish_word(scanner.is_stopped), refund=None)
+        # Stored before it is promised: the last piece leaves after the receipt is safe.
+        yield from self._hand(rest)
+
+    def cancel(self) -> CallResult:
+        """Stop; what was handed out is paid for."""
+        self._stream.cancel()
+        return self._close("cancelled", refund=None)
+
+    def result(self) -> CallResult:
+        """How it ended.
+
+        Raises:
+            UnavailableError: it has not ended yet.
+        """
+        if self._result is None:
+            raise UnavailableError("the answer has not ended yet; read it to its end")
+        return msgspec.structs.replace(self._result, text="".join(self._pieces))
+
+    def _hand(self, piece: str) -> Iterator[str]:
+        if piece:
+            self._pieces.append(piece)
+            yield piece
+
+    def _finish_word(self, is_stopped: bool) -> str:
+        return "stop" if is_stopped else str(self._stream.usage().finish.value)
+
+    def _close(self, finish: str, refund: str | None) -> CallResult:
+        if self._result is None:
+            self._result = charge(self._desk, self._prepared, self._handed, finish, refund)
+        return self._result
+
+
+def refund_orphans(database: Database, now: int) -> int:
+    """Give back the holds of calls whose process died; how many."""
+    with database.transaction() as transaction:
+        return len(balances.release_expired(transaction, now))

@@ -1,0 +1,113 @@
+"""After the last token: the fee, and the receipt in the transaction that charges the hold."""
+
+from openledger.core.encoding import digest_of, encode
+from openledger.core.signing import digest_typed
+from openledger.core.types import PARTS_PER_BILLION, Digest, Wei
+from openledger.flows.money.infer.request import ATTRIBUTE_JOB, CallResult, Desk, Prepared
+from openledger.settlement import receipt as receipts
+from openledger.settlement.price import fee
+from openledger.storage import jobs
+from openledger.storage.database import Transaction
+from openledger.storage.records.money import calls
+
+
+def charge(
+    desk: Desk, prepared: Prepared, handed: list[int], finish: str, refund: str | None
+) -> CallResult:
+    """Take the fee of what was handed out, sign the receipt and queue its attribution."""
+    now = desk.clock()
+    private = receipts.Private(
+        secret=Digest(desk.random(32).hex()),
+        payer=prepared.request.payer,
+        time=str(prepared.started_us),
+        prompt=" ".join(map(str, prepared.prompt_ids)),
+        answer=" ".join(map(str, handed)),
+        decoding=encode(prepared.request.decoding).decode(),
+        nonce=prepared.nonce,
+    )
+    body = _body(desk, prepared, private, len(handed), finish, refund)
+    with desk.database.transaction() as transaction:
+        signed = _signed(transaction, desk, private, body)
+        call = signed.call
+        new = calls.NewCall(
+            id=prepared.receipt,
+            gateway_sequence=call.gateway_sequence,
+            payer_sequence=call.payer_sequence,
+            fee=call.fee,
+            gateway_total=call.gateway_total,
+            payer_total=call.payer_total,
+            previous=call.previous,
+            digest=digest_typed(desk.gateway.domain, call),
+            record=encode(signed),
+            payer_salt=private.salt("payer"),
+            private=desk.sealer.seal(prepared.receipt, encode(private)),
+        )
+        calls.append(transaction, new, now)
+        job = jobs.NewJob(ATTRIBUTE_JOB, prepared.receipt, prepared.receipt.encode())
+        jobs.enqueue(transaction, job, now)
+    return CallResult(
+        receipt_id=prepared.receipt,
+        text="",
+        finish=finish,
+        input_tokens=body.input_tokens,
+        output_tokens=body.output_tokens,
+        fee=call.fee,
+        refund=refund,
+    )
+
+
+def _body(
+    desk: Desk,
+    prepared: Prepared,
+    private: receipts.Private,
+    output_tokens: int,
+    finish: str,
+    refund: str | None,
+) -> receipts.CallBody:
+    release = prepared.release
+    assert release.number is not None, "only published releases are served"
+    member = receipts.MixMember(
+        release=release.number,
+        name=f"{release.owner}/{release.name}@{release.version}",
+        adapter=release.adapter,
+        training_root=release.training_root,
+        weight_ppb=PARTS_PER_BILLION,
+    )
+    return receipts.CallBody(
+        receipt_id=prepared.receipt,
+        base=release.base,
+        mix=(member,),
+        terms=prepared.terms,
+        input_tokens=len(prepared.prompt_ids),
+        output_tokens=output_tokens,
+        finish=finish,
+        refund=refund,
+        engine=desk.config.engine,
+        method=desk.config.method,
+        private=private.digests(),
+    )
+
+
+def _signed(
+    transaction: Transaction, desk: Desk, private: receipts.Private, body: receipts.CallBody
+) -> receipts.SignedCall:
+    gateway = desk.gateway
+    tip = calls.tip(transaction, gateway.account, private.payer)
+    owed = fee(body.terms.price, body.input_tokens, body.output_tokens)
+    cost = Wei(0) if body.refund is not None else owed
+    call = receipts.CallReceipt(
+        version=receipts.RECEIPT_VERSION,
+        chain_id=gateway.domain.chain_id,
+        escrow=gateway.domain.contract,
+        gateway=gateway.account,
+        gateway_sequence=tip.gateway_sequence,
+        payer_sequence=tip.payer_sequence,
+        payer_total=Wei(tip.payer_total + cost),
+        gateway_total=Wei(tip.gateway_total + cost),
+        previous=tip.previous,
+        fee=cost,
+        terms_version=body.terms.version,
+        payer_commitment=private.commitment(),
+        body=digest_of(body),
+    )
+    return receipts.sign_call(gateway.domain, call, body, gateway.private_key)

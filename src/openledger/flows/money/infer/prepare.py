@@ -1,0 +1,117 @@
+"""Before the first token: prompt, terms, money and seed of a call."""
+
+from hashlib import sha256
+
+import msgspec
+
+from openledger.core.errors import InsufficientBalanceError
+from openledger.core.ids import RANDOM_BYTES, parse_release_name, receipt_id
+from openledger.core.types import Account, Wei
+from openledger.flows.money.infer.request import (
+    DEFAULT_MAX_TOKENS,
+    CallRequest,
+    Decoding,
+    Desk,
+    Prepared,
+)
+from openledger.lm.tokenizer import ChatMessage, Tokenizer
+from openledger.serving.request import Sampling
+from openledger.settlement.hold import Ask, Purse, hold
+from openledger.settlement.price import Terms
+from openledger.settlement.voucher import Channel
+from openledger.storage.database import Transaction
+from openledger.storage.records.model import releases
+from openledger.storage.records.money import balances
+
+_DAY_US = 86_400_000_000
+_SECOND_US = 1_000_000
+
+
+def prepare(desk: Desk, request: CallRequest) -> Prepared:
+    """Reserve the most that the call may cost, and fix all that its answer depends on."""
+    prompt_ids = _tokens(desk.tokenizer, request.prompt)
+    room = desk.engine.caps.context - len(prompt_ids)
+    wanted = request.max_tokens
+    most = max(1, min(DEFAULT_MAX_TOKENS, room)) if wanted is None else wanted
+    now = desk.clock()
+    receipt = receipt_id(desk.random(RANDOM_BYTES))
+    nonce = request.nonce if request.nonce is not None else desk.random(32).hex()
+    with desk.database.transaction() as transaction:
+        release = releases.by_name(transaction, parse_release_name(request.model))
+        terms = _terms(transaction, release)
+        channel = _channel(transaction, desk.gateway.account, request.payer)
+        purse = _purse(transaction, desk.gateway.account, request, channel, now)
+        ask = Ask(len(prompt_ids), most, request.max_cost)
+        made = hold(ask, terms, channel, purse, now // _SECOND_US)
+        book = balances.payer_book(transaction, desk.gateway.account, request.payer)
+        new = balances.NewHold(
+            receipt=receipt,
+            gateway=desk.gateway.account,
+            payer=request.payer,
+            api_key=request.api_key,
+            release=release.id,
+            amount=made.amount,
+            expires_at=now + desk.config.hold_s * _SECOND_US,
+        )
+        balances.open_hold(transaction, new, now)
+    seed = sha256(f"{nonce}|{book.next_sequence}|{release.number}".encode()).digest()
+    return Prepared(
+        request=request,
+        receipt=receipt,
+        release=release,
+        terms=terms,
+        prompt_ids=prompt_ids,
+        hold=made,
+        nonce=nonce,
+        sampling=_sampling(request.decoding, seed),
+        started_us=now,
+    )
+
+
+def _tokens(tokenizer: Tokenizer, prompt: str | tuple[ChatMessage, ...]) -> list[int]:
+    return tokenizer.encode(prompt) if isinstance(prompt, str) else tokenizer.encode_chat(prompt)
+
+
+def _sampling(decoding: Decoding, seed: bytes) -> Sampling:
+    return Sampling(
+        seed=seed,
+        temperature=decoding.temperature_milli / 1_000,
+        top_p=decoding.top_p_milli / 1_000,
+        top_k=decoding.top_k,
+        repetition_penalty=decoding.repetition_penalty_milli / 1_000,
+        presence_penalty=decoding.presence_penalty_milli / 1_000,
+        frequency_penalty=decoding.frequency_penalty_milli / 1_000,
+    )
+
+
+def _terms(transaction: Transaction, release: releases.Release) -> Terms:
+    row = releases.terms_of(transaction, release.id, release.terms_version)
+    return msgspec.convert(msgspec.json.decode(row.terms), Terms, strict=False)
+
+
+def _channel(transaction: Transaction, gateway: Account, payer: Account) -> Channel:
+    voucher = balances.position(transaction, gateway, payer).voucher
+    if voucher is None:
+        raise InsufficientBalanceError(
+            "this account has signed no voucher; deposit with `openledger wallet`"
+        )
+    return msgspec.convert(msgspec.json.decode(voucher.channel), Channel, strict=False)
+
+
+def _purse(
+    transaction: Transaction, gateway: Account, request: CallRequest, channel: Channel, now: int
+) -> Purse:
+    has = balances.position(transaction, gateway, request.payer)
+    today = now - now % _DAY_US
+    day = channel.daily_cap - balances.payer_spent(transaction, gateway, request.payer, today)
+    voucher = has.voucher_left
+    if request.api_key is not None:
+        spent_today = balances.key_spent(transaction, gateway, request.api_key, today)
+        day = min(day, _left(request.key_daily_cap, spent_today, day))
+        spent = balances.key_spent(transaction, gateway, request.api_key)
+        voucher = min(voucher, _left(request.key_total_cap, spent, voucher))
+    return Purse(Wei(has.free), Wei(voucher), Wei(day))
+
+
+def _left(cap: Wei | None, spent: Wei, otherwise: int) -> int:
+    return otherwise if cap is None else cap - spent

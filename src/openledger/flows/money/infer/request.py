@@ -1,0 +1,111 @@
+"""What a call is asked for, what it needs, and how it ended."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from openledger.core.signing import Domain
+from openledger.core.types import Account, ReceiptId, Wei
+from openledger.lm.tokenizer import ChatMessage, Tokenizer
+from openledger.serving.engine import Engine
+from openledger.serving.request import Sampling
+from openledger.settlement.hold import Hold
+from openledger.settlement.price import Terms
+from openledger.storage.database import Database
+from openledger.storage.records.model import releases
+
+ATTRIBUTE_JOB = "attribute"
+DEFAULT_MAX_TOKENS = 256
+_DAY_US = 86_400_000_000
+_SECOND_US = 1_000_000
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Patience of a call."""
+
+    deadline_s: float = 600.0
+    hold_s: int = 1_200  # after this a hold whose process died is given back
+    method: int = 1  # version of the attribution method
+    engine: str = "embedded-1/fp32"  # build and determinism class
+
+
+class Decoding(msgspec.Struct, frozen=True):
+    """How tokens are drawn; in thousandths, so that a receipt can sign them."""
+
+    temperature_milli: int = 1_000
+    top_p_milli: int = 1_000
+    top_k: int | None = None
+    repetition_penalty_milli: int = 1_000
+    presence_penalty_milli: int = 0
+    frequency_penalty_milli: int = 0
+    stop: tuple[str, ...] = ()
+
+
+class CallRequest(msgspec.Struct, frozen=True):
+    """What a caller asks for: a chat, or a text to go on with."""
+
+    payer: Account
+    model: str
+    prompt: str | tuple[ChatMessage, ...]
+    api_key: str | None = None  # its prefix
+    key_daily_cap: Wei | None = None
+    key_total_cap: Wei | None = None
+    max_tokens: int | None = None
+    max_cost: Wei | None = None
+    decoding: Decoding = Decoding()
+    nonce: str | None = None  # the client's nonce or seed; None: drawn here
+
+
+class CallResult(msgspec.Struct, frozen=True):
+    """How a call ended."""
+
+    receipt_id: ReceiptId
+    text: str
+    finish: str
+    input_tokens: int
+    output_tokens: int
+    fee: Wei
+    refund: str | None
+
+
+class Sealer(Protocol):
+    """Encrypts small records at rest; `name` is bound to what is sealed."""
+
+    def seal(self, name: str, plain: bytes) -> bytes: ...
+    def unseal(self, name: str, sealed: bytes) -> bytes: ...
+
+
+class Gateway(msgspec.Struct, frozen=True):
+    """Who signs receipts here, and for which escrow."""
+
+    account: Account
+    private_key: bytes
+    domain: Domain  # of the contract Escrow
+
+
+class Desk(msgspec.Struct, frozen=True):
+    """All that a call needs, wired once."""
+
+    database: Database
+    engine: Engine
+    tokenizer: Tokenizer
+    gateway: Gateway
+    sealer: Sealer
+    clock: Callable[[], int]  # microseconds since 1970
+    random: Callable[[int], bytes]
+    config: Config = Config()
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """A call whose money is reserved."""
+
+    request: CallRequest
+    receipt: ReceiptId
+    release: releases.Release
+    terms: Terms
+    prompt_ids: list[int]
+    hold: Hold
+    nonce: str
+    sampling: Sampling
+    started_us: int

@@ -1,0 +1,111 @@
+"""One frozen record of everything that can be set, read once.
+
+Precedence: flags, environment (`OPENLEDGER_SECTION__FIELD`), `openledger.toml` of the working
+folder, `config.toml` of the user's configuration folder, defaults. Unknown names are refused.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import platformdirs
+
+from openledger.core.errors import InvalidInputError
+
+PREFIX = "OPENLEDGER_"
+
+
+class HomeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where things are kept."""
+
+    path: str = str(platformdirs.user_data_path("openledger"))
+    cache: str = str(platformdirs.user_cache_path("openledger"))
+    database: str = ""  # a PostgreSQL URL; empty: SQLite inside the home
+    blobs: str = ""  # an fsspec URL; empty: a folder inside the home
+    password_file: str = ""  # of the keystore; empty: made inside the home, mode 0600
+
+
+class ChainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which chain."""
+
+    url: str = "embedded"  # "embedded", "anvil", or an http(s) URL
+    chain_id: int = 31_337
+    confirm_timeout_s: float = 120.0
+    delay_s: int = 0  # of payouts, exits and notices; days on a public chain
+    seed_delay_blocks: int = 1
+
+
+class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The HTTP server; loopback only unless told otherwise."""
+
+    host: str = "127.0.0.1"
+    port: int = 8700
+    threads: int = 0  # of the engine; 0: as many as cores
+    max_queued: int = 64
+    max_body_mb: int = 64
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything, by section."""
+
+    home: HomeSettings = HomeSettings()
+    chain: ChainSettings = ChainSettings()
+    serve: ServeSettings = ServeSettings()
+
+
+def load(
+    flags: Mapping[str, Mapping[str, object]],
+    environment: Mapping[str, str] | None = None,
+    files: tuple[Path, ...] | None = None,
+) -> Settings:
+    """Read the settings.
+
+    Args:
+        flags: section, then field, then value; None values are ignored.
+        environment: defaults to the process's.
+        files: TOML files, the weakest first; missing ones are skipped.
+
+    Raises:
+        InvalidInputError: an unknown name or a value of the wrong type; the message says where.
+    """
+    merged: dict[str, dict[str, object]] = {}
+    for path in _default_files() if files is None else files:
+        if path.exists():
+            _merge(merged, _read_toml(path))
+    _merge(merged, _from_environment(os.environ if environment is None else environment))
+    _merge(merged, flags)
+    try:
+        return msgspec.convert(merged, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidInputError(f"the settings are wrong: {error}") from error
+
+
+def _default_files() -> tuple[Path, ...]:
+    return (platformdirs.user_config_path("openledger") / "config.toml", Path("openledger.toml"))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise InvalidInputError(f"{path} cannot be read as TOML: {error}") from error
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, dict[str, object]]:
+    found: dict[str, dict[str, object]] = {}
+    for name, value in environment.items():
+        section, separator, field = name.removeprefix(PREFIX).lower().partition("__")
+        if name.startswith(PREFIX) and separator:
+            found.setdefault(section, {})[field] = value
+    return found
+
+
+def _merge(into: dict[str, dict[str, object]], layer: Mapping[str, Any]) -> None:
+    for section, fields in layer.items():
+        if not isinstance(fields, Mapping):
+            raise InvalidInputError(f"{section} is a section of settings, not a value")
+        known = {field: value for field, value in fields.items() if value is not None}
+        into.setdefault(section, {}).update(known)
