@@ -8,7 +8,7 @@ in the middle; readers never wait and see one moment.
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -47,8 +47,9 @@ class Config(msgspec.Struct, frozen=True):
 class Transaction:
     """Work that is stored as a whole or not at all."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, may_write: bool = True) -> None:
         self.connection = connection
+        self.may_write = may_write
 
     @property
     def is_sqlite(self) -> bool:
@@ -94,25 +95,14 @@ class Database:
         with _translated(), self.engine.connect() as plain:
             connection = plain.execution_options(openledger_reading=True)
             with connection.begin() as begun:
-                yield Transaction(connection)
+                yield Transaction(connection, may_write=False)
                 begun.rollback()
 
     def checkpoint(self) -> None:
         """Fold SQLite's write-ahead log into the file, so that destroyed rows leave the disk."""
         if self.is_sqlite:
-            with self._turn(), _translated(), self._raw() as raw:
-                raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-    def copy_to(self, target: Path) -> None:
-        """Write one consistent copy of an SQLite database while others go on writing.
-
-        Raises:
-            InvalidInputError: this is PostgreSQL.
-        """
-        if not self.is_sqlite:
-            raise InvalidInputError("PostgreSQL has its own tool: back it up with pg_dump")
-        with _translated(), self._raw() as raw:
-            copy_sqlite(raw, target)
+            with self._turn(), _translated(), closing(self.engine.raw_connection()) as pooled:
+                pooled.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Give back every connection."""
@@ -130,14 +120,6 @@ class Database:
             yield
         finally:
             self._writers.release()
-
-    @contextmanager
-    def _raw(self) -> Iterator[sqlite3.Connection]:
-        connection = sqlite3.connect(self.url.database or "", timeout=self._config.busy_timeout_s)
-        try:
-            yield connection
-        finally:
-            connection.close()
 
     def _engine(self) -> Engine:
         config = self._config
@@ -157,15 +139,21 @@ class Database:
         return engine
 
 
-def copy_sqlite(source: sqlite3.Connection, target: Path) -> None:
-    """Copy an open SQLite database into a new file, page by page, as of one moment."""
-    copy = sqlite3.connect(target)
-    try:
-        source.backup(copy)
+def copy_sqlite(source: Path, target: Path) -> None:
+    """Copy an SQLite database, as of one moment, while others write to it.
+
+    Raises:
+        StorageFullError: no room for the copy.
+        UnavailableError: the database cannot be read.
+    """
+    with (
+        _translated(),
+        closing(sqlite3.connect(source)) as original,
+        closing(sqlite3.connect(target)) as copy,
+    ):
+        original.backup(copy)
         # One file, complete in itself: a copy in WAL mode would want to make neighbours.
         copy.execute("PRAGMA journal_mode=DELETE")
-    finally:
-        copy.close()
 
 
 def _url(where: str | Path) -> URL:

@@ -13,7 +13,7 @@ from sqlalchemy import and_, or_, select
 
 from openledger.core.errors import ConflictError
 from openledger.storage.database import Transaction
-from openledger.storage.records.rows import every, first, insert_new, one, row_id
+from openledger.storage.records.rows import every, first, held, insert_new, one, row_id
 from openledger.storage.tables import jobs
 
 DEFAULT_ATTEMPTS = 8
@@ -154,8 +154,8 @@ def check(transaction: Transaction, job: Job) -> None:
     Raises:
         ConflictError: it went to another worker, or is over.
     """
-    query = select(jobs).where(jobs.c.id == job.id).with_for_update()
-    found = first(transaction, query, Job)
+    query = select(jobs).where(jobs.c.id == job.id)
+    found = first(transaction, held(transaction, query), Job)
     if found is None or found.fencing != job.fencing or found.state is not JobState.RUNNING:
         raise ConflictError(f"the {job.kind} job {job.id} is no longer this worker's")
 
@@ -202,8 +202,8 @@ def _next_due(transaction: Transaction, kinds: Sequence[str], now: int) -> Job |
         and_(jobs.c.state == JobState.RUNNING.value, jobs.c.lease_until <= now),
     )
     query = select(jobs).where(jobs.c.kind.in_(kinds), is_due)
-    ordered = query.order_by(jobs.c.run_at, jobs.c.id).with_for_update(skip_locked=True)
-    return first(transaction, ordered, Job)
+    ordered = query.order_by(jobs.c.run_at, jobs.c.id)
+    return first(transaction, held(transaction, ordered, skip=True), Job)
 
 
 def _store(transaction: Transaction, job_id: str, now: int, **values: object) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from openledger.core.errors import ConflictError, UnavailableError
 from openledger.storage.database import Transaction
-from openledger.storage.records.rows import first, insert_once
+from openledger.storage.records.rows import first, held, insert_once
 from openledger.storage.tables import leases
 
 
@@ -78,8 +78,8 @@ def check(transaction: Transaction, lease: Lease) -> None:
 
 
 def _find(transaction: Transaction, name: str) -> Lease | None:
-    query = select(leases).where(leases.c.name == name).with_for_update()
-    return first(transaction, query, Lease)
+    query = select(leases).where(leases.c.name == name)
+    return first(transaction, held(transaction, query), Lease)
 
 
 def _store(transaction: Transaction, lease: Lease) -> None:

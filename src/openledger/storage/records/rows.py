@@ -84,6 +84,17 @@ def insert_once(
     return False
 
 
+def held(transaction: Transaction, query: Select[Any], *, skip: bool = False) -> Select[Any]:
+    """The query, holding its rows until a writing transaction ends (SQLite holds all anyway).
+
+    Args:
+        transaction: where; one that only reads holds nothing.
+        query: what to hold.
+        skip: leave out rows that another transaction holds.
+    """
+    return query.with_for_update(skip_locked=skip) if transaction.may_write else query
+
+
 def first(transaction: Transaction, query: Select[Any], kind: type[Row]) -> Row | None:
     """The first row as a record, or None."""
     found = transaction.connection.execute(query.limit(1)).mappings().first()

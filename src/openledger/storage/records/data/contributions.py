@@ -12,7 +12,7 @@ from sqlalchemy import select
 from openledger.core.errors import ConflictError
 from openledger.core.types import Account, Digest
 from openledger.storage.database import Transaction
-from openledger.storage.records.rows import every, first, insert_new, one, row_id, values_of
+from openledger.storage.records.rows import every, first, held, insert_new, one, row_id, values_of
 from openledger.storage.tables import contributions
 
 
@@ -117,7 +117,7 @@ def get(transaction: Transaction, contribution_id: str) -> Contribution:
     """
     query = select(contributions).where(contributions.c.id == contribution_id)
     name = f"contribution {contribution_id}"
-    return one(transaction, query.with_for_update(), Contribution, name)
+    return one(transaction, held(transaction, query), Contribution, name)
 
 
 def by_number(transaction: Transaction, number: int) -> Contribution | None:

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from openledger.core.errors import ConflictError
 from openledger.core.types import Account, Digest
 from openledger.storage.database import Transaction
-from openledger.storage.records.rows import every, insert_new, one, row_id, values_of
+from openledger.storage.records.rows import every, held, insert_new, one, row_id, values_of
 from openledger.storage.tables import training_runs
 
 
@@ -99,7 +99,7 @@ def get(transaction: Transaction, run_id: str) -> Run:
         NotFoundError: none.
     """
     query = select(training_runs).where(training_runs.c.id == run_id)
-    return one(transaction, query.with_for_update(), Run, f"run {run_id}")
+    return one(transaction, held(transaction, query), Run, f"run {run_id}")
 
 
 def by_op(transaction: Transaction, op: Digest) -> Run:

@@ -14,7 +14,7 @@ from sqlalchemy import Select, select
 from openledger.core.errors import ConflictError, InsufficientBalanceError
 from openledger.core.types import Account, Digest, ReceiptId, Wei
 from openledger.storage.database import Transaction
-from openledger.storage.records.rows import every, first, insert_new, one, stream, values_of
+from openledger.storage.records.rows import every, first, held, insert_new, one, stream, values_of
 from openledger.storage.tables import call_receipts, escrow_balances, holds, payer_books, vouchers
 
 FIRST_SEQUENCE = 1
@@ -136,7 +136,7 @@ def set_voucher(transaction: Transaction, row: VoucherRow) -> VoucherRow:
 
 
 def position(transaction: Transaction, gateway: Account, payer: Account) -> Position:
-    """A payer's position, which nobody else changes before this (writing) transaction ends."""
+    """A payer's position; no one else changes it before a writing transaction ends."""
     # Locking the book first puts every hold and receipt of this payer in one queue.
     book = payer_book(transaction, gateway, payer)
     zero = Wei(0)
@@ -169,8 +169,10 @@ def payer_book(transaction: Transaction, gateway: Account, payer: Account) -> Pa
         payer_books.c.gateway == gateway, payer_books.c.payer == payer
     )
     if first(transaction, query, PayerBook) is None:
+        if not transaction.may_write:
+            return fresh
         insert_new(transaction, payer_books, [values_of(fresh)])
-    return one(transaction, query.with_for_update(), PayerBook, "book")
+    return one(transaction, held(transaction, query), PayerBook, "book")
 
 
 def open_hold(transaction: Transaction, new: NewHold, now: int) -> Hold:
@@ -220,7 +222,7 @@ def close_hold(transaction: Transaction, receipt: ReceiptId, state: HoldState, n
 def release_expired(transaction: Transaction, now: int) -> list[Hold]:
     """Give back the holds of calls whose process died, and say which they were."""
     query = select(holds).where(holds.c.state == HoldState.OPEN.value, holds.c.expires_at <= now)
-    expired = every(transaction, query.order_by(holds.c.receipt).with_for_update(), Hold)
+    expired = every(transaction, held(transaction, query.order_by(holds.c.receipt)), Hold)
     for hold in expired:
         release_hold(transaction, hold.receipt, now)
     return expired

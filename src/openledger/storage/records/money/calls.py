@@ -20,7 +20,15 @@ from openledger.storage.records.money.balances import (
     key_total,
     payer_book,
 )
-from openledger.storage.records.rows import first, insert_new, insert_once, one, stream, values_of
+from openledger.storage.records.rows import (
+    first,
+    held,
+    insert_new,
+    insert_once,
+    one,
+    stream,
+    values_of,
+)
 from openledger.storage.tables import call_receipts, gateway_books, payer_books, statements
 
 NO_PREVIOUS = Digest("0" * 64)
@@ -99,10 +107,12 @@ def tip(transaction: Transaction, gateway: Account, payer: Account) -> Tip:
 def gateway_book(transaction: Transaction, gateway: Account) -> GatewayBook:
     """The gateway's book, held for this transaction; a new one starts at 1 and 0 wei."""
     query = select(gateway_books).where(gateway_books.c.gateway == gateway)
+    fresh = GatewayBook(gateway, FIRST_SEQUENCE, Wei(0), NO_PREVIOUS)
     if first(transaction, query, GatewayBook) is None:
-        fresh = GatewayBook(gateway, FIRST_SEQUENCE, Wei(0), NO_PREVIOUS)
+        if not transaction.may_write:
+            return fresh
         insert_new(transaction, gateway_books, [values_of(fresh)])
-    return one(transaction, query.with_for_update(), GatewayBook, "book")
+    return one(transaction, held(transaction, query), GatewayBook, "book")
 
 
 def append(transaction: Transaction, new: NewCall, now: int) -> Call:

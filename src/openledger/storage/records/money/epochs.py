@@ -18,6 +18,7 @@ from openledger.storage.records.money.calls import pairs
 from openledger.storage.records.rows import (
     every,
     first,
+    held,
     insert_new,
     insert_once,
     one,
@@ -131,7 +132,7 @@ def get(transaction: Transaction, gateway: Account, number: int) -> Epoch:
         NotFoundError: none.
     """
     query = select(epochs).where(epochs.c.gateway == gateway, epochs.c.number == number)
-    return one(transaction, query.with_for_update(), Epoch, f"epoch {number}")
+    return one(transaction, held(transaction, query), Epoch, f"epoch {number}")
 
 
 def starting_at(transaction: Transaction, gateway: Account, sequence: int) -> Epoch | None:

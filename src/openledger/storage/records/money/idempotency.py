@@ -10,7 +10,7 @@ from sqlalchemy import select
 from openledger.core.errors import ConflictError, UnavailableError
 from openledger.core.types import Digest
 from openledger.storage.database import Transaction
-from openledger.storage.records.rows import insert_new, one, values_of
+from openledger.storage.records.rows import held, insert_new, one, values_of
 from openledger.storage.tables import idempotency_keys
 
 
@@ -68,7 +68,7 @@ def give_up(transaction: Transaction, request: Request) -> None:
 def _find(transaction: Transaction, request: Request) -> _Entry:
     rows = idempotency_keys
     query = select(rows).where(rows.c.scope == request.scope, rows.c.key == request.key)
-    return one(transaction, query.with_for_update(), _Entry, f"idempotency key {request.key!r}")
+    return one(transaction, held(transaction, query), _Entry, f"idempotency key {request.key!r}")
 
 
 def _store(transaction: Transaction, request: Request, values: dict[str, object]) -> None:
