@@ -1,0 +1,181 @@
+"""Putting the six contracts on a chain, once, however often it is interrupted.
+
+A key of its own deploys them with its first six transactions, so their addresses follow from the
+key alone, and what an interrupted run queued is simply waited for.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from eth_utils.crypto import keccak
+
+from openledger.chain.abi import Argument, encode_values
+from openledger.chain.client import Client
+from openledger.chain.contracts import (
+    CONTRACTS,
+    OPERATOR,
+    ContractSettings,
+    Deployment,
+    Write,
+    artifact,
+    interface,
+)
+from openledger.chain.keys import Keyring
+from openledger.chain.outbox.fees import present_fees
+from openledger.chain.outbox.outbox import Outbox
+from openledger.chain.outbox.rows import op_id
+from openledger.core.errors import ChainRejectedError, VerificationError, WrongChainError
+from openledger.core.types import ZERO_ACCOUNT, Account, Digest, Wei, as_bytes
+from openledger.storage.database import Database
+
+DEPLOYER: Final = "deployer"  # labels of keys
+GUARDIAN: Final = "guardian"
+_GAS_TO_DEPLOY: Final = 20_000_000  # all six need three quarters of it
+_TIMEOUT_S: Final = 600.0
+
+
+class Builder(msgspec.Struct, frozen=True):
+    """What deploying takes."""
+
+    client: Client
+    database: Database
+    outbox: Outbox
+    keyring: Keyring
+
+
+def load(path: Path, client: Client) -> Deployment | None:
+    """The record of an earlier deployment, None when there is none.
+
+    Raises:
+        WrongChainError: it was made on another chain than the one that answers.
+        VerificationError: the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Deployment)
+    except msgspec.MsgspecError as error:
+        raise VerificationError(f"{path} is damaged: {error}") from error
+    if client.chain_id != found.chain_id or _genesis(client) != found.genesis:
+        raise WrongChainError(
+            f"this home's contracts stand on chain {found.chain_id} that began with block "
+            f"{found.genesis[:16]}…; the node serves another chain: use that one or another home"
+        )
+    return found
+
+
+def deploy(path: Path, builder: Builder, settings: ContractSettings) -> Deployment:
+    """Deploy what is missing and record it; returns the record when all is there.
+
+    The operator must have gas money, and gets all OPEN.
+
+    Raises:
+        ChainUnavailableError: the chain does not answer; call again later.
+        ChainRejectedError: a contract could not be made.
+        WrongChainError: the record is of another chain.
+    """
+    found = load(path, builder.client)
+    if found is None:
+        found = _deploy(builder, settings)
+        _write(path, msgspec.json.encode(found))
+    return found
+
+
+def created_address(deployer: Account, nonce: int) -> Account:
+    """Where a contract comes to stand: keccak of the RLP list of deployer and nonce (below 128)."""
+    assert 0 <= nonce < 0x80
+    listed = bytes([0xD6, 0x94]) + as_bytes(deployer) + bytes([nonce or 0x80])
+    return Account("0x" + keccak(listed)[12:].hex())
+
+
+def _deploy(builder: Builder, settings: ContractSettings) -> Deployment:
+    client, keyring = builder.client, builder.keyring
+    deployer = keyring.account(DEPLOYER)
+    addresses = [created_address(deployer, nonce) for nonce in range(len(CONTRACTS))]
+    plan = Deployment(
+        client.chain_id,
+        _genesis(client),
+        0,
+        deployer,
+        keyring.account(OPERATOR),
+        keyring.account(GUARDIAN),
+        settings,
+        *addresses,
+    )
+    _fund(builder, plan)
+    ops = [_op(plan, contract) for contract in CONTRACTS]
+    with builder.database.transaction() as transaction:
+        for contract, op in zip(CONTRACTS, ops, strict=True):
+            builder.outbox.submit(transaction, op, _creation(plan, contract))
+    outcomes = builder.outbox.confirm(ops, _TIMEOUT_S)
+    for contract in CONTRACTS:
+        if not client.has_code(plan.address(contract)):
+            raise ChainRejectedError(
+                f"{contract} does not stand at {plan.address(contract)}: the deployer's key was "
+                "used elsewhere; start with a fresh home"
+            )
+    return msgspec.structs.replace(plan, block=outcomes[0].block or 0)
+
+
+def _fund(builder: Builder, plan: Deployment) -> None:
+    """Give the deployer its gas money, unless it has begun already."""
+    client = builder.client
+    if client.nonce(plan.deployer, "latest"):
+        return
+    op = _op(plan, "gas")
+    amount = Wei(_GAS_TO_DEPLOY * present_fees(client).max_fee)
+    if client.balance(plan.deployer) >= amount:
+        return
+    with builder.database.transaction() as transaction:
+        if not builder.outbox.is_known(transaction, op):
+            write = Write("gas", plan.deployer, b"", amount)
+            builder.outbox.submit(transaction, op, write)
+    builder.outbox.confirm([op], _TIMEOUT_S)
+
+
+def _creation(plan: Deployment, contract: str) -> Write:
+    bytecode = bytes.fromhex(artifact(contract).bytecode.removeprefix("0x"))
+    arguments = encode_values(interface(contract).constructor, _arguments(plan)[contract], contract)
+    return Write(f"deploy {contract}", ZERO_ACCOUNT, bytecode + arguments, sender=DEPLOYER)
+
+
+def _arguments(plan: Deployment) -> dict[str, list[Argument]]:
+    chosen = plan.settings
+    return {
+        "OpenToken": [plan.holder],
+        "Identity": [chosen.identity_delay_s],
+        "Datanets": [plan.identity, chosen.reveal_delay_blocks, chosen.reveal_window_s],
+        "Models": [plan.identity, plan.datanets, chosen.seed_delay_blocks, chosen.notice_s],
+        "Payouts": [
+            plan.open_token,
+            plan.identity,
+            plan.escrow,
+            chosen.payout_delay_s,
+            plan.guardian,
+        ],
+        "Escrow": [plan.open_token, plan.payouts, chosen.exit_delay_s],
+    }
+
+
+def _op(plan: Deployment, step: str) -> Digest:
+    return op_id("deploy", plan.genesis, step)
+
+
+def _genesis(client: Client) -> Digest:
+    first = client.block(0)
+    if first is None:
+        raise WrongChainError("the node does not know its first block; use a full node")
+    return first.hash
+
+
+def _write(path: Path, body: bytes) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(body)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

@@ -1,0 +1,1 @@
+"""The embedded development chain: py-evm over SQLite, and anvil when it is asked for."""
