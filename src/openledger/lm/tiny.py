@@ -32,7 +32,7 @@ _MERGES = """
 t+h th+e _+t _t+h _th+e i+n _+a e+r o+n r+e _+s _+o a+n _+i e+n o+r _o+f _a+n _an+d _t+o i+s a+t
 e+s _+c _+w i+t _i+n a+r e+d in+g o+u a+l l+e _+p _+b _+m _+f _+h _+d l+y _+l _+T _T+h _Th+e
 X+: T+: M+: K+: L+: |+| |+: :+| |+2 A+B B+c c+d d+e e+f f+g g+a G+A F+G E+F D+E B+A A+G G+F F+E
-E+D f+e e+d d+c c+B
+E+D f+e d+c c+B
 """
 
 _CONFIG: dict[str, object] = {
