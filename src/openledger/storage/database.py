@@ -16,7 +16,7 @@ import msgspec
 import sqlalchemy
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -191,30 +191,41 @@ def _translated() -> Iterator[None]:
     """Turn what the world does to a database into our errors; bugs stay what they are."""
     try:
         yield
-    except IntegrityError as error:
-        raise ConflictError(f"the database refuses it: {error.orig}") from error
-    except DBAPIError as error:
-        known = _translation(error.orig)
-        if known is None and error.connection_invalidated:
-            known = UnavailableError(f"the database does not answer: {error.orig}")
-        if known is None:
-            raise
-        raise known from error
-    except PoolTimeoutError as error:
-        raise UnavailableError("too many connections to the database; try again") from error
-    except sqlite3.Error as error:
+    except (SQLAlchemyError, sqlite3.Error) as error:
         known = _translation(error)
         if known is None:
             raise
         raise known from error
 
 
-def _translation(error: BaseException | None) -> OpenLedgerError | None:
+def _translation(error: SQLAlchemyError | sqlite3.Error) -> OpenLedgerError | None:
+    cause = getattr(error, "orig", error)
+    if isinstance(cause, OpenLedgerError):  # a column type refused a value
+        return cause
+    if isinstance(error, IntegrityError):
+        return ConflictError(f"the database refuses it: {cause}")
+    if isinstance(error, PoolTimeoutError):
+        return UnavailableError("too many connections to the database; try again")
+    if isinstance(cause, sqlite3.Error):
+        return _sqlite_translation(cause)
+    return _postgres_translation(error, getattr(cause, "sqlstate", None))
+
+
+def _postgres_translation(
+    error: SQLAlchemyError | sqlite3.Error, sqlstate: str | None
+) -> OpenLedgerError | None:
+    if sqlstate == _POSTGRES_DISK_FULL:
+        return StorageFullError(_FULL)
+    # PostgreSQL gives a state to every error of its own; without one it was never reached.
+    if isinstance(error, OperationalError) and not sqlstate:
+        return UnavailableError(f"the database does not answer: {error}")
+    return None
+
+
+def _sqlite_translation(error: sqlite3.Error) -> OpenLedgerError | None:
     extended = getattr(error, "sqlite_errorcode", 0)
     code = extended & 0xFF
     if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
-        return StorageFullError(_FULL)
-    if getattr(error, "sqlstate", None) == _POSTGRES_DISK_FULL:
         return StorageFullError(_FULL)
     if code in _BUSY:
         return UnavailableError("another process holds the database; try again")

@@ -115,12 +115,12 @@ def one(transaction: Transaction, query: Select[Any], kind: type[Row], name: str
 
 def every(transaction: Transaction, query: Select[Any], kind: type[Row]) -> list[Row]:
     """All rows as records."""
-    return list(stream(transaction, query, kind))
+    return [_record(row, kind) for row in transaction.connection.execute(query).mappings()]
 
 
 def stream(transaction: Transaction, query: Select[Any], kind: type[Row]) -> Iterator[Row]:
     """All rows as records, a few at a time in memory."""
-    result = transaction.connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(query)
+    result = transaction.connection.execute(query.execution_options(yield_per=_ROWS_AT_ONCE))
     for row in result.mappings():
         yield _record(row, kind)
 

@@ -32,7 +32,11 @@ _NEXT = {
         ContributionState.COMMITTED,
         ContributionState.REJECTED,  # refused before it reached the chain, as a duplicate is
     },
-    ContributionState.COMMITTED: {ContributionState.REVEALED, ContributionState.WITHDRAWN},
+    ContributionState.COMMITTED: {
+        ContributionState.REVEALED,
+        ContributionState.REJECTED,  # a duplicate of what came between commit and reveal
+        ContributionState.WITHDRAWN,
+    },
     ContributionState.REVEALED: {
         ContributionState.APPROVED,
         ContributionState.REJECTED,
