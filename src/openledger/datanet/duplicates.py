@@ -53,8 +53,11 @@ def fingerprint(key: bytes, text: str) -> Digest:
 
 def fold(text: str) -> str:
     """Text as it is compared: NFKC, case folded, runs of blanks as one space."""
-    # Folding case can undo NFKC, so the order is fold, then normalise.
-    return " ".join(unicodedata.normalize("NFKC", text.casefold()).split())
+    # NFKC brings forth letters that have a case of their own, so both steps are done twice
+    # (Unicode 3.13, D146).
+    for _ in range(2):
+        text = unicodedata.normalize("NFKC", text.casefold())
+    return " ".join(text.split())
 
 
 def without_duplicates(chunks: Sequence[Chunk], key: bytes, known: Known) -> Distinct:

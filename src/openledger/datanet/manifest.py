@@ -112,7 +112,8 @@ def check_root(manifest: Manifest) -> None:
     Raises:
         VerificationError: it does not, or the documents do not account for every chunk.
     """
-    if sum(entry.chunks for entry in manifest.documents) != manifest.size:
+    counts = [entry.chunks for entry in manifest.documents]
+    if min(counts, default=1) < 1 or sum(counts) != manifest.size:
         raise VerificationError("the manifest's documents do not account for its chunks")
     found = _manifest_tree(manifest).root
     if found != manifest.root:

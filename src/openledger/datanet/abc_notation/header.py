@@ -8,7 +8,8 @@ from fractions import Fraction
 
 from openledger.core.errors import InvalidInputError
 
-FIELD = re.compile(r"(?P<name>[A-Za-z]):[ \t]*(?P<value>.*)")
+# "E:|" is the note E before a repeat sign.
+FIELD = re.compile(r"(?P<name>[A-Za-z]):(?![|:])[ \t]*(?P<value>.*)")
 
 _METRE = re.compile(r"\(?(?P<beats>\d{1,2}(?:\+\d{1,2})*)\)?(?:/(?P<unit>\d{1,2}))?")
 _UNIT = re.compile(r"(?P<over>\d{1,2})(?:/(?P<under>\d{1,3}))?")

@@ -99,7 +99,7 @@ _TOKEN = re.compile(
   | (?P<chord> \[(?:\s|[.~HJKLMOPRSTUkuv()-]|"[^"]*"|{_NOTE})+\](?P<chord_length>{_LENGTH}) )
   | (?P<note> {_NOTE} )
   | (?P<rest> [zx]{_LENGTH} )
-  | (?P<bars_rest> Z\d{0,2} )
+  | (?P<bars_rest> Z\d{{0,2}} )
   | (?P<tie> - )
   | (?P<broken> >{{1,3}} | <{{1,3}} )
     """,
@@ -129,7 +129,6 @@ class _Reader:
     tuplet_factor: Fraction = Fraction(1)
     tuplet_left: int = 0
     next_factor: Fraction = Fraction(1)  # what a broken rhythm leaves to the next note
-    decorated: bool = False
 
     def close(self, *, ends_section: bool) -> None:
         """End the bar; a bar line without notes before it only marks a border."""
@@ -151,7 +150,6 @@ class _Reader:
         self.tuplet_left = max(self.tuplet_left - 1, 0)
         self.notes.append(Note(step, accidental, length * self.next_factor * unit))
         self.next_factor = Fraction(1)
-        self.decorated = False
 
     def change(self, name: str, value: str) -> None:
         """Apply a field; those that do not touch the music are only accepted."""

@@ -71,9 +71,15 @@ def _data_member(raw: bytes) -> bytes:
     position = len(_AR_MAGIC)
     while position + _AR_HEADER_BYTES <= len(raw):
         name = raw[position : position + 16].strip()
-        size = int(raw[position + 48 : position + 58].strip() or b"0")
+        size = _size(raw[position + 48 : position + 58])
         position += _AR_HEADER_BYTES
         if name.startswith(b"data.tar"):
             return raw[position : position + size]
         position += size + size % 2  # members begin at even offsets
     raise InvalidInputError("this Debian package has no data.tar member")
+
+
+def _size(digits: bytes) -> int:
+    if not digits.strip().isdigit():
+        raise InvalidInputError("this Debian package is damaged: a member has no size")
+    return int(digits)

@@ -12,11 +12,17 @@ import msgspec
 
 from openledger.core.errors import InvalidInputError
 from openledger.datanet.extract import Document
+from openledger.datanet.rules import Rules
 from openledger.datanet.sources.archives import gunzip, read_deb
 from openledger.datanet.sources.contributors import SourceContributor, by_contributor
 from openledger.datanet.text.titles import title_key
 
 LICENCE = "GPL-2.0-or-later"
+RULES = Rules(
+    name="breton",
+    description="Entries of the French–Breton and Breton–French dictionaries of FreeDict.",
+    licences=(LICENCE,),
+)
 
 
 class Entry(msgspec.Struct, frozen=True):

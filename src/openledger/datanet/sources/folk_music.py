@@ -14,11 +14,20 @@ import msgspec
 from openledger.core.errors import InvalidInputError
 from openledger.datanet.abc_notation import parse, share_of_full_bars
 from openledger.datanet.extract import Document
+from openledger.datanet.rules import Rules
 from openledger.datanet.sources.archives import read_wheel
 from openledger.datanet.sources.contributors import SourceContributor, by_contributor
 from openledger.datanet.text.titles import title_key
 
 LICENCE = "LicenseRef-public-domain-tune-encoded-with-permission"
+RULES = Rules(
+    name="folk-music",
+    description=(
+        "Folk tunes in ABC notation from Aird's Airs, O'Neill's Music of Ireland and Ryan's "
+        "Mammoth Collection, by the people who transcribed them."
+    ),
+    licences=(LICENCE,),
+)
 
 _CORPUS = "music21/corpus/"
 _FOLDERS = tuple(_CORPUS + name for name in ("airdsAirs/", "oneills1850/", "ryansMammoth/"))
@@ -77,7 +86,7 @@ def canonical(tune: str) -> str | None:
     head = {name: _first(lines[: starts[0]], name) for name in "TML"}
     fields = [f"{name}:{value}" for name, value in head.items() if value]
     music = [line for line in lines[starts[0] + 1 :] if _is_music(line)]
-    if not music:
+    if not any("|" in line for line in music):
         return None
     return "\n".join(["X:1", *fields, f"K:{lines[starts[0]][2:].strip()}", *music])
 
@@ -113,11 +122,9 @@ _NEXT_TUNE = re.compile(r"\n(?=X: ?\d)")
 _Z_LINE = re.compile(r"(?m)^Z:(.*)$")
 _STAMPED = re.compile(r"\s*Contributed\s+(?:\d{8,14}|\d{4}-\d\d-\d\d)\b", re.IGNORECASE)
 _CORRECTION = re.compile(r"\s*(?:Slurs )?(?:Corrected|Edited|Proofread)", re.IGNORECASE)
-_FIELD_LINE = re.compile(r"[A-Za-z]:")
-# Fingerings and remarks in quotes; what stays is a chord's name.
-_LAYOUT_TEXT = re.compile(
-    r'"(?![A-G][#b]?(?:m|min|maj|dim|aug|sus)?\d{0,2}(?:/[A-G][#b]?)?")[^"]*"'
-)
+_FIELD_LINE = re.compile(r"[A-Za-z]:(?![|:])")
+_QUOTED = re.compile(r'"([^"]*)"')
+_CHORD_NAME = re.compile(r"[A-G][#b]?(?:m|min|maj|dim|aug|sus)?\d{0,2}(?:/[A-G][#b]?)?")
 _DANCES = re.compile(
     r"\s+(?:reel|jig|slip jig|hornpipe|strathspey|clog|march|waltz|polka|air|fling)$"
 )
@@ -154,9 +161,14 @@ def _known_name(line: str) -> str | None:
 
 
 def _tidy(line: str) -> str:
-    plain = _LAYOUT_TEXT.sub("", line.partition("%")[0])
+    plain = _QUOTED.sub(_chord_or_nothing, line.partition("%")[0])
     plain = re.sub(r"=(?:20|0D)?$", "", plain.replace("`", "").rstrip())
     return re.sub(r"\s+", " ", plain).strip()
+
+
+def _chord_or_nothing(quoted: re.Match[str]) -> str:
+    """Chord names stay; fingerings and remarks go."""
+    return quoted[0] if _CHORD_NAME.fullmatch(quoted[1]) else ""
 
 
 def _first(lines: list[str], name: str) -> str:
@@ -165,9 +177,9 @@ def _first(lines: list[str], name: str) -> str:
 
 
 def _is_music(line: str) -> bool:
-    if "|" not in line and not re.search(r"[A-Ga-g]", line):
-        return False
-    return _FIELD_LINE.match(line) is None or line[0] in "KML"
+    if _FIELD_LINE.match(line):
+        return line[0] in "KML"
+    return re.search(r"[A-Ga-gz|]", line) is not None
 
 
 def _titles(tune: str) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from openledger.core.errors import InvalidInputError
 from openledger.datanet.extract import Document
+from openledger.datanet.rules import Rules
 from openledger.datanet.sources.archives import gunzip, read_deb
 from openledger.datanet.sources.contributors import SourceContributor, by_contributor
 from openledger.datanet.sources.roff import render
@@ -22,6 +23,11 @@ LICENCES = (
     "BSD-3-Clause",
     "BSD-4-Clause-UC",
     "MIT",
+)
+RULES = Rules(
+    name="linux-manual",
+    description="Pages of the Linux manual, sections 1 to 8, by their copyright holders.",
+    licences=LICENCES,
 )
 
 

@@ -4,10 +4,16 @@ The contributors are numbered, not named: nobody is invented. Their shares are u
 """
 
 from openledger.datanet.extract import Document
+from openledger.datanet.rules import Rules
 from openledger.datanet.sources.contributors import SourceContributor
 from openledger.datanet.text.titles import title_key
 
 LICENCE = "CC0-1.0"
+RULES = Rules(
+    name="tiny-tunes",
+    description="A dozen short tunes that try out every step in seconds.",
+    licences=(LICENCE,),
+)
 
 
 def contributors() -> tuple[SourceContributor, ...]:

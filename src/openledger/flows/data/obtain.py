@@ -123,20 +123,20 @@ SOURCES = {
 }
 
 
-def run_command(command: Sequence[str], folder: Path) -> None:
+def run_command(command: Sequence[str], folder: Path, timeout_s: float = TIMEOUT_S) -> None:
     """Run a command in a folder and wait for it.
 
     Raises:
-        UnavailableError: it is not installed, fails, or takes more than half an hour.
+        UnavailableError: it is not installed, fails, or takes longer than allowed.
     """
     try:
         subprocess.run(  # noqa: S603 - fixed commands, arguments from the table above
-            command, cwd=folder, check=True, capture_output=True, text=True, timeout=TIMEOUT_S
+            command, cwd=folder, check=True, capture_output=True, text=True, timeout=timeout_s
         )
     except FileNotFoundError as error:
         raise UnavailableError(f"{command[0]} is not on this machine") from error
     except subprocess.TimeoutExpired as error:
-        raise UnavailableError(f"{command[0]} took more than {TIMEOUT_S} s") from error
+        raise UnavailableError(f"{command[0]} took more than {timeout_s} s") from error
     except subprocess.CalledProcessError as error:
         said = error.stderr.strip().splitlines() or ["no message"]
         raise UnavailableError(f"{Path(command[0]).name} failed: {said[-1]}") from error
