@@ -1,0 +1,83 @@
+"""Bring files into a Datanet, for one contributor or for many at once.
+
+The order of effects is the point. Raw bytes are hashed and committed on chain before they go
+anywhere; then they are cleaned, compared, sealed and stored; only then does the reveal bind the
+result to the commit, and the Datanet's owner approve it. Every step may be repeated: the same
+files find the same rows, and what is missing is done.
+"""
+
+from collections.abc import Sequence
+
+from openledger.datanet.contribution import files_digest
+from openledger.flows.data.contribute import anchor, local
+from openledger.flows.data.contribute.submission import Entry, Intake, Outcome, Submission
+from openledger.storage.records.data import contributions
+from openledger.storage.records.data.accounts import LocalAccount
+from openledger.storage.records.data.contributions import ContributionState
+from openledger.storage.records.data.datanets import Datanet
+
+
+def contribute(
+    intake: Intake, datanet: Datanet, owner: LocalAccount, submissions: Sequence[Submission]
+) -> list[Outcome]:
+    """Take every submission as far as it goes.
+
+    One that is refused (unreadable, licence, duplicate) is rejected with its reason, and does not
+    stop the others.
+
+    Raises:
+        ChainUnavailableError: the chain is down; run it again, nothing is lost.
+        StorageFullError: the disk is full; run it again when there is room.
+    """
+    entries = [_register(intake, datanet, one) for one in submissions]
+    wanted = [entry for entry in entries if _is_sound(intake, entry)]
+    anchor.commit(intake, wanted)
+    wanted = [local.reread(intake, entry) for entry in wanted]
+    kept = [local.reread(intake, entry) for entry in wanted if _is_kept(intake, entry)]
+    anchor.reveal(intake, kept)
+    kept = [local.reread(intake, entry) for entry in kept]
+    anchor.approve(intake, kept, owner)
+    return [_outcome(local.reread(intake, entry)) for entry in entries]
+
+
+def _register(intake: Intake, datanet: Datanet, submission: Submission) -> Entry:
+    new = contributions.NewContribution(
+        datanet=datanet.id,
+        contributor=submission.contributor.address,
+        raw_digest=files_digest(submission.files),
+        source=", ".join(file.name for file in submission.files),
+        claim=submission.claim,
+        on_behalf=submission.on_behalf,
+        salt=intake.random(32),
+    )
+    with intake.database.transaction() as transaction:
+        row = contributions.register(transaction, new, intake.clock())
+    return Entry(datanet, row, submission)
+
+
+def _is_sound(intake: Intake, entry: Entry) -> bool:
+    """Look at it before anything is committed, so that a bad file costs nothing."""
+    if entry.row.state is not ContributionState.PENDING:
+        return entry.row.state not in (ContributionState.REJECTED, ContributionState.WITHDRAWN)
+    try:
+        local.inspect(intake, entry)
+    except local.REFUSALS as error:
+        local.refuse(intake, entry, str(error))
+        return False
+    return True
+
+
+def _is_kept(intake: Intake, entry: Entry) -> bool:
+    try:
+        local.keep(intake, entry)
+    except local.REFUSALS as error:
+        # Its commit stays unrevealed on chain, where it earns nothing and says nothing.
+        local.refuse(intake, entry, str(error))
+        return False
+    return True
+
+
+def _outcome(entry: Entry) -> Outcome:
+    is_in = entry.row.state is ContributionState.APPROVED
+    refusal = None if is_in else entry.row.reason or entry.row.state.value
+    return Outcome(entry.row, entry.submission.contributor, refusal)

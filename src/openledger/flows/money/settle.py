@@ -1,0 +1,192 @@
+"""Once an epoch: draw what was spent from Escrow, and promise it to those who earned it.
+
+Every pair is verified again before its epoch is closed. The epoch is a pure function of its
+receipts, stored before the first transaction is queued, so that starting over does the same.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from openledger.chain.abi import Argument
+from openledger.chain.acts import Acts
+from openledger.chain.contracts import Write
+from openledger.chain.outbox.rows import op_id
+from openledger.core.encoding import decode
+from openledger.core.errors import ConflictError
+from openledger.core.merkle import Tree
+from openledger.core.types import Account
+from openledger.settlement.epoch import close, receipt_tree
+from openledger.settlement.receipt import (
+    Receipt,
+    SignedCall,
+    SignedStatement,
+    verify_call,
+    verify_statement,
+)
+from openledger.settlement.voucher import Channel
+from openledger.storage.database import Database
+from openledger.storage.records.money import balances, calls, epochs
+
+# Escrow takes this many payers in one settlement; more payers make more epochs.
+MOST_PAYERS = 32
+MOST_RECEIPTS = 10_000
+
+
+class _Draw(msgspec.Struct, frozen=True):
+    """A payer's last receipt of the epoch, as `Escrow.settle` wants it."""
+
+    index: int
+    pair: calls.Pair
+
+
+@dataclass(frozen=True)
+class Settle:
+    """Settles one gateway's epochs; the gateway's key is the operator's."""
+
+    database: Database
+    acts: Acts
+    gateway: Account
+    clock: Callable[[], int]
+
+    def run(self) -> epochs.Epoch:
+        """Finish the open epoch, or close the next one and finish it.
+
+        Raises:
+            ConflictError: no receipt waits to be settled.
+            VerificationError: a stored receipt does not hold.
+            ChainUnavailableError: the chain is down; run it again, nothing is lost.
+        """
+        with self.database.read() as transaction:
+            newest = epochs.latest(transaction, self.gateway)
+        if newest is None or newest.state is epochs.EpochState.ACTIVE:
+            newest = self._close()
+        return self._finish(newest)
+
+    def _close(self) -> epochs.Epoch:
+        with self.database.transaction() as transaction:
+            first = epochs.next_first(transaction, self.gateway)
+            pairs = _fitting(list(calls.pairs(transaction, self.gateway, first, MOST_RECEIPTS)))
+            if not pairs:
+                raise ConflictError("no attributed receipt waits to be settled; make a call first")
+            earlier = epochs.earned_so_far(transaction, self.gateway)
+            domain = self.acts.contracts.domain("Escrow")
+            receipts = [_receipt(pair) for pair in pairs]
+            for receipt in receipts:
+                verify_call(domain, receipt.call)
+                verify_statement(domain, receipt.call, receipt.statement)
+            payouts = self.acts.contracts.deployment.payouts
+            made = close(domain, payouts, receipts, earlier)
+            new = epochs.NewEpoch(
+                gateway=self.gateway,
+                first=made.first,
+                size=made.size,
+                root=made.root,
+                drawn=made.drawn,
+                payouts_root=made.payouts_root,
+                promised=made.promised,
+            )
+            earned = [(payout.account, payout.cumulative) for payout in made.payouts]
+            return epochs.close(transaction, new, earned, self.clock())
+
+    def _finish(self, epoch: epochs.Epoch) -> epochs.Epoch:
+        states = epochs.EpochState
+        steps: tuple[tuple[epochs.EpochState, Callable[[epochs.Epoch], Write]], ...] = (
+            (states.SETTLED, self._settle_write),
+            (states.PROPOSED, self._propose_write),
+            (states.ACTIVE, self._activate_write),
+        )
+        order = list(states)
+        for state, make in steps:
+            if order.index(epoch.state) < order.index(state):
+                self.acts.perform({op_id(state.value, self.gateway, epoch.number): make(epoch)})
+                epoch = self._note(epoch, state)
+        return epoch
+
+    def _note(self, epoch: epochs.Epoch, state: epochs.EpochState) -> epochs.Epoch:
+        active = state is epochs.EpochState.ACTIVE
+        number = (
+            self.acts.contracts.read(int, "Payouts", "root_count", self.gateway) if active else None
+        )
+        with self.database.transaction() as transaction:
+            return epochs.advance(
+                transaction,
+                self.gateway,
+                epoch.number,
+                state,
+                self.clock(),
+                payout_number=number,
+            )
+
+    def _settle_write(self, epoch: epochs.Epoch) -> Write:
+        with self.database.transaction() as transaction:
+            pairs = list(calls.pairs(transaction, self.gateway, epoch.first, epoch.size))
+            draws = _draws(pairs)
+            vouchers = {
+                payer: balances.position(transaction, self.gateway, payer).voucher
+                for payer in {draw.pair.call.payer for draw in draws}
+            }
+        tree = receipt_tree(
+            self.acts.contracts.domain("Escrow"), [_receipt(pair) for pair in pairs]
+        )
+        arguments = [_argument(draw, vouchers[draw.pair.call.payer], tree) for draw in draws]
+        return self.acts.contracts.write(
+            "Escrow",
+            "settle",
+            self.gateway,
+            epoch.first,
+            epoch.size,
+            epoch.root,
+            arguments,
+        )
+
+    def _propose_write(self, epoch: epochs.Epoch) -> Write:
+        with self.database.read() as transaction:
+            size = sum(1 for _ in epochs.payouts_of(transaction, self.gateway, epoch.number))
+        return self.acts.contracts.write(
+            "Payouts",
+            "propose",
+            self.gateway,
+            epoch.payouts_root,
+            size,
+            epoch.promised,
+        )
+
+    def _activate_write(self, _epoch: epochs.Epoch) -> Write:
+        return self.acts.contracts.write("Payouts", "activate", self.gateway)
+
+
+def _receipt(pair: calls.Pair) -> Receipt:
+    return Receipt(
+        decode(pair.call.record, SignedCall), decode(pair.statement.record, SignedStatement)
+    )
+
+
+def _fitting(pairs: Sequence[calls.Pair]) -> list[calls.Pair]:
+    """The longest beginning with few enough payers for one settlement."""
+    payers: set[Account] = set()
+    for place, pair in enumerate(pairs):
+        payers.add(pair.call.payer)
+        if len(payers) > MOST_PAYERS:
+            return list(pairs[:place])
+    return list(pairs)
+
+
+def _draws(pairs: Sequence[calls.Pair]) -> list[_Draw]:
+    last = {pair.call.payer: index for index, pair in enumerate(pairs)}
+    return [_Draw(index, pairs[index]) for index in sorted(last.values())]
+
+
+def _argument(draw: _Draw, voucher: balances.VoucherRow | None, tree: Tree) -> Sequence[Argument]:
+    assert voucher is not None, "no call is served without a voucher"
+    return (
+        decode(voucher.channel, Channel),
+        voucher.limit,
+        bytes.fromhex(voucher.signature),
+        decode(draw.pair.call.record, SignedCall).call,
+        draw.pair.statement.digest,
+        draw.pair.call.payer_salt.hex(),
+        draw.index,
+        tree.prove(draw.index).path,
+    )
