@@ -71,6 +71,14 @@ class AttributionStatement(TypedRecord, frozen=True):
     body: Digest
 
 
+class Gateway(msgspec.Struct, frozen=True):
+    """Who signs receipts, and for which escrow."""
+
+    account: Account
+    private_key: bytes
+    domain: Domain  # of the contract Escrow
+
+
 class MixMember(msgspec.Struct, frozen=True):
     """One release of the mix that answered."""
 

@@ -124,6 +124,26 @@ class Vault:
         return wrapped
 
 
+class Sealer:
+    """Seals small records that live in the database itself, under the home key."""
+
+    def __init__(self, home_key: bytes) -> None:
+        _check_key(home_key)
+        self._home_key = home_key
+
+    def seal(self, name: str, content: bytes) -> bytes:
+        """Encrypt; `name` is bound to it."""
+        return seal(self._home_key, f"record/{name}", content)
+
+    def unseal(self, name: str, sealed: bytes) -> bytes:
+        """Decrypt.
+
+        Raises:
+            VerificationError: altered, or sealed under another name or key.
+        """
+        return unseal(self._home_key, f"record/{name}", sealed)
+
+
 def seal(key: bytes, object_id: str, content: bytes, randomness: bytes | None = None) -> bytes:
     """Encrypt one object.
 

@@ -5,6 +5,7 @@ charges the hold and queues the attribution, before the answer's last piece is h
 handed to the caller is what is paid for; a fault on our side costs nothing.
 """
 
+import threading
 from collections.abc import Iterator
 
 import msgspec
@@ -15,9 +16,11 @@ from openledger.flows.money.infer.prepare import prepare
 from openledger.flows.money.infer.request import CallRequest, CallResult, Desk, Prepared
 from openledger.lm.stream import Detokenizer, StopScanner
 from openledger.serving.engine import Stream
-from openledger.serving.request import GenerationRequest, MixMember
+from openledger.serving.request import Finish, GenerationRequest, MixMember
 from openledger.storage.database import Database
 from openledger.storage.records.money import balances
+
+CANCELLED = Finish.CANCELLED.value
 
 
 def start(desk: Desk, request: CallRequest) -> "Inference":
@@ -51,46 +54,58 @@ def start(desk: Desk, request: CallRequest) -> "Inference":
 
 
 class Inference:
-    """An answer on its way; iterate it to its end, or cancel it."""
+    """An answer on its way, for one reader; `cancel` may come from another thread."""
 
     def __init__(self, desk: Desk, prepared: Prepared, stream: Stream) -> None:
         self._desk = desk
         self._prepared = prepared
         self._stream = stream
-        self._handed: list[int] = []
-        self._pieces: list[str] = []
+        self._handed: list[int] = []  # tokens that certainly reached the caller
+        self._made: list[int] = []  # all tokens read from the engine
+        self._text: list[str] = []
         self._result: CallResult | None = None
+        self._closing = threading.Lock()
         self.receipt_id = prepared.receipt
-        self.model = f"{prepared.release.owner}/{prepared.release.name}@{prepared.release.version}"
-        self.prompt_tokens = len(prepared.prompt_ids)
+        self.terms = prepared.terms
+        self.release = prepared.release
 
     def __iter__(self) -> Iterator[str]:
-        """Pieces of text as they become certain.
+        """Pieces of text as they become certain; one counts as handed when the next is asked for.
 
         Raises:
-            EngineFaultError: the engine broke; the call was refunded.
+            EngineFaultError: the engine broke; the call costs nothing.
         """
         detokenizer = Detokenizer(self._desk.tokenizer)
         scanner = StopScanner(self._prepared.request.decoding.stop)
         try:
             for token in self._stream:
-                self._handed.append(token.id)
-                yield from self._hand(scanner.push(detokenizer.push(token.id)))
+                self._made.append(token.id)
+                piece = scanner.push(detokenizer.push(token.id))
+                if piece:
+                    self._text.append(piece)
+                    yield piece
+                    self._handed = list(self._made)
                 if scanner.is_stopped:
                     self._stream.cancel()
                     break
             rest = scanner.push(detokenizer.finish()) + scanner.finish()
         except OpenLedgerError:
-            self._close("error", refund="engine_fault")
+            self._close("error", [], refund="engine_fault")
             raise
-        self._close(self._finish_word(scanner.is_stopped), refund=None)
+        finish = "stop" if scanner.is_stopped else self._stream.usage().finish.value
+        if finish == CANCELLED:
+            self._close(finish, self._delivered())
+            return
         # Stored before it is promised: the last piece leaves after the receipt is safe.
-        yield from self._hand(rest)
+        self._text.append(rest)
+        self._close(finish, self._made)
+        if rest:
+            yield rest
 
     def cancel(self) -> CallResult:
-        """Stop; what was handed out is paid for."""
+        """Stop; what was handed out is paid for. Harmless at any time and twice."""
         self._stream.cancel()
-        return self._close("cancelled", refund=None)
+        return self._close(CANCELLED, self._delivered())
 
     def result(self) -> CallResult:
         """How it ended.
@@ -100,20 +115,17 @@ class Inference:
         """
         if self._result is None:
             raise UnavailableError("the answer has not ended yet; read it to its end")
-        return msgspec.structs.replace(self._result, text="".join(self._pieces))
+        return msgspec.structs.replace(self._result, text="".join(self._text))
 
-    def _hand(self, piece: str) -> Iterator[str]:
-        if piece:
-            self._pieces.append(piece)
-            yield piece
+    def _delivered(self) -> list[int]:
+        # Nothing reaches a caller who does not stream before the whole answer is there.
+        return self._handed if self._prepared.request.is_streamed else []
 
-    def _finish_word(self, is_stopped: bool) -> str:
-        return "stop" if is_stopped else str(self._stream.usage().finish.value)
-
-    def _close(self, finish: str, refund: str | None) -> CallResult:
-        if self._result is None:
-            self._result = charge(self._desk, self._prepared, self._handed, finish, refund)
-        return self._result
+    def _close(self, finish: str, handed: list[int], refund: str | None = None) -> CallResult:
+        with self._closing:
+            if self._result is None:
+                self._result = charge(self._desk, self._prepared, handed, finish, refund)
+            return self._result
 
 
 def refund_orphans(database: Database, now: int) -> int:

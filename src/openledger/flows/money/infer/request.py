@@ -1,19 +1,19 @@
 """What a call is asked for, what it needs, and how it ended."""
 
 from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 
-from openledger.core.signing import Domain
 from openledger.core.types import Account, ReceiptId, Wei
 from openledger.lm.tokenizer import ChatMessage, Tokenizer
 from openledger.serving.engine import Engine
 from openledger.serving.request import Sampling
 from openledger.settlement.hold import Hold
 from openledger.settlement.price import Terms
+from openledger.settlement.receipt import Gateway
 from openledger.storage.database import Database
 from openledger.storage.records.model import releases
+from openledger.storage.vault import Sealer
 
 ATTRIBUTE_JOB = "attribute"
 DEFAULT_MAX_TOKENS = 256
@@ -54,6 +54,7 @@ class CallRequest(msgspec.Struct, frozen=True):
     max_tokens: int | None = None
     max_cost: Wei | None = None
     decoding: Decoding = Decoding()
+    is_streamed: bool = False  # False: nothing reaches the caller before the whole answer
     nonce: str | None = None  # the client's nonce or seed; None: drawn here
 
 
@@ -67,21 +68,6 @@ class CallResult(msgspec.Struct, frozen=True):
     output_tokens: int
     fee: Wei
     refund: str | None
-
-
-class Sealer(Protocol):
-    """Encrypts small records at rest; `name` is bound to what is sealed."""
-
-    def seal(self, name: str, plain: bytes) -> bytes: ...
-    def unseal(self, name: str, sealed: bytes) -> bytes: ...
-
-
-class Gateway(msgspec.Struct, frozen=True):
-    """Who signs receipts here, and for which escrow."""
-
-    account: Account
-    private_key: bytes
-    domain: Domain  # of the contract Escrow
 
 
 class Desk(msgspec.Struct, frozen=True):
