@@ -35,8 +35,8 @@ class Outcome(msgspec.Struct, frozen=True):
     """What running a message came to."""
 
     output: bytes
-    gas_used: int
-    gas_refunded: int
+    gas_used: int  # before refunds: what must be there while it runs
+    depth: int  # how deep its calls went; 0 when it called no contract
     error: str | None  # the name of the exception, None when it succeeded
     is_revert: bool  # the contract refused, and `output` holds its reason
 
@@ -148,7 +148,7 @@ class Evm:
         return Outcome(
             output=bytes(done.output) if call.to or done.is_error else done.msg.storage_address,
             gas_used=call.gas - done.get_gas_remaining(),
-            gas_refunded=done.get_gas_refund(),
+            depth=_depth(done),
             error=type(done.error).__name__ if done.is_error else None,
             is_revert=done.is_error and isinstance(done.error, Revert),
         )
@@ -168,6 +168,10 @@ class Evm:
             receipt=receipts[0] if receipts else None,
             created=created,
         )
+
+
+def _depth(computation: Any) -> int:  # noqa: ANN401 - py-evm's own
+    return max((1 + _depth(child) for child in computation.children), default=0)
 
 
 def _size_of(block: Any) -> int:  # noqa: ANN401 - py-evm's own
