@@ -1,0 +1,110 @@
+"""The HTTP application, put together from what `wiring` hands over."""
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import cast
+
+import msgspec
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from openledger.core.errors import NotFoundError, OpenLedgerError, UnavailableError
+from openledger.serving.engine import Stats
+from openledger.web.errors import (
+    UnsupportedMediaError,
+    json_response,
+    on_bug,
+    on_openledger_error,
+    plain_error_response,
+)
+from openledger.web.guard import LOOPBACK_HOSTS, Door, Gate, Keys, Pace, check_loopback
+from openledger.web.inference import Inferences
+from openledger.web.metrics import exposition
+from openledger.web.openai_api import Catalogue, OpenAiApi
+from openledger.web.platform_api import Books, PlatformApi
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the server behaves at its edge."""
+
+    hosts: tuple[str, ...] = tuple(sorted(LOOPBACK_HOSTS))  # names it answers to, without port
+    max_body_bytes: int = 1 << 20
+    max_calls: int = 256  # calls that wait for a token at the same time, each in a thread
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """What the routes call."""
+
+    inferences: Inferences
+    catalogue: Catalogue
+    keys: Keys
+    books: Books
+    pace: Pace
+    stats: Callable[[], Stats]
+    unready: Callable[[], str | None]  # why not ready; None: ready
+    rpc: Callable[[bytes], bytes] | None = None  # JSON-RPC of the embedded chain
+
+
+class Health(msgspec.Struct, frozen=True):
+    """What /healthz and /readyz say."""
+
+    status: str
+
+
+def create_app(parts: Parts, config: Config) -> FastAPI:
+    """Mount every route behind the gate."""
+    threads = CapacityLimiter(config.max_calls)
+    door = Door(parts.keys, parts.pace, threads)
+    operations = _Operations(parts)
+    app = FastAPI(title="OpenLedger", docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(OpenAiApi(parts.inferences, parts.catalogue, door, threads).router())
+    app.include_router(PlatformApi(parts.books, door, threads).router())
+    app.add_api_route("/healthz", operations.health, methods=["GET"])
+    app.add_api_route("/readyz", operations.ready, methods=["GET"])
+    app.add_api_route("/metrics", operations.metrics, methods=["GET"])
+    app.add_api_route("/rpc", operations.rpc, methods=["POST"])
+    app.add_exception_handler(OpenLedgerError, on_openledger_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, on_bug)
+    hosts = frozenset(host.lower() for host in config.hosts)
+    app.add_middleware(Gate, hosts=hosts, max_body_bytes=config.max_body_bytes)
+    return app
+
+
+class _Operations:
+    """Routes for whoever runs the server."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def health(self, _: Request) -> Response:
+        return json_response(Health("ok"))
+
+    async def ready(self, _: Request) -> Response:
+        reason = await run_sync(self._parts.unready)
+        if reason is not None:
+            raise UnavailableError(f"not ready: {reason}")
+        return json_response(Health("ready"))
+
+    async def metrics(self, _: Request) -> Response:
+        text = exposition(await run_sync(self._parts.stats))
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def rpc(self, request: Request) -> Response:
+        check_loopback(request)
+        if self._parts.rpc is None:
+            raise NotFoundError("this server runs no chain of its own; use its chain's own URL")
+        # A foreign web page can post text, but not JSON, without asking the server first.
+        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+            raise UnsupportedMediaError("JSON-RPC is application/json; set the header Content-Type")
+        reply = await run_sync(self._parts.rpc, await request.body())
+        return Response(reply, media_type="application/json")
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    status = cast(HTTPException, error).status_code  # the handler is registered for it alone
+    phrase = HTTPStatus(status).phrase.lower()
+    message = f"{request.method} {request.url.path}: {phrase}"
+    return plain_error_response(status, phrase.replace(" ", "_"), message)

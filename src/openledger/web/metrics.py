@@ -1,0 +1,55 @@
+"""The engine's counters as Prometheus reads them."""
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from openledger.serving.engine import Stats
+
+_GAUGES = {
+    "waiting": "Requests in the queue",
+    "active": "Answers being made",
+    "paused": "Answers whose reader is slow",
+    "resident_bytes": "Memory of all resident adapters",
+}
+_COUNTERS = {
+    "rejected": "Requests refused because the engine was full",
+    "prompt_tokens": "Prompt tokens of finished requests",
+    "completion_tokens": "Tokens made by finished requests",
+    "steps": "Engine steps of finished requests",
+    "prefill_s": "Seconds spent reading prompts",
+    "decode_s": "Seconds spent making tokens",
+    "adapter_loads": "Adapters read from disk",
+    "adapter_hits": "Uses of an adapter that was resident",
+    "adapter_evictions": "Adapters dropped to make room",
+    "adapter_load_s": "Seconds spent reading adapters",
+}
+
+
+def exposition(stats: Stats) -> bytes:
+    """The text format."""
+    registry = CollectorRegistry()
+    registry.register(_Engine(stats))
+    return generate_latest(registry)
+
+
+class _Engine(Collector):
+    def __init__(self, stats: Stats) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterable[Metric]:
+        for field, text in _GAUGES.items():
+            yield GaugeMetricFamily(_name(field), text, value=getattr(self._stats, field))
+        for field, text in _COUNTERS.items():
+            yield CounterMetricFamily(_name(field), text, value=getattr(self._stats, field))
+        finished = CounterMetricFamily(_name("finished"), "Ended requests", labels=["finish"])
+        for finish, count in self._stats.finished.items():
+            finished.add_metric([finish], count)
+        yield finished
+
+
+def _name(field: str) -> str:
+    stem = f"{field.removesuffix('_s')}_seconds" if field.endswith("_s") else field
+    return f"openledger_engine_{stem}"

@@ -1,0 +1,93 @@
+"""The platform's own JSON routes: receipts and balances."""
+
+from typing import Protocol
+
+import msgspec
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Request, Response
+
+from openledger.core.ids import parse_receipt_id
+from openledger.core.types import Account, ReceiptId, Wei
+from openledger.web.errors import json_response
+from openledger.web.guard import Door
+from openledger.web.wire.money import CURRENCY
+
+_ACCEPTED = 202
+
+
+class ReceiptView(msgspec.Struct, frozen=True):
+    """What the public may see of a receipt now."""
+
+    is_complete: bool  # call receipt and attribution statement are both there
+    document: msgspec.Raw  # JSON
+
+
+class Balance(msgspec.Struct, frozen=True):
+    """What a payer has at this gateway."""
+
+    account: Account
+    deposited: Wei
+    spent: Wei
+    held: Wei
+    free: Wei
+
+
+class Books(Protocol):
+    """Reads receipts and balances."""
+
+    def receipt(self, receipt: ReceiptId) -> ReceiptView:
+        """One receipt.
+
+        Raises:
+            NotFoundError: nobody was promised this one.
+        """
+        ...
+
+    def balance(self, account: Account) -> Balance: ...
+
+
+class BalanceBody(msgspec.Struct, frozen=True):
+    """A balance; amounts are integers of wei, as strings."""
+
+    account: Account
+    deposited: str
+    spent: str
+    held: str
+    free: str
+    currency: str = CURRENCY
+
+
+class PlatformApi:
+    """The routes under /v1 that are ours."""
+
+    def __init__(self, books: Books, door: Door, threads: CapacityLimiter) -> None:
+        self._books = books
+        self._door = door
+        self._threads = threads
+
+    def router(self) -> APIRouter:
+        """The routes."""
+        router = APIRouter(prefix="/v1")
+        router.add_api_route("/receipts/{name}", self.show_receipt, methods=["GET"])
+        router.add_api_route("/balance", self.show_balance, methods=["GET"])
+        return router
+
+    async def show_receipt(self, request: Request) -> Response:
+        """By receipt or completion id; 202 while the attribution is not there yet."""
+        receipt = parse_receipt_id(request.path_params["name"])
+        view = await run_sync(self._books.receipt, receipt, limiter=self._threads)
+        return json_response(view.document, 200 if view.is_complete else _ACCEPTED)
+
+    async def show_balance(self, request: Request) -> Response:
+        payer = await self._door.admit(request)
+        has = await run_sync(self._books.balance, payer.account, limiter=self._threads)
+        return json_response(
+            BalanceBody(
+                account=has.account,
+                deposited=str(has.deposited),
+                spent=str(has.spent),
+                held=str(has.held),
+                free=str(has.free),
+            )
+        )

@@ -1,0 +1,209 @@
+"""What clients send to the two completion routes.
+
+What would change the answer and cannot be honoured is refused by name; what is unknown is ignored
+and listed in `openledger.warnings`.
+"""
+
+import re
+from typing import TypeVar
+
+import msgspec
+
+from openledger.core.errors import InvalidInputError
+from openledger.web.inference import InferenceRequest, Message, Payer
+from openledger.web.wire.money import from_open
+
+_MAX_STOPS = 4
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_FIELD_AT_FAULT = re.compile(r"`\$\.(\w+)")
+_MISSING_FIELD = re.compile(r"required field `(\w+)`")
+
+# Fields that change the answer, with the values that ask for nothing.
+_REFUSED: dict[str, tuple[object, ...]] = {
+    "tools": ([],),
+    "functions": ([],),
+    "response_format": ({"type": "text"},),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "modalities": (["text"],),
+    "audio": (),
+    "echo": (False,),
+    "suffix": ("",),
+    "best_of": (1,),
+    "n": (1,),
+}
+
+
+class TextPart(msgspec.Struct, frozen=True):
+    """One part of a message's content."""
+
+    type: str
+    text: str = ""
+
+
+class MessageBody(msgspec.Struct, frozen=True):
+    """One turn as the client sends it."""
+
+    role: str
+    content: str | list[TextPart] | None = None
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    """What else a stream should carry."""
+
+    include_usage: bool = False
+
+
+class Extension(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Our own options: `extra_body={"openledger": {...}}`."""
+
+    max_cost: str | None = None  # decimal, in OPEN
+
+
+class CallBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields that both routes share; null is as good as absent."""
+
+    model: str
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    openledger: Extension | None = None
+
+
+class ChatBody(CallBody, frozen=True, kw_only=True):
+    """POST /v1/chat/completions."""
+
+    messages: list[MessageBody]
+    max_completion_tokens: int | None = None
+
+
+class CompletionBody(CallBody, frozen=True, kw_only=True):
+    """POST /v1/completions."""
+
+    prompt: str | list[str]
+
+
+class ParsedCall(msgspec.Struct, frozen=True):
+    """A call that can be made, and how to answer it."""
+
+    request: InferenceRequest
+    includes_usage: bool  # a stream ends with a chunk of usage
+    warnings: tuple[str, ...]
+
+
+Body = TypeVar("Body", bound=CallBody)
+
+
+def parse_chat(raw: bytes, payer: Payer, max_cost: str | None) -> ParsedCall:
+    """Read a chat call; `max_cost` is what the header says, the body's own comes first.
+
+    Raises:
+        InvalidInputError: with the field at fault in `details["param"]`.
+    """
+    body, warnings = _decode(raw, ChatBody)
+    messages = tuple(_message(one) for one in body.messages)
+    if not messages:
+        raise InvalidInputError("messages is empty; send at least one", param="messages")
+    limit = body.max_completion_tokens
+    request = msgspec.structs.replace(
+        _request(body, payer, max_cost),
+        messages=messages,
+        max_tokens=body.max_tokens if limit is None else limit,
+    )
+    return _parsed(body, request, warnings)
+
+
+def parse_completion(raw: bytes, payer: Payer, max_cost: str | None) -> ParsedCall:
+    """Read a plain completion call; errors as `parse_chat`."""
+    body, warnings = _decode(raw, CompletionBody)
+    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    if len(prompts) != 1 or not prompts[0]:
+        raise InvalidInputError("prompt is one text that is not empty", param="prompt")
+    request = msgspec.structs.replace(_request(body, payer, max_cost), prompt=prompts[0])
+    return _parsed(body, request, warnings)
+
+
+def _decode(raw: bytes, kind: type[Body]) -> tuple[Body, tuple[str, ...]]:
+    try:
+        fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        _refuse(fields)
+        body = msgspec.json.decode(raw, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _not_understood(str(error)) from error
+    known = {*kind.__struct_fields__, *_REFUSED}
+    ignored = sorted(name for name in fields if name not in known)
+    return body, tuple(f"{name} is not supported and was ignored" for name in ignored)
+
+
+def _refuse(fields: dict[str, msgspec.Raw]) -> None:
+    for name, harmless in _REFUSED.items():
+        value = msgspec.json.decode(fields[name]) if name in fields else None
+        if value is not None and value not in harmless:
+            raise InvalidInputError(
+                f"{name} is not supported by this server; leave it out", param=name
+            )
+
+
+def _not_understood(reason: str) -> InvalidInputError:
+    match = _FIELD_AT_FAULT.search(reason) or _MISSING_FIELD.search(reason)
+    details = {"param": match[1]} if match else {}
+    return InvalidInputError(f"the body is not understood: {reason}", **details)
+
+
+def _message(body: MessageBody) -> Message:
+    if body.role not in _ROLES:
+        raise InvalidInputError(
+            f"a message's role is system, user or assistant, not {body.role!r}", param="messages"
+        )
+    if isinstance(body.content, list):
+        if any(part.type != "text" for part in body.content):
+            raise InvalidInputError("a message holds text parts only", param="messages")
+        return Message(_ROLES[body.role], "".join(part.text for part in body.content))
+    return Message(_ROLES[body.role], body.content or "")
+
+
+def _request(body: CallBody, payer: Payer, max_cost: str | None) -> InferenceRequest:
+    if body.openledger is not None and body.openledger.max_cost is not None:
+        max_cost = body.openledger.max_cost
+    return InferenceRequest(
+        payer=payer,
+        model=body.model,
+        max_tokens=body.max_tokens,
+        temperature=_given(body.temperature, 1.0),
+        top_p=_given(body.top_p, 1.0),
+        top_k=body.top_k,
+        repetition_penalty=_given(body.repetition_penalty, 1.0),
+        presence_penalty=_given(body.presence_penalty, 0.0),
+        frequency_penalty=_given(body.frequency_penalty, 0.0),
+        seed=body.seed,
+        stop=_stops(body.stop),
+        max_cost=None if max_cost is None else from_open(max_cost),
+        is_streamed=bool(body.stream),
+    )
+
+
+def _given(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
+    stops = [stop] if isinstance(stop, str) else stop or []
+    if len(stops) > _MAX_STOPS or not all(stops):
+        raise InvalidInputError(
+            f"stop is at most {_MAX_STOPS} texts, none of them empty", param="stop"
+        )
+    return tuple(stops)
+
+
+def _parsed(body: CallBody, request: InferenceRequest, warnings: tuple[str, ...]) -> ParsedCall:
+    options = body.stream_options or StreamOptions()
+    return ParsedCall(request, options.include_usage, warnings)
