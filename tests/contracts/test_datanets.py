@@ -2,6 +2,7 @@ from typing import Any
 
 import boa
 import pytest
+from boa.contracts.vyper.vyper_contract import VyperContract
 from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 from world import NOBODY, REVEAL_BLOCKS, REVEAL_WINDOW, World, b32, person
@@ -30,7 +31,7 @@ def commitment(
     )
 
 
-def shown(contribution: int = 1, **changes: Any) -> tuple[Any, ...]:
+def shown(contribution: int = 1, **changes: object) -> tuple[Any, ...]:
     fields = {
         "contribution": contribution,
         "salted_digest": b32("salted"),
@@ -44,33 +45,33 @@ def shown(contribution: int = 1, **changes: Any) -> tuple[Any, ...]:
 
 
 @pytest.fixture
-def net(world: World) -> Any:
+def net(world: World) -> VyperContract:
     """A Datanet of olga."""
     world.datanets.create(b32("folk"), b32("rules"), 5000, 30, sender=person("olga"))
     return world.datanets
 
 
 @pytest.fixture
-def committed(world: World, net: Any) -> Any:
+def committed(world: World, net: VyperContract) -> VyperContract:
     net.commit(1, commitment(world, person("carl")), sender=person("carl"))
     return net
 
 
 @pytest.fixture
-def revealed(committed: Any) -> Any:
+def revealed(committed: VyperContract) -> VyperContract:
     boa.env.time_travel(blocks=REVEAL_BLOCKS)
     committed.reveal(*shown(), sender=person("carl"))
     return committed
 
 
-def test_a_datanet_gets_an_id_and_stands_as_created(net: Any) -> None:
+def test_a_datanet_gets_an_id_and_stands_as_created(net: VyperContract) -> None:
     owner, slug, rules, floor, days = net.datanets(1)
     assert (owner.lower(), slug, rules) == (person("olga"), b32("folk"), b32("rules"))
     assert (floor, days, net.id_of(person("olga"), b32("folk"))) == (5000, 30, 1)
     assert net.version_of(1) == (0, ZERO, 5000)
 
 
-def test_a_slug_is_unique_per_owner(net: Any) -> None:
+def test_a_slug_is_unique_per_owner(net: VyperContract) -> None:
     with boa.reverts("datanets: slug taken"):
         net.create(b32("folk"), b32("rules"), 0, 0, sender=person("olga"))
     net.create(b32("folk"), b32("rules"), 0, 0, sender=person("otto"))
@@ -86,19 +87,19 @@ def test_a_datanet_has_a_slug_and_leaves_the_platform_its_part(world: World) -> 
     world.datanets.create(b32("folk"), b32("rules"), 9500, 0)
 
 
-def test_a_commitment_is_kept_with_its_time(committed: Any) -> None:
+def test_a_commitment_is_kept_with_its_time(committed: VyperContract) -> None:
     found = committed.contributions(1)
     assert (found[0], found[1].lower(), found[2]) == (1, person("carl"), COMMITTED)
     assert (found[3], found[4]) == (boa.env.evm.patch.block_number, boa.env.timestamp)
     assert committed.contribution_of(person("carl"), found[5]) == 1
 
 
-def test_a_contributor_commits_once_to_the_same(world: World, committed: Any) -> None:
+def test_a_contributor_commits_once_to_the_same(world: World, committed: VyperContract) -> None:
     with boa.reverts("datanets: committed before"):
         committed.commit(1, commitment(world, person("carl")), sender=person("carl"))
 
 
-def test_a_copied_commitment_neither_blocks_nor_reveals(world: World, net: Any) -> None:
+def test_a_copied_commitment_neither_blocks_nor_reveals(world: World, net: VyperContract) -> None:
     copied = commitment(world, person("carl"))
     net.commit(1, copied, sender=person("mallory"))
     net.commit(1, copied, sender=person("carl"))
@@ -111,20 +112,20 @@ def test_a_copied_commitment_neither_blocks_nor_reveals(world: World, net: Any) 
 
 
 @pytest.mark.parametrize("datanet", [0, 2])
-def test_nobody_commits_to_a_datanet_that_is_not(net: Any, datanet: int) -> None:
+def test_nobody_commits_to_a_datanet_that_is_not(net: VyperContract, datanet: int) -> None:
     with boa.reverts("datanets: unknown datanet"):
         net.commit(datanet, b32("any"))
     with boa.reverts("datanets: unknown datanet"):
         net.version_of(datanet)
 
 
-def test_a_reveal_keeps_everything_it_shows(revealed: Any) -> None:
+def test_a_reveal_keeps_everything_it_shows(revealed: VyperContract) -> None:
     found = revealed.contributions(1)
     assert found[2] == REVEALED
     assert tuple(found[6:]) == (b32("root"), 12, b32("manifest"), 2, True)
 
 
-def test_a_reveal_waits_for_its_blocks(committed: Any) -> None:
+def test_a_reveal_waits_for_its_blocks(committed: VyperContract) -> None:
     boa.env.time_travel(blocks=REVEAL_BLOCKS - 1)
     with boa.reverts("datanets: revealed too early"):
         committed.reveal(*shown(), sender=person("carl"))
@@ -132,7 +133,7 @@ def test_a_reveal_waits_for_its_blocks(committed: Any) -> None:
     committed.reveal(*shown(), sender=person("carl"))
 
 
-def test_a_reveal_comes_within_its_window(committed: Any) -> None:
+def test_a_reveal_comes_within_its_window(committed: VyperContract) -> None:
     boa.env.evm.patch.block_number += REVEAL_BLOCKS
     boa.env.timestamp += REVEAL_WINDOW + 1
     with boa.reverts("datanets: revealed too late"):
@@ -141,7 +142,7 @@ def test_a_reveal_comes_within_its_window(committed: Any) -> None:
     committed.reveal(*shown(), sender=person("carl"))
 
 
-def test_only_its_contributor_reveals_and_once(committed: Any) -> None:
+def test_only_its_contributor_reveals_and_once(committed: VyperContract) -> None:
     boa.env.time_travel(blocks=REVEAL_BLOCKS)
     with boa.reverts("datanets: not the contributor"):
         committed.reveal(*shown(), sender=person("mallory"))
@@ -158,13 +159,15 @@ def test_only_its_contributor_reveals_and_once(committed: Any) -> None:
         ({"claim": 3}, "datanets: unknown claim"),
     ],
 )
-def test_a_false_reveal_is_refused(committed: Any, change: dict[str, Any], reason: str) -> None:
+def test_a_false_reveal_is_refused(
+    committed: VyperContract, change: dict[str, Any], reason: str
+) -> None:
     boa.env.time_travel(blocks=REVEAL_BLOCKS)
     with boa.reverts(reason):
         committed.reveal(*shown(**change), sender=person("carl"))
 
 
-def test_a_commitment_counts_in_its_datanet_only(world: World, net: Any) -> None:
+def test_a_commitment_counts_in_its_datanet_only(world: World, net: VyperContract) -> None:
     net.create(b32("songs"), b32("rules"), 0, 0, sender=person("olga"))
     net.commit(2, commitment(world, person("carl"), datanet=1), sender=person("carl"))
     boa.env.time_travel(blocks=REVEAL_BLOCKS)
@@ -172,7 +175,7 @@ def test_a_commitment_counts_in_its_datanet_only(world: World, net: Any) -> None
         net.reveal(*shown(), sender=person("carl"))
 
 
-def test_the_owner_approves_once(revealed: Any) -> None:
+def test_the_owner_approves_once(revealed: VyperContract) -> None:
     with boa.reverts("datanets: not the owner"):
         revealed.approve(1, sender=person("carl"))
     revealed.approve(1, sender=person("olga"))
@@ -182,7 +185,7 @@ def test_the_owner_approves_once(revealed: Any) -> None:
         revealed.approve(1, sender=person("olga"))
 
 
-def test_what_is_only_committed_is_neither_approved_nor_rejected(committed: Any) -> None:
+def test_what_is_only_committed_is_neither_approved_nor_rejected(committed: VyperContract) -> None:
     with boa.reverts("datanets: not to be approved"):
         committed.approve(1, sender=person("olga"))
     with boa.reverts("datanets: not to be rejected"):
@@ -192,7 +195,7 @@ def test_what_is_only_committed_is_neither_approved_nor_rejected(committed: Any)
 
 
 @pytest.mark.parametrize("approved_before", [False, True])
-def test_the_owner_rejects_with_a_reason(revealed: Any, approved_before: bool) -> None:
+def test_the_owner_rejects_with_a_reason(revealed: VyperContract, approved_before: bool) -> None:
     if approved_before:
         revealed.approve(1, sender=person("olga"))
     with boa.reverts("datanets: no reason"):
@@ -209,7 +212,7 @@ def test_the_owner_rejects_with_a_reason(revealed: Any, approved_before: bool) -
 
 
 @pytest.mark.parametrize("decision", ["none", "approve", "reject"])
-def test_a_contributor_withdraws_once(revealed: Any, decision: str) -> None:
+def test_a_contributor_withdraws_once(revealed: VyperContract, decision: str) -> None:
     if decision == "approve":
         revealed.approve(1, sender=person("olga"))
     if decision == "reject":
@@ -223,7 +226,7 @@ def test_a_contributor_withdraws_once(revealed: Any, decision: str) -> None:
         revealed.withdraw(1, sender=person("carl"))
 
 
-def test_replaying_the_events_reaches_the_head(world: World, net: Any) -> None:
+def test_replaying_the_events_reaches_the_head(world: World, net: VyperContract) -> None:
     head, sequence = ZERO, 0
     people = ["carl", "cora", "carl"]
     for number, who in enumerate(people, start=1):
@@ -281,6 +284,6 @@ def test_every_act_is_relayed_for_its_signer_only(world: World) -> None:
     assert net.contributions(1)[1].lower() == person("carl")
 
 
-def test_an_account_that_is_nobody_owns_nothing(net: Any) -> None:
+def test_an_account_that_is_nobody_owns_nothing(net: VyperContract) -> None:
     with boa.reverts("datanets: not to be approved"):
         net.approve(7, sender=NOBODY)

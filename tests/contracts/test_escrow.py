@@ -111,9 +111,7 @@ def test_a_relayed_deposit_ends_at_its_second(world: World) -> None:
     now = boa.env.timestamp
     signature = authorize(world, 9, b32("op"), before=now)
     with boa.reverts("token: too late"):
-        world.escrow.deposit_for(
-            person("paul"), person("gwen"), 9, b32("op"), now, signature
-        )
+        world.escrow.deposit_for(person("paul"), person("gwen"), 9, b32("op"), now, signature)
 
 
 def test_an_epoch_draws_what_its_receipts_say(world: World, book: Book) -> None:

@@ -61,17 +61,13 @@ def test_a_registration_is_relayed_once(world: World) -> None:
 def test_a_relayed_act_ends_at_its_deadline(world: World) -> None:
     arguments = (person("purse"), person("safe"))
     with boa.reverts("relay: too late"):
-        world.relay(
-            world.identity, "register", "alice", *arguments, deadline=boa.env.timestamp - 1
-        )
+        world.relay(world.identity, "register", "alice", *arguments, deadline=boa.env.timestamp - 1)
     world.relay(world.identity, "register", "alice", *arguments, deadline=boa.env.timestamp)
 
 
 def test_a_relayed_act_takes_the_next_nonce_only(world: World) -> None:
     with boa.reverts("identity: not the account"):
-        world.relay(
-            world.identity, "register", "alice", person("purse"), person("safe"), nonce=1
-        )
+        world.relay(world.identity, "register", "alice", person("purse"), person("safe"), nonce=1)
 
 
 def test_a_short_signature_is_refused(world: World) -> None:
@@ -149,9 +145,7 @@ def test_a_replaced_controller_is_out(world: World, alice: str) -> None:
         world.datanets.create(b"\x01" * 32, b"\x02" * 32, 0, 0, sender=alice)
     with boa.reverts("relay: not the controller"):
         world.relay(world.datanets, "create", "alice", b"\x01" * 32, b"\x02" * 32, 0, 0)
-    world.relay(
-        world.datanets, "create", "alice", b"\x01" * 32, b"\x02" * 32, 0, 0, signer="phone"
-    )
+    world.relay(world.datanets, "create", "alice", b"\x01" * 32, b"\x02" * 32, 0, 0, signer="phone")
     assert world.datanets.datanets(1)[0].lower() == alice
 
 

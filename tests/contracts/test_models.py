@@ -3,6 +3,7 @@ from typing import Any
 
 import boa
 import pytest
+from boa.contracts.vyper.vyper_contract import VyperContract
 from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 from world import NOTICE, SEED_BLOCKS, World, b32, deployer_of, person
@@ -16,7 +17,7 @@ def version(world: World, datanet: int = 1) -> tuple[int, int, bytes]:
     return (datanet, world.datanets.sequence(datanet), world.datanets.head(datanet))
 
 
-def run(world: World, op: str = "op", **changes: Any) -> tuple[Any, ...]:
+def run(world: World, op: str = "op", **changes: object) -> tuple[Any, ...]:
     fields = {
         "op": b32(op),
         "recipe": b32("recipe"),
@@ -28,7 +29,7 @@ def run(world: World, op: str = "op", **changes: Any) -> tuple[Any, ...]:
     return tuple((fields | changes).values())
 
 
-def made(number: int = 1, **changes: Any) -> tuple[Any, ...]:
+def made(number: int = 1, **changes: object) -> tuple[Any, ...]:
     fields = {
         "run": number,
         "slug": b32("fiddler"),
@@ -43,7 +44,7 @@ def made(number: int = 1, **changes: Any) -> tuple[Any, ...]:
 
 
 def policy(**changes: int) -> tuple[int, ...]:
-    names = "platform builder node verifiers stakers data base_owner parent".split()
+    names = ("platform", "builder", "node", "verifiers", "stakers", "data", "base_owner", "parent")
     return tuple((dict(zip(names, POLICY, strict=True)) | changes).values())
 
 
@@ -53,7 +54,7 @@ def draw(world: World, number: int = 1) -> None:
 
 
 @pytest.fixture
-def models(world: World) -> Any:
+def models(world: World) -> VyperContract:
     """Two Datanets with floors 4,000 and 4,500, and a chain that knows its hashes."""
     boa.env.evm.patch.prev_hashes = [keccak(bytes([i])) for i in range(256)]
     world.datanets.create(b32("folk"), b32("rules"), 4500, 30, sender=person("olga"))
@@ -62,13 +63,13 @@ def models(world: World) -> Any:
 
 
 @pytest.fixture
-def begun(world: World, models: Any) -> Any:
+def begun(world: World, models: VyperContract) -> VyperContract:
     models.begin(*run(world), sender=person("bea"))
     return models
 
 
 @pytest.fixture
-def released(world: World, begun: Any) -> Any:
+def released(world: World, begun: VyperContract) -> VyperContract:
     draw(world)
     begun.release(*made(), sender=person("bea"))
     return begun
@@ -79,7 +80,7 @@ def test_a_seed_needs_a_block_that_is_not_there_yet(world: World) -> None:
         deployer_of("Models").deploy(world.identity, world.datanets, 0, 0)
 
 
-def test_a_run_stands_as_begun(world: World, begun: Any) -> None:
+def test_a_run_stands_as_begun(world: World, begun: VyperContract) -> None:
     block = boa.env.evm.patch.block_number
     versions = keccak(
         encode(["(uint256,uint256,bytes32)[]"], [[version(world, 1), version(world, 2)]])
@@ -91,7 +92,7 @@ def test_a_run_stands_as_begun(world: World, begun: Any) -> None:
     assert begun.run_of(person("bea"), b32("op")) == 1
 
 
-def test_an_op_begins_one_run_per_owner(world: World, begun: Any) -> None:
+def test_an_op_begins_one_run_per_owner(world: World, begun: VyperContract) -> None:
     with boa.reverts("models: op seen before"):
         begun.begin(*run(world), sender=person("bea"))
     begun.begin(*run(world, "op 2"), sender=person("bea"))
@@ -101,7 +102,7 @@ def test_an_op_begins_one_run_per_owner(world: World, begun: Any) -> None:
     assert begun.runs_begun(person("bea")) == 2
 
 
-def test_a_run_binds_the_datanets_as_they_are(world: World, models: Any) -> None:
+def test_a_run_binds_the_datanets_as_they_are(world: World, models: VyperContract) -> None:
     for wrong in ((1, 1, ZERO), (1, 0, b32("head"))):
         with boa.reverts("models: datanet moved"):
             models.begin(*run(world, versions=[wrong]))
@@ -115,7 +116,7 @@ def test_a_run_binds_the_datanets_as_they_are(world: World, models: Any) -> None
         models.begin(*run(world, manifest_size=0))
 
 
-def test_the_seed_comes_from_its_block(world: World, begun: Any) -> None:
+def test_the_seed_comes_from_its_block(world: World, begun: VyperContract) -> None:
     boa.env.time_travel(blocks=SEED_BLOCKS)
     with boa.reverts("models: too early for the seed"):
         begun.draw_seed(1)
@@ -132,19 +133,19 @@ def test_the_seed_comes_from_its_block(world: World, begun: Any) -> None:
         begun.draw_seed(1)
 
 
-def test_an_unknown_run_has_no_seed_to_draw(models: Any) -> None:
+def test_an_unknown_run_has_no_seed_to_draw(models: VyperContract) -> None:
     with boa.reverts("models: unknown run"):
         models.draw_seed(1)
 
 
-def test_the_oldest_hash_still_makes_a_seed(world: World, begun: Any) -> None:
+def test_the_oldest_hash_still_makes_a_seed(world: World, begun: VyperContract) -> None:
     boa.env.time_travel(blocks=SEED_BLOCKS + 256)
     begun.draw_seed(1)
 
     assert begun.seed_of(1) != ZERO
 
 
-def test_a_missed_hash_moves_the_target_and_is_counted(world: World, begun: Any) -> None:
+def test_a_missed_hash_moves_the_target_and_is_counted(world: World, begun: VyperContract) -> None:
     boa.env.time_travel(blocks=SEED_BLOCKS + 257)
     begun.draw_seed(1)
     target = boa.env.evm.patch.block_number + SEED_BLOCKS
@@ -155,7 +156,7 @@ def test_a_missed_hash_moves_the_target_and_is_counted(world: World, begun: Any)
     assert begun.seed_of(1) != ZERO
 
 
-def test_a_release_stands_as_made(released: Any) -> None:
+def test_a_release_stands_as_made(released: VyperContract) -> None:
     found = tuple(released.releases(1))
     assert found[0].lower() == person("bea")
     assert found[1:4] == (1, b32("fiddler"), 1)
@@ -166,7 +167,7 @@ def test_a_release_stands_as_made(released: Any) -> None:
     assert tuple(released.terms_of(1, 1))[:2] == (PRICE, POLICY)
 
 
-def test_versions_count_per_owner_and_slug(world: World, released: Any) -> None:
+def test_versions_count_per_owner_and_slug(world: World, released: VyperContract) -> None:
     for who, op in (("bea", "op 2"), ("ben", "op")):
         released.begin(*run(world, op), sender=person(who))
     draw(world, 2)
@@ -178,14 +179,14 @@ def test_versions_count_per_owner_and_slug(world: World, released: Any) -> None:
     assert released.version_count(person("bea"), b32("fiddler")) == 2
 
 
-def test_a_release_waits_for_its_seed(world: World, begun: Any) -> None:
+def test_a_release_waits_for_its_seed(world: World, begun: VyperContract) -> None:
     with boa.reverts("models: seed not drawn"):
         begun.release(*made(), sender=person("bea"))
     draw(world)
     begun.release(*made(), sender=person("bea"))
 
 
-def test_a_run_is_released_once_and_by_its_owner(world: World, begun: Any) -> None:
+def test_a_run_is_released_once_and_by_its_owner(world: World, begun: VyperContract) -> None:
     draw(world)
     with boa.reverts("models: not the owner"):
         begun.release(*made(), sender=person("mallory"))
@@ -206,14 +207,14 @@ def test_a_run_is_released_once_and_by_its_owner(world: World, begun: Any) -> No
     ],
 )
 def test_a_wrong_release_is_refused(
-    world: World, begun: Any, change: dict[str, Any], reason: str
+    world: World, begun: VyperContract, change: dict[str, Any], reason: str
 ) -> None:
     draw(world)
     with boa.reverts(reason):
         begun.release(*made(**change), sender=person("bea"))
 
 
-def test_a_policy_may_stand_at_its_bounds(world: World, begun: Any) -> None:
+def test_a_policy_may_stand_at_its_bounds(world: World, begun: VyperContract) -> None:
     draw(world)
     bounds = policy(platform=500, data=4500, base_owner=700, parent=300)
     begun.release(*made(policy=bounds), sender=person("bea"))
@@ -221,7 +222,7 @@ def test_a_policy_may_stand_at_its_bounds(world: World, begun: Any) -> None:
     assert tuple(begun.terms_of(1, 1)[1]) == bounds
 
 
-def test_a_fall_in_price_counts_at_once(released: Any) -> None:
+def test_a_fall_in_price_counts_at_once(released: VyperContract) -> None:
     released.propose_terms(1, (1000, 1999, 0), POLICY, sender=person("bea"))
 
     assert released.terms_version(1) == 2
@@ -237,7 +238,7 @@ def test_a_fall_in_price_counts_at_once(released: Any) -> None:
     ],
 )
 def test_a_rise_or_another_policy_needs_notice(
-    released: Any, price: tuple[int, ...], parts: tuple[int, ...]
+    released: VyperContract, price: tuple[int, ...], parts: tuple[int, ...]
 ) -> None:
     released.propose_terms(1, price, parts, sender=person("bea"))
     boa.env.timestamp += NOTICE - 1
@@ -246,7 +247,7 @@ def test_a_rise_or_another_policy_needs_notice(
     assert released.terms_version(1) == 2
 
 
-def test_a_later_proposal_supersedes_one_that_waits(released: Any) -> None:
+def test_a_later_proposal_supersedes_one_that_waits(released: VyperContract) -> None:
     released.propose_terms(1, (5000, 0, 0), POLICY, sender=person("bea"))
     released.propose_terms(1, (900, 2000, 30), POLICY, sender=person("bea"))
     assert released.terms_version(1) == 3
@@ -258,13 +259,11 @@ def test_a_later_proposal_supersedes_one_that_waits(released: Any) -> None:
     assert released.terms_of(1, 4)[3] == 3
 
 
-def test_terms_are_their_owners_and_keep_the_floor(released: Any) -> None:
+def test_terms_are_their_owners_and_keep_the_floor(released: VyperContract) -> None:
     with boa.reverts("models: not the owner"):
         released.propose_terms(1, PRICE, POLICY, sender=person("mallory"))
     with boa.reverts("models: data part below the floor"):
-        released.propose_terms(
-            1, PRICE, policy(data=4499, parent=501), sender=person("bea")
-        )
+        released.propose_terms(1, PRICE, policy(data=4499, parent=501), sender=person("bea"))
     for number in (0, 2):
         with boa.reverts("models: unknown terms"):
             released.terms_of(1, number)
@@ -272,7 +271,7 @@ def test_terms_are_their_owners_and_keep_the_floor(released: Any) -> None:
         released.terms_version(2)
 
 
-def test_a_release_is_deprecated_once_by_its_owner(released: Any) -> None:
+def test_a_release_is_deprecated_once_by_its_owner(released: VyperContract) -> None:
     with boa.reverts("models: not the owner"):
         released.deprecate(1, sender=person("mallory"))
     released.deprecate(1, sender=person("bea"))
@@ -282,7 +281,7 @@ def test_a_release_is_deprecated_once_by_its_owner(released: Any) -> None:
         released.deprecate(1, sender=person("bea"))
 
 
-def test_every_act_is_relayed_for_its_signer_only(world: World, models: Any) -> None:
+def test_every_act_is_relayed_for_its_signer_only(world: World, models: VyperContract) -> None:
     acts = [
         ("begin", run(world)),
         ("release", made()),
@@ -300,7 +299,7 @@ def test_every_act_is_relayed_for_its_signer_only(world: World, models: Any) -> 
     assert models.nonces(person("bea")) == 4
 
 
-def test_only_the_account_itself_acts_unrelayed(world: World, models: Any) -> None:
+def test_only_the_account_itself_acts_unrelayed(world: World, models: VyperContract) -> None:
     world.identity.register(person("bea"), person("safe"), sender=person("bea"))
     world.identity.propose_change(
         person("bea"), person("phone"), person("bea"), person("safe"), sender=person("bea")

@@ -102,9 +102,7 @@ def test_a_permit_of_somebody_else_or_of_yesterday_is_refused(world: World) -> N
         world.token.permit(person("holder"), person("bob"), 9, FAR, *forged)
     late = boa.env.timestamp - 1
     with boa.reverts("token: too late"):
-        world.token.permit(
-            person("holder"), person("bob"), 9, late, *split(permit(world, 9, late))
-        )
+        world.token.permit(person("holder"), person("bob"), 9, late, *split(permit(world, 9, late)))
     now = boa.env.timestamp
     world.token.permit(person("holder"), person("bob"), 9, now, *split(permit(world, 9, now)))
 
@@ -149,9 +147,7 @@ def test_an_authorization_counts_between_its_two_seconds(world: World) -> None:
     cases = {"token: too early": (now, FAR), "token: too late": (0, now)}
     for reason, (after, before) in cases.items():
         signature = split(
-            authorization(
-                world, "TransferWithAuthorization", "bob", 4, after=after, before=before
-            )
+            authorization(world, "TransferWithAuthorization", "bob", 4, after=after, before=before)
         )
         with boa.reverts(reason):
             world.token.transferWithAuthorization(

@@ -4,6 +4,7 @@ Digests, trees, vouchers and signatures come from the product's own Python, so t
 here is also a test that both sides agree.
 """
 
+from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import boa
 import msgspec
+from boa.contracts.vyper.vyper_contract import VyperContract, VyperDeployer
 from boa.interpret import set_search_paths
 from eth_abi.abi import encode
 from eth_utils.crypto import keccak
@@ -47,14 +49,17 @@ def b32(text: str) -> bytes:
 
 
 @cache
-def deployer_of(name: str) -> Any:
+def deployer_of(name: str) -> VyperDeployer:
     return boa.load_partial(str(CONTRACTS / f"{name}.vy"))
+
+
+Load = Callable[[str], VyperDeployer]
 
 
 class World:
     """All six contracts; everybody's OPEN lies with `holder` until given."""
 
-    def __init__(self, load: Any = deployer_of) -> None:
+    def __init__(self, load: Load = deployer_of) -> None:
         self.token = load("OpenToken").deploy(person("holder"))
         self.identity = load("Identity").deploy(IDENTITY_DELAY)
         self.datanets = load("Datanets").deploy(self.identity, REVEAL_BLOCKS, REVEAL_WINDOW)
@@ -72,7 +77,7 @@ class World:
     def chain_id(self) -> int:
         return int(boa.env.evm.patch.chain_id)
 
-    def domain(self, contract: Any) -> Domain:
+    def domain(self, contract: VyperContract) -> Domain:
         return Domain(self.chain_id, account(str(contract.address)))
 
     def deposit(self, payer: str, gateway: str, amount: int) -> None:
@@ -85,7 +90,9 @@ class World:
             sender=person("holder"),
         )
 
-    def sign(self, contract: Any, name: str, fields: dict[str, tuple[str, Any]], who: str) -> bytes:
+    def sign(
+        self, contract: VyperContract, name: str, fields: dict[str, tuple[str, Any]], who: str
+    ) -> bytes:
         """Sign a typed struct given as field -> (Solidity type, value)."""
         kind = msgspec.defstruct(
             name,
@@ -97,7 +104,14 @@ class World:
         record = kind(*(_plain(value) for _, value in fields.values()))
         return bytes.fromhex(sign_typed(self.domain(contract), record, key(who)))
 
-    def relay(self, contract: Any, function: str, who: str, *arguments: Any, **options: Any) -> Any:
+    def relay(
+        self,
+        contract: VyperContract,
+        function: str,
+        who: str,
+        *arguments: object,
+        **options: object,
+    ) -> None:
         """Call `function_for`; options: signer, deadline, nonce, account."""
         acting = options.get("account", person(who))
         deadline = options.get("deadline", FAR)
@@ -114,7 +128,7 @@ class World:
         fields |= {"nonce": ("uint256", nonce), "deadline": ("uint256", deadline)}
         name = "".join(word.capitalize() for word in function.split("_"))
         signature = self.sign(contract, name, fields, options.get("signer", who))
-        return twin(acting, *arguments, deadline, signature, sender=person("relayer"))
+        twin(acting, *arguments, deadline, signature, sender=person("relayer"))
 
     def payout(self, gateway: str, owed: dict[Account, int]) -> "PayoutTree":
         return PayoutTree(self, gateway, owed)
@@ -153,10 +167,10 @@ class PayoutTree:
 class Draw:
     """One element of `settle`'s draws; change a field, then `tuple()`."""
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, **fields: object) -> None:
         self.fields = fields
 
-    def tuple(self, **changes: Any) -> tuple[Any, ...]:
+    def tuple(self, **changes: object) -> tuple[Any, ...]:
         return tuple((self.fields | changes).values())
 
 
@@ -171,7 +185,7 @@ class Book:
         self.previous = NO_PREVIOUS
         self.calls: list[tuple[str, CallReceipt, bytes]] = []  # payer, receipt, leaf
 
-    def call(self, payer: str, fee: int, **changes: Any) -> None:
+    def call(self, payer: str, fee: int, **changes: object) -> None:
         """Append a receipt; `changes` falsify fields of it."""
         self.totals[payer] = self.totals.get(payer, 0) + fee
         self.counts[payer] = self.counts.get(payer, 0) + 1
@@ -196,14 +210,14 @@ class Book:
         self.previous = digest
         self.calls.append((payer, receipt, as_bytes(digest) + b32("statement")))
 
-    def draws(self, **channel: Any) -> tuple[bytes, list[Draw]]:
+    def draws(self, **channel: object) -> tuple[bytes, list[Draw]]:
         """Root and draws of the open epoch: the last receipt of every payer."""
         tree = Tree([leaf for _, _, leaf in self.calls])
         last = {payer: index for index, (payer, _, _) in enumerate(self.calls)}
         draws = [self.draw(tree, index, **channel) for index in sorted(last.values())]
         return as_bytes(tree.root), draws
 
-    def draw(self, tree: Tree, index: int, **changes: Any) -> Draw:
+    def draw(self, tree: Tree, index: int, **changes: object) -> Draw:
         payer, receipt, leaf = self.calls[index]
         limit = changes.pop("limit", self.totals[payer])
         channel, voucher = self.voucher(payer, limit, **changes)
@@ -218,7 +232,7 @@ class Book:
             proof=[as_bytes(step) for step in tree.prove(index).path],
         )
 
-    def voucher(self, payer: str, limit: int, **changes: Any) -> tuple[tuple[Any, ...], bytes]:
+    def voucher(self, payer: str, limit: int, **changes: object) -> tuple[tuple[Any, ...], bytes]:
         signer = changes.pop("signer", payer)
         conditions = {
             "payer": person(payer),
@@ -245,7 +259,7 @@ class Book:
         self.calls = []
         return drawn
 
-    def submit(self, root: bytes, draws: list[Draw], **options: Any) -> None:
+    def submit(self, root: bytes, draws: list[Draw], **options: object) -> None:
         """Send `settle`; options: first, size, sender."""
         self.world.escrow.settle(
             person(self.gateway),
@@ -261,7 +275,7 @@ def channel_of(world: World, channel: Channel) -> Digest:
     return channel_id(world.domain(world.escrow), account(str(world.token.address)), channel)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     return value.hex() if isinstance(value, bytes) else value
 
 
@@ -273,13 +287,11 @@ def _plain_tuple(record: Channel) -> tuple[Any, ...]:
 def _receipt_tuple(receipt: CallReceipt) -> tuple[Any, ...]:
     return tuple(
         as_bytes(Digest(value)) if receipt.solidity[name] == "bytes32" else value
-        for name, value in zip(
-            receipt.solidity, msgspec.structs.astuple(receipt), strict=True
-        )
+        for name, value in zip(receipt.solidity, msgspec.structs.astuple(receipt), strict=True)
     )
 
 
-def _inputs(contract: Any, function: str) -> list[dict[str, Any]]:
+def _inputs(contract: VyperContract, function: str) -> list[dict[str, Any]]:
     found = [entry for entry in contract.abi if entry.get("name") == function]
     return list(found[0]["inputs"])
 
