@@ -24,7 +24,7 @@ I: :: ::
 %% G A B
 Z:Jack Campin * www.campin.me.uk * 2009
 K:G
-"4"AG|B2``B2   B2AG|"Am"B2B2 B2g2|"D.C."A2=20
+"4"AG|B2``B2   B2AG|"Am"B2B2 B2g2|c2d2 e2f2|g2a2 b2c2|"D.C."A2=20
 w:la la
 P:B
 M:2/4
@@ -56,7 +56,7 @@ X: 3
 T:Quite Another Name
 Z:transcribed by J.B.Walsh walsh@math.ubc.ca
 K:D
-AG|B2 B2 B2AG|"Em"BBB g2|A3 gG|
+d2d2|:AG|B2 B2 B2AG|"Em"BBB g2|cdef|gabc|A3 gG|
 X: 4
 Z:"Transcribed by Norbert Paap, norbertp@bdu.uva.nl"
 K:D
@@ -93,13 +93,14 @@ def test_a_tune_keeps_its_music_and_loses_the_rest() -> None:
     tune = tunes()["airdsAirs/book1.abc#1"]
 
     assert tune.text == (
-        'X:1\nT:The First Reel.\nM:C|\nL:1/8\nK:G\nAG|B2B2 B2AG|"Am"B2B2 B2g2|A2\nM:2/4\ngG:|'
+        "X:1\nT:The First Reel.\nM:C|\nL:1/8\nK:G\n"
+        'AG|B2B2 B2AG|"Am"B2B2 B2g2|c2d2 e2f2|g2a2 b2c2|A2\nM:2/4\ngG:|'
     )
     assert tune.licence == LICENCE
     assert tune.title == "The First Reel."
 
 
-def test_twins_by_title_alias_or_first_notes_share_a_key() -> None:
+def test_twins_by_title_alias_or_a_section_s_opening_share_a_key() -> None:
     found = tunes()
 
     keys = {found[f"oneills1850/0001.abc#{n}"].key for n in (1, 2, 3)}

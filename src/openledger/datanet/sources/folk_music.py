@@ -131,7 +131,8 @@ _DANCES = re.compile(
 _TOO_COMMON = frozenset(
     {"", "reel", "jig", "hornpipe", "march", "untitled", "quick step", "air", "do", "irish"}
 )
-_INCIPIT_NOTES = 24
+_OPENING_NOTES = 20
+_SECTION_END = re.compile(r":\|:?|\|:|::|\|\||\|\]|\[\|")
 _NOT_NOTES = re.compile(r'"[^"]*"|!\w+!|\{[^}]*\}|\[[A-Za-z]:[^\]]*\]')
 
 
@@ -188,13 +189,14 @@ def _titles(tune: str) -> list[str]:
 
 
 def _with_shared_keys(tunes: list[Document]) -> list[Document]:
-    """Give one key to all tunes that share a title, an alias or their first notes."""
+    """Give one key to all tunes that share a title, an alias or the opening of a section."""
     groups = _Groups(len(tunes))
     for index, tune in enumerate(tunes):
         for alias in tune.key.split(" / "):
             if alias not in _TOO_COMMON:
                 groups.join(index, "title " + alias)
-        groups.join(index, "notes " + _incipit(tune.text))
+        for opening in _openings(tune.text):
+            groups.join(index, "notes " + opening)
     keys: dict[int, str] = {}
     for index, tune in enumerate(tunes):
         own = tune.key.split(" / ")[0] or title_key(tune.title)
@@ -205,9 +207,15 @@ def _with_shared_keys(tunes: list[Document]) -> list[Document]:
     ]
 
 
-def _incipit(text: str) -> str:
+def _openings(text: str) -> list[str]:
+    """The first note letters of each section, where there are enough of them to tell tunes apart.
+
+    Books print the parts of a tune in different orders; the openings still meet.
+    """
     music = "\n".join(line for line in text.splitlines() if _FIELD_LINE.match(line) is None)
-    return "".join(re.findall(r"[a-g]", _NOT_NOTES.sub("", music).lower()))[:_INCIPIT_NOTES]
+    sections = _SECTION_END.split(_NOT_NOTES.sub("", music).lower())
+    letters = ("".join(re.findall(r"[a-g]", section)) for section in sections)
+    return [notes[:_OPENING_NOTES] for notes in letters if len(notes) >= _OPENING_NOTES]
 
 
 class _Groups:
