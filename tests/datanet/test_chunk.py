@@ -1,6 +1,6 @@
 from hashlib import sha256
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openledger.datanet.chunk import Config, chunk
@@ -46,6 +46,7 @@ def test_documents_are_numbered_in_order() -> None:
     assert cut("one", "two") == [(0, "one"), (1, "two")]
 
 
+@settings(deadline=None)
 @given(st.text("ab \n", max_size=200))
 def test_no_letter_is_lost_and_no_chunk_is_too_long(text: str) -> None:
     pieces = [piece for _, piece in cut(text)]

@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openledger.datanet.clean import Config, Drop, Reason, clean
@@ -85,6 +85,7 @@ def test_the_tiny_sample_is_clean() -> None:
         assert clean(contributor.documents, Config()).documents == contributor.documents
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=40), max_size=6))
 def test_cleaning_twice_changes_nothing(texts: list[str]) -> None:
     once = clean(documents(*texts), Config()).documents

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openledger.core.errors import DuplicateError, InvalidInputError
@@ -69,6 +69,7 @@ def test_nothing_stays_nothing() -> None:
     assert without_duplicates([], KEY, index().get).chunks == ()
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_folding_twice_changes_nothing(text: str) -> None:
     assert fold(fold(text)) == fold(text)

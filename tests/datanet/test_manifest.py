@@ -2,7 +2,7 @@ from hashlib import sha256
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openledger.core import merkle
@@ -128,6 +128,7 @@ def test_a_proof_of_another_tree_is_refused() -> None:
             verify_chunk(manifest(), "zwei", wrong)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=9), min_size=1, max_size=9), st.data())
 def test_any_manifest_proves_each_of_its_chunks(texts: list[str], data: st.DataObject) -> None:
     owners = sorted(

@@ -1,7 +1,7 @@
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openledger.core.errors import InvalidInputError
@@ -131,6 +131,7 @@ def test_metres_and_units_are_read() -> None:
     assert is_compound("9/8")
 
 
+@settings(deadline=None)
 @given(st.text("ABcdXKM:|[](){}<>/'\",=^_-zZ0123456789 \n%!~.y*\\", max_size=80))
 def test_any_text_parses_or_is_refused(music: str) -> None:
     try:
