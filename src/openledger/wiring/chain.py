@@ -1,0 +1,82 @@
+"""Which chain a home lives on, opened."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from openledger.chain.client import Client, HttpTransport, Transport
+from openledger.chain.config import Config, profile_of
+from openledger.chain.contracts import OPERATOR
+from openledger.chain.keys import Keyring
+from openledger.core.types import WEI_PER_OPEN, as_bytes
+from openledger.settings import ChainSettings
+
+# Gas money of the operator on the embedded chain; it buys nothing anywhere else.
+_GAS_MONEY = 1_000_000 * WEI_PER_OPEN
+
+
+class OpenChain(msgspec.Struct, frozen=True):
+    """A client, and the door to the embedded chain for wallets."""
+
+    client: Client
+    rpc: Callable[[bytes], bytes] | None
+
+
+@contextmanager
+def open_chain(
+    settings: ChainSettings, folder: Path, cache: Path, keyring: Keyring
+) -> Iterator[OpenChain]:
+    """Open the embedded chain, start anvil, or talk to a URL; closed at the end of the block.
+
+    Raises:
+        InvalidInputError: the setting names no chain.
+        UnavailableError: anvil is not to be had here.
+        WrongChainError: the embedded chain has another id.
+    """
+    profile = profile_of(settings.url)
+    if profile.is_development:
+        profile = msgspec.structs.replace(profile, chain_id=settings.chain_id)
+    if settings.url == "embedded":
+        with _embedded(folder, settings.chain_id, keyring) as (transport, rpc):
+            yield OpenChain(Client(transport, Config(profile=profile)), rpc)
+    elif settings.url == "anvil":
+        from openledger.chain.anvil import start_anvil
+
+        operator = keyring.account(OPERATOR)
+        with (
+            start_anvil(folder, cache, settings.chain_id, operator) as url,
+            _http(url) as transport,
+        ):
+            yield OpenChain(Client(transport, Config(profile=profile)), None)
+    else:
+        with _http(settings.url.removeprefix("op+")) as transport:
+            yield OpenChain(Client(transport, Config(profile=profile)), None)
+
+
+@contextmanager
+def _embedded(
+    folder: Path, chain_id: int, keyring: Keyring
+) -> Iterator[tuple[Transport, Callable[[bytes], bytes]]]:
+    # py-evm takes a second to import; commands that open no chain do not pay for it.
+    from openledger.chain.devchain.node import DevChain
+    from openledger.chain.devchain.rpc import DirectTransport, handle_body
+
+    folder.mkdir(parents=True, exist_ok=True)
+    allocation = {as_bytes(keyring.account(OPERATOR)): _GAS_MONEY}
+    chain = DevChain(folder / "chain.db", chain_id, allocation, time.time)
+    try:
+        yield DirectTransport(chain), lambda body: handle_body(chain, body)
+    finally:
+        chain.close()
+
+
+@contextmanager
+def _http(url: str) -> Iterator[Transport]:
+    transport = HttpTransport(url, Config().request_timeout_s)
+    try:
+        yield transport
+    finally:
+        transport.close()
