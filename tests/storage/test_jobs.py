@@ -242,5 +242,5 @@ class JobMachine(RuleBasedStateMachine):
         assert all(job.attempt <= job.max_attempts for job in stored)
 
 
-JobMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+JobMachine.TestCase.settings = settings(max_examples=16, stateful_step_count=20, deadline=None)
 TestJobs = JobMachine.TestCase

@@ -16,7 +16,7 @@ from openledger.core.errors import (
 )
 from openledger.storage.blobs import FolderBlobs
 from openledger.storage.database import Database
-from openledger.storage.vault import FRAME_BYTES, Vault, seal, unseal
+from openledger.storage.vault import FRAME_BYTES, Sealer, Vault, seal, unseal
 
 KEY = bytes(range(32))
 VECTORS = Path(__file__).parents[1] / "vectors" / "vault.json"
@@ -30,7 +30,8 @@ def open_by_the_book(key: bytes, object_id: str, sealed: bytes) -> bytes:
     derived = HKDF(SHA256(), length=64, salt=salt, info=info).derive(key)
     assert magic == b"OLV1"
     assert commitment == derived[32:]
-    frames, body = [], sealed[72:]
+    frames: list[bytes] = []
+    body = sealed[72:]
     while body or not frames:
         frame, body = body[: 2**20 + 16], body[2**20 + 16 :]
         number = len(frames).to_bytes(8, "big")
@@ -175,3 +176,12 @@ def test_keys_are_of_no_use_under_another_home_key(
 
         with pytest.raises(VerificationError):
             stolen.get(transaction, "contribution", "chunk/0", blob)
+
+
+def test_a_sealed_record_is_bound_to_its_name() -> None:
+    sealer = Sealer(KEY)
+    sealed = sealer.seal("receipt", b"prompt")
+
+    assert sealer.unseal("receipt", sealed) == b"prompt"
+    with pytest.raises(VerificationError):
+        sealer.unseal("other", sealed)

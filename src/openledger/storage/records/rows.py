@@ -6,6 +6,7 @@ values changes nothing, and a repeat with others is a `ConflictError`.
 
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from enum import Enum
 from typing import Any, TypeVar
 from uuid import UUID
@@ -70,7 +71,8 @@ def insert_once(
     """
     maker = sqlite.insert if transaction.is_sqlite else postgresql.insert
     statement = maker(table).values(dict(row)).on_conflict_do_nothing()
-    if transaction.connection.execute(statement).rowcount:
+    counted = statement.execution_options(preserve_rowcount=True)
+    if transaction.connection.execute(counted).rowcount:
         return True
     keys = [column == row[column.name] for column in table.primary_key]
     found = transaction.connection.execute(table.select().where(*keys)).mappings().first()
@@ -120,9 +122,11 @@ def every(transaction: Transaction, query: Select[Any], kind: type[Row]) -> list
 
 def stream(transaction: Transaction, query: Select[Any], kind: type[Row]) -> Iterator[Row]:
     """All rows as records, a few at a time in memory."""
-    result = transaction.connection.execute(query.execution_options(yield_per=_ROWS_AT_ONCE))
-    for row in result.mappings():
-        yield _record(row, kind)
+    few = query.execution_options(yield_per=_ROWS_AT_ONCE)
+    # A reader may stop in the middle; PostgreSQL's cursor must not outlive it.
+    with closing(transaction.connection.execute(few)) as result:
+        for row in result.mappings():
+            yield _record(row, kind)
 
 
 def _record(row: RowMapping, kind: type[Row]) -> Row:

@@ -17,7 +17,7 @@ from openledger.storage.tables import contributions
 
 
 class ContributionState(StrEnum):
-    """How far a contribution has come; `follows` says what may come next."""
+    """How far a contribution has come; the last two are final."""
 
     PENDING = "pending"
     COMMITTED = "committed"
@@ -46,6 +46,14 @@ _NEXT = {
     ContributionState.REJECTED: set[ContributionState](),
     ContributionState.WITHDRAWN: set[ContributionState](),
 }
+
+
+_WAY = (
+    ContributionState.PENDING,
+    ContributionState.COMMITTED,
+    ContributionState.REVEALED,
+    ContributionState.APPROVED,
+)
 
 
 class NewContribution(msgspec.Struct, frozen=True):
@@ -175,8 +183,9 @@ def commit(
     found = get(transaction, contribution_id)
     if found.number is not None and (found.commitment, found.number) != (commitment, number):
         raise ConflictError(f"the contribution {contribution_id} is number {found.number} on chain")
+    advance(transaction, contribution_id, ContributionState.COMMITTED, now)
     _change(transaction, contribution_id, {"commitment": commitment, "number": number})
-    return advance(transaction, contribution_id, ContributionState.COMMITTED, now)
+    return get(transaction, contribution_id)
 
 
 def advance(
@@ -196,7 +205,7 @@ def advance(
         ConflictError: no way leads there from its present state.
     """
     found = get(transaction, contribution_id)
-    if found.state is state or found.state in _after(state):
+    if found.state is state or _has_passed(found.state, state):
         return found
     if state not in _NEXT[found.state]:
         raise ConflictError(
@@ -212,12 +221,9 @@ def advance(
     return get(transaction, contribution_id)
 
 
-def _after(state: ContributionState) -> set[ContributionState]:
-    """Every state that can follow, at any distance."""
-    reached = set(_NEXT[state])
-    for following in _NEXT[state]:
-        reached |= _after(following)
-    return reached
+def _has_passed(found: ContributionState, state: ContributionState) -> bool:
+    """Whether the way to `found` led through `state`."""
+    return found in _WAY and state in _WAY and _WAY.index(state) <= _WAY.index(found)
 
 
 def _change(transaction: Transaction, contribution_id: str, values: dict[str, object]) -> None:

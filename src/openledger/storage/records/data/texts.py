@@ -12,7 +12,7 @@ from sqlalchemy import delete, select
 from openledger.core.errors import ConflictError
 from openledger.core.types import Account, Digest
 from openledger.storage.database import Transaction
-from openledger.storage.records.rows import every, insert_new, stream, values_of
+from openledger.storage.records.rows import every, first, insert_new, stream, values_of
 from openledger.storage.tables import chunks, contributions, documents, duplicate_index
 
 _LOOKED_UP_AT_ONCE = 500
@@ -85,9 +85,7 @@ def chunks_of(transaction: Transaction, contribution_id: str) -> Iterator[ChunkR
 
 def chunk_by_digest(transaction: Transaction, digest: Digest) -> ChunkRow | None:
     """A chunk of this text; of several, any one."""
-    return next(
-        stream(transaction, select(chunks).where(chunks.c.digest == digest), ChunkRow), None
-    )
+    return first(transaction, select(chunks).where(chunks.c.digest == digest), ChunkRow)
 
 
 def forget(transaction: Transaction, contribution_id: str) -> list[Digest]:
