@@ -1,0 +1,250 @@
+"""Gradients of single sequences in the LoRA matrices of one adapter.
+
+The loss is taken by hand: the gradient of the log-likelihood in the final states is p E - E[label],
+so the head, the largest matrix of a small model, is used twice per batch however many labels are
+tried, and nothing of it is kept for a backward pass. From there one backward pass through the
+adapted layers leaves at each site the vector it read and the gradient it received; their outer
+product, summed over a sequence, is that sequence's gradient. Padding stands on the right, where no
+real token sees it, and its loss weight is zero: its gradients are exactly zero.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers.models.llama import LlamaForCausalLM
+
+from openledger.attribution.curvature import Moments, Site, SiteGradient
+from openledger.core.errors import InvalidInputError
+from openledger.lm.base import BaseModel
+from openledger.lm.frozen import SplitModel
+from openledger.lm.lora import Adapter, LoraPair, linear_at
+
+_HEAD_ROWS = 512  # logits of so many positions are in memory at once
+_READ_TOGETHER = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "mlp"}
+_READ_TOGETHER |= {"up_proj": "mlp"}
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Some sequences, padded on the right."""
+
+    ids: Tensor  # (B, T)
+    lengths: tuple[int, ...]
+    weights: Tensor  # (B, T - 1) of the loss of each next token; 0 at padding and in prompts
+    hidden: Tensor  # (B, T, D) input of the lowest adapted layer
+
+
+class Flow(msgspec.Struct, frozen=True):
+    """What one backward pass left at the sites."""
+
+    gradients: dict[str, SiteGradient]
+    received: dict[str, Tensor]  # by site: (B, T, D) gradients of what the site gave
+
+
+class _Probe(nn.Module):
+    """A frozen linear layer with its LoRA pair, which remembers what flows through it."""
+
+    def __init__(self, linear: nn.Linear, pair: LoraPair, scale: float) -> None:
+        super().__init__()
+        self.linear = linear
+        dtype = linear.weight.dtype
+        self.a, self.b, self.scale = pair.a.detach().to(dtype), pair.b.detach().to(dtype), scale
+        self.is_on = True
+        self.read = self.inner = self.received = torch.empty(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(x)
+        if not self.is_on:
+            return out
+        inner = x @ self.a.T  # (B, T, R)
+        out = out + (inner @ self.b.T) * self.scale
+        if out.requires_grad:
+            self.read, self.inner = x.detach(), inner.detach()
+            out.register_hook(self._receive)  # type: ignore[no-untyped-call] # torch's own
+        return out
+
+    def _receive(self, gradient: Tensor) -> None:
+        self.received = gradient
+
+    def gradient(self) -> SiteGradient:
+        scaled = self.received * self.scale  # (B, T, D)
+        a = (scaled @ self.b).transpose(1, 2) @ self.read  # (B, R, D)
+        b = scaled.transpose(1, 2) @ self.inner  # (B, D, R)
+        return SiteGradient(a, b)
+
+
+class ProbedModel:
+    """One adapter on its base, in modules of its own: the base that was given is not changed.
+
+    Weights are shared with that base, whose dtype everything is computed in.
+    """
+
+    def __init__(self, base: BaseModel, adapter: Adapter) -> None:
+        """Set it up.
+
+        Raises:
+            InvalidInputError: the adapter was trained on another base model.
+        """
+        if adapter.base != base.digest:
+            raise InvalidInputError(
+                f"the adapter was trained on base model {adapter.base}, this one is {base.digest}"
+            )
+        model = _copy_of(base.model)
+        self.base = msgspec.structs.replace(base, model=model)
+        self.split = SplitModel(model, adapter.shape.layers[0])
+        self._probes: dict[str, _Probe] = {}
+        sites = []
+        for place in adapter.shape.sites:
+            probe = _Probe(linear_at(model, place), adapter.pairs[place], adapter.shape.scale)
+            parent, _, name = place.module.rpartition(".")
+            setattr(model.get_submodule(parent), name, probe)
+            self._probes[place.module] = probe
+            reads = f"{place.layer}.{_READ_TOGETHER.get(place.target, place.target)}"
+            size = (probe.linear.in_features, probe.linear.out_features)
+            sites.append(Site(place.module, reads, *size, adapter.shape.rank))
+        self.sites = tuple(sites)
+
+    @torch.no_grad()
+    def batch(self, rows: Sequence[Sequence[int]], answer_starts: Sequence[int]) -> Batch:
+        """Lay sequences out; only tokens from each start on (at least 1) have a loss, each 1."""
+        ids = pad_sequence([torch.tensor(list(row)) for row in rows], batch_first=True)
+        places = torch.arange(1, ids.shape[1])  # of the labels
+        starts, lengths = torch.tensor(list(answer_starts)), torch.tensor([len(r) for r in rows])
+        weights = (places >= starts[:, None]) & (places < lengths[:, None])
+        hidden = self.split.lower(ids)
+        return Batch(ids, tuple(map(len, rows)), weights.float(), hidden)
+
+    def upper(self, batch: Batch, *, is_adapted: bool, has_graph: bool = False) -> Tensor:
+        """(B, T - 1, D) of the states that predict each next token."""
+        for probe in self._probes.values():
+            probe.is_on = is_adapted
+        with torch.set_grad_enabled(has_graph):
+            hidden = batch.hidden.detach().requires_grad_(has_graph)
+            return self.split.upper(hidden)[:, :-1]
+
+    def flow(self, states: Tensor, gradient: Tensor) -> Flow:
+        """Send a (B, T - 1, D) gradient of `states` back through the adapted layers."""
+        torch.autograd.backward(states, gradient.to(states.dtype), retain_graph=True)
+        probes = self._probes.items()
+        received = {name: probe.received * probe.scale for name, probe in probes}
+        return Flow({name: probe.gradient() for name, probe in probes}, received)
+
+    def moments(self, batch: Batch, flow: Flow) -> Moments:
+        """Outer products summed over the tokens whose prediction has a loss."""
+        keep = torch.nn.functional.pad(batch.weights, (0, 1)).flatten() > 0
+        moments = Moments({}, {}, {}, {})
+        for site in self.sites:
+            probe = self._probes[site.name]
+            received = flow.received[site.name].flatten(0, 1)[keep]  # (T, D)
+            if site.reads not in moments.wide_in:
+                moments.wide_in[site.reads] = _gram(probe.read.flatten(0, 1)[keep])
+            moments.wide_out[site.name] = _gram(received)
+            moments.rank_out[site.name] = _gram(received @ probe.b)
+            moments.rank_in[site.name] = _gram(probe.inner.flatten(0, 1)[keep])
+        return moments
+
+    @property
+    def vocabulary(self) -> int:
+        """V."""
+        return int(self.base.model.config.vocab_size)
+
+    def embedding(self) -> Tensor:
+        """(V, D), which is the head as well."""
+        weight: Tensor = self.base.model.lm_head.weight
+        return weight
+
+
+class Labels(msgspec.Struct, frozen=True):
+    """Gradients of the mean or summed loss in the final states, for two sets of labels."""
+
+    true: Tensor  # (B, T - 1, D), of the tokens that are there
+    sampled: Tensor | None  # the same, of tokens drawn from the model
+
+
+@torch.no_grad()
+def label_gradients(
+    model: ProbedModel, batch: Batch, states: Tensor, uniforms: np.ndarray | None = None
+) -> Labels:
+    """The gradient of each token's weighted loss in the state that predicts it.
+
+    Args:
+        model: whose head it is.
+        batch: the tokens and the weights of their losses.
+        states: (B, T - 1, D) from `ProbedModel.upper`.
+        uniforms: one number in [0, 1) for every weighted token, to draw its other label with.
+    """
+    head = model.embedding()
+    keep = batch.weights.flatten() > 0
+    chosen, labels = states.detach().flatten(0, 1)[keep], batch.ids[:, 1:].flatten()[keep]
+    weights = batch.weights.flatten()[keep, None]
+    pieces, drawn = [], []
+    for start in range(0, len(chosen), _HEAD_ROWS):
+        part = chosen[start : start + _HEAD_ROWS]
+        chances = torch.softmax((part @ head.T).float(), dim=-1)  # (rows, V)
+        pieces.append((chances.to(head.dtype) @ head).float())  # (rows, D)
+        if uniforms is not None:
+            drawn.append(_draw(chances, uniforms[start : start + _HEAD_ROWS]))
+    expected = torch.cat(pieces)
+
+    def spread(tokens: Tensor) -> Tensor:
+        values = states.new_zeros((keep.numel(), states.shape[-1]), dtype=torch.float32)
+        values[keep] = (expected - head[tokens].float()) * weights
+        return values.view(states.shape)
+
+    return Labels(spread(labels), spread(torch.cat(drawn)) if drawn else None)
+
+
+@torch.no_grad()
+def log_chances(model: ProbedModel, batch: Batch, states: Tensor) -> Tensor:
+    """(N,) natural log-probabilities of the weighted tokens at temperature 1, float32."""
+    head = model.embedding().float()
+    keep = batch.weights.flatten() > 0
+    chosen, labels = states.flatten(0, 1)[keep].float(), batch.ids[:, 1:].flatten()[keep]
+    found = []
+    for start in range(0, len(chosen), _HEAD_ROWS):
+        logs = torch.log_softmax(chosen[start : start + _HEAD_ROWS] @ head.T, dim=-1)
+        found.append(logs.gather(1, labels[start : start + _HEAD_ROWS, None])[:, 0])
+    return torch.cat(found)
+
+
+def add_moments(total: Moments | None, more: Moments) -> Moments:
+    """Sum moments over batches."""
+    if total is None:
+        return more
+    return Moments(
+        _added(total.wide_in, more.wide_in),
+        _added(total.wide_out, more.wide_out),
+        _added(total.rank_out, more.rank_out),
+        _added(total.rank_in, more.rank_in),
+    )
+
+
+def _added(total: Mapping[str, Tensor], more: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: total[name] + more[name] for name in total}
+
+
+def _gram(vectors: Tensor) -> Tensor:
+    """(N, D) to (D, D) in float32; the product itself runs in the vectors' dtype."""
+    return (vectors.T @ vectors).float()
+
+
+def _draw(chances: Tensor, uniforms: np.ndarray) -> Tensor:
+    """Tokens by inverse distribution: (N, V) chances and N numbers in [0, 1) to (N,) ids."""
+    sums = chances.cumsum(-1)
+    goals = torch.from_numpy(uniforms.astype(np.float32))[:, None] * sums[:, -1:]
+    found = torch.searchsorted(sums, goals, right=True)[:, 0]
+    return found.clamp(max=chances.shape[-1] - 1)
+
+
+def _copy_of(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """The same weights in fresh modules, free of whatever adapters sit on the original."""
+    with torch.device("meta"):
+        copy = LlamaForCausalLM(model.config)
+    weights = {name.replace(".base.", "."): w for name, w in model.state_dict().items()}
+    copy.load_state_dict(weights, assign=True)
+    copy.tie_weights()
+    copy.model.rotary_emb = model.model.rotary_emb  # its buffers are not part of the state
+    return copy.eval().requires_grad_(False)

@@ -1,0 +1,33 @@
+"""The constants of method version 1: fixed for every release, so that none can be tuned to pay.
+
+A change of any of them is a new version. Why each has its value: docs/protocol/attribution.md.
+"""
+
+from openledger.core.types import PARTS_PER_BILLION
+
+METHOD_VERSION = 1
+
+# Influence: <W g, W u> with W = F^(-1/2) by EK-FAC on each LoRA matrix.
+DAMPING = 0.1  # times the mean eigenvalue of each matrix
+KEPT_DIVISOR = 4  # a factor of dimension D keeps D / 4 eigenvectors, the rest is a diagonal tail
+KEPT_LEAST = 64
+CURVATURE_TOKENS = 32_768  # the curvature is estimated on at most that many training tokens
+CURVATURE_EXAMPLES = 256  # and on at most that many examples
+WIDTH = 16_384  # numbers in a row
+
+# Credit: content clusters and their noise floors.
+SHINGLE_BYTES = 12
+SAME_CONTENT_PERCENT = 50  # of the shorter text's shingles found in the cluster's first text
+BOILERPLATE_PERCENT = 5  # shingles in more of the documents than that tell nothing
+MOST_CLUSTERS = 4_096
+PLACEBO_ROWS = 16
+PLACEBO_TOKENS = 64  # each placebo row is the gradient of at most that many shuffled tokens
+
+# Gain: how much of the answer the adapter made.
+TOKEN_GAIN_CAP_MICRONATS = 3_000_000  # one token counts for no more than that
+PLACEBO_MICRONATS_PER_TOKEN = 100_000  # what sampling alone gains an adapter that knows nothing
+CAP_PPB = 900_000_000  # the base model made at least a tenth of every answer
+NULL_PSEUDOCOUNT = 1  # added to each token of the vocabulary in the unigram null model
+LONGEST_SEQUENCE = 2_048  # tokens; longer ones are cut, prompts from their start
+
+assert CAP_PPB <= PARTS_PER_BILLION

@@ -1,0 +1,240 @@
+"""The attribution state of a release: a folder whose every byte the training root commits to.
+
+`factors.safetensors` holds the whitening, `rows.safetensors` the integer rows and the token counts
+of the null model, `manifest.json` what they mean. The **training root** is an RFC 6962 root over
+canonical JSON leaves: the commitment, then each training example in the order of training, each
+document, each cluster, each placebo row. Vectors stand in it by their digest, so one row can be
+opened and proved without the others. All of the folder is as secret as the data it comes from.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file as load_tensors
+from safetensors.torch import save_file as save_tensors
+from torch import Tensor
+
+from openledger.attribution.curvature import Scale, Site, Whitener
+from openledger.attribution.method import METHOD_VERSION
+from openledger.attribution.sketch import Layout, Scales
+from openledger.core.encoding import decode, encode
+from openledger.core.errors import DigestMismatchError, InvalidInputError, NotFoundError
+from openledger.core.merkle import Tree
+from openledger.core.types import Account, Digest
+from openledger.lm.base import digest_file
+
+MANIFEST = "manifest.json"
+FACTORS = "factors.safetensors"
+ROWS = "rows.safetensors"
+
+
+class ExampleEntry(msgspec.Struct, frozen=True):
+    """One training example, in the order of the training manifest."""
+
+    digest: Digest
+    document: int
+
+
+class DocumentEntry(msgspec.Struct, frozen=True):
+    """One training document."""
+
+    document: int
+    account: Account
+    cluster: int
+    energy: int  # squared length of its integer row
+    row: Digest | None  # None where it is alone in its cluster: the cluster's row is its own
+
+
+class ClusterEntry(msgspec.Struct, frozen=True):
+    """One content cluster; its row is the integer sum of its documents' rows."""
+
+    cluster: int
+    energy: int  # sum over its documents
+    row: Digest
+
+
+class PlaceboEntry(msgspec.Struct, frozen=True):
+    """One row of scrambled text, which shows what a row without content would score."""
+
+    placebo: int
+    energy: int
+    row: Digest
+
+
+class Commitment(msgspec.Struct, frozen=True):
+    """What the rows were made with."""
+
+    method: int
+    base: Digest
+    adapter: Digest
+    seed: Digest  # of the run: sampled labels, placebo and projection follow from it
+    sites: tuple[Site, ...]
+    layout: Layout
+    scales: Scales
+    factors: Digest  # of the file
+    null_model: Digest  # of the token counts
+
+
+class StateManifest(msgspec.Struct, frozen=True):
+    """Everything about a state but its numbers."""
+
+    commitment: Commitment
+    examples: tuple[ExampleEntry, ...]
+    documents: tuple[DocumentEntry, ...]
+    clusters: tuple[ClusterEntry, ...]
+    placebo: tuple[PlaceboEntry, ...]
+    rows: Digest  # of the file
+
+    def tree(self) -> Tree:
+        """The tree under the training root."""
+        entries: list[msgspec.Struct] = [self.commitment, *self.examples, *self.documents]
+        return Tree([encode(entry) for entry in [*entries, *self.clusters, *self.placebo]])
+
+
+class Rows(msgspec.Struct, frozen=True):
+    """The integers that answers are scored with."""
+
+    clusters: np.ndarray  # (K, P) int16
+    documents: np.ndarray  # (N, P) int8, only of documents that share a cluster, in their order
+    placebo: np.ndarray  # (M, P) int8
+    counts: np.ndarray  # (V,) int64, how often each token stands in the training data
+
+
+class AttributionState(msgspec.Struct, frozen=True):
+    """A state in memory."""
+
+    manifest: StateManifest
+    whitener: Whitener
+    rows: Rows
+    training_root: Digest
+    training_size: int
+
+
+def digest_of_row(row: np.ndarray) -> Digest:
+    """The sha256 of a row's integers, little-endian."""
+    return Digest(sha256(row.astype(row.dtype.newbyteorder("<")).tobytes()).hexdigest())
+
+
+def write_state(folder: Path, whitener: Whitener, manifest: StateManifest, rows: Rows) -> None:
+    """Write a state whole or not at all; what stood in that folder before is replaced.
+
+    `manifest.rows` and the commitment's factors are filled in from the files as written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".attribution-", dir=folder.parent))
+    try:
+        save_tensors(_named(whitener), scratch / FACTORS)
+        save_arrays(msgspec.structs.asdict(rows), scratch / ROWS)
+        replace = msgspec.structs.replace
+        complete = replace(
+            manifest,
+            commitment=replace(manifest.commitment, factors=digest_file(scratch / FACTORS)),
+            rows=digest_file(scratch / ROWS),
+        )
+        (scratch / MANIFEST).write_bytes(encode(complete))
+        for name in (FACTORS, ROWS, MANIFEST):
+            with (scratch / name).open("rb") as stream:
+                os.fsync(stream.fileno())
+        shutil.rmtree(folder, ignore_errors=True)
+        scratch.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def load_state(folder: Path, expected_root: Digest | None = None) -> AttributionState:
+    """Read a state and check all of it.
+
+    Raises:
+        NotFoundError: there is none in this folder.
+        DigestMismatchError: a file is not what the manifest says, or the manifest is not what
+            `expected_root` commits to.
+        InvalidInputError: it was made by another version of the method.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise NotFoundError(f"there is no attribution state in {folder}: build the release first")
+    manifest = decode(path.read_bytes(), StateManifest)
+    if manifest.commitment.method != METHOD_VERSION:
+        raise InvalidInputError(
+            f"{folder} was made by method {manifest.commitment.method}, this is {METHOD_VERSION}"
+        )
+    tree = manifest.tree()
+    if expected_root is not None and tree.root != expected_root:
+        raise DigestMismatchError(f"{folder} has training root {tree.root}, not {expected_root}")
+    for name, digest in ((FACTORS, manifest.commitment.factors), (ROWS, manifest.rows)):
+        if digest_file(folder / name) != digest:
+            raise DigestMismatchError(f"{folder / name} was altered: build the release again")
+    rows = _read_rows(folder / ROWS, manifest)
+    whitener = _whitener(manifest.commitment.sites, load_tensors(folder / FACTORS))
+    return AttributionState(manifest, whitener, rows, tree.root, tree.size)
+
+
+def state_bytes(folder: Path) -> int:
+    """The size of a state on disk."""
+    return sum((folder / name).stat().st_size for name in (FACTORS, ROWS, MANIFEST))
+
+
+def _read_rows(path: Path, manifest: StateManifest) -> Rows:
+    try:
+        rows = Rows(**load_arrays(path))
+    except (SafetensorError, TypeError) as error:
+        raise DigestMismatchError(f"{path} holds no attribution rows") from error
+    shared = [entry.row for entry in manifest.documents if entry.row is not None]
+    _check_rows(rows.clusters, [entry.row for entry in manifest.clusters])
+    _check_rows(rows.documents, shared)
+    _check_rows(rows.placebo, [entry.row for entry in manifest.placebo])
+    if digest_of_row(rows.counts) != manifest.commitment.null_model:
+        raise DigestMismatchError(f"{path} holds another null model than the release committed to")
+    return rows
+
+
+def _check_rows(rows: np.ndarray, digests: Sequence[Digest]) -> None:
+    if [digest_of_row(row) for row in rows] != list(digests):
+        raise DigestMismatchError(
+            "the attribution rows are not those that the release committed to"
+        )
+
+
+def _named(whitener: Whitener) -> dict[str, Tensor]:
+    named: dict[str, Tensor] = {}
+    for kind in ("wide_in", "wide_out"):
+        for name, tensor in _tensors(whitener, kind).items():
+            named[f"{kind}:{name}"] = tensor.bfloat16().contiguous()
+    for kind in ("rank_out", "rank_in"):
+        for name, tensor in _tensors(whitener, kind).items():
+            named[f"{kind}:{name}"] = tensor.contiguous()
+    for kind, scales in (("a", whitener.scale_a), ("b", whitener.scale_b)):
+        for name, scale in scales.items():
+            named[f"head_{kind}:{name}"] = scale.head.bfloat16().contiguous()
+            named[f"tail_{kind}:{name}"] = scale.tail.bfloat16().contiguous()
+    return named
+
+
+def _tensors(whitener: Whitener, kind: str) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = getattr(whitener, kind)
+    return tensors
+
+
+def _whitener(sites: tuple[Site, ...], named: Mapping[str, Tensor]) -> Whitener:
+    kinds: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in named.items():
+        kind, _, name = key.partition(":")
+        kinds.setdefault(kind, {})[name] = tensor.float()
+    return Whitener(
+        sites=sites,
+        wide_in=kinds["wide_in"],
+        wide_out=kinds["wide_out"],
+        rank_out=kinds["rank_out"],
+        rank_in=kinds["rank_in"],
+        scale_a={n: Scale(h, kinds["tail_a"][n]) for n, h in kinds["head_a"].items()},
+        scale_b={n: Scale(h, kinds["tail_b"][n]) for n, h in kinds["head_b"].items()},
+    )

@@ -1,0 +1,304 @@
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from openledger.attribution import attribute
+from openledger.attribution.attribute import AnswerAttribution, Attributor
+from openledger.attribution.gradients import ProbedModel, label_gradients, log_chances
+from openledger.attribution.method import CAP_PPB, LONGEST_SEQUENCE, PLACEBO_MICRONATS_PER_TOKEN
+from openledger.attribution.release import TrainingExample, build
+from openledger.attribution.sketch import Sketch, dot, quantise_query
+from openledger.attribution.state import AttributionState, digest_of_row, load_state
+from openledger.core.encoding import encode
+from openledger.core.errors import DigestMismatchError
+from openledger.core.types import PARTS_PER_BILLION
+from openledger.lm.base import BaseModel
+from openledger.lm.lora import Adapter, LoraPair
+from openledger.settlement.shares import data_share_ppb, shares
+from tests.attribution.releases import (
+    RECIPE,
+    account,
+    examples_of,
+    some_adapter,
+    some_text,
+    trained_adapter,
+)
+
+TEXTS = tuple(some_text(i, words=10) for i in range(8))
+
+
+@pytest.fixture(scope="module")
+def trained(base: BaseModel) -> ProbedModel:
+    rows = base.tokenizer.encode_documents(TEXTS)
+    return ProbedModel(base, trained_adapter(base, rows))
+
+
+@pytest.fixture(scope="module")
+def release(
+    tmp_path_factory: pytest.TempPathFactory, base: BaseModel, trained: ProbedModel
+) -> Path:
+    """Eight documents of three accounts, on which the adapter was trained."""
+    folder = tmp_path_factory.mktemp("releases") / "state"
+    build(folder, trained, examples_of(base, TEXTS, [i % 3 for i in range(8)]), RECIPE)
+    return folder
+
+
+@pytest.fixture
+def paying(release: Path, trained: ProbedModel) -> Attributor:
+    return Attributor(load_state(release), trained)
+
+
+def run(attributor: Attributor, base: BaseModel, text: str, prompt: int = 12) -> AnswerAttribution:
+    ids = base.tokenizer.encode(text)
+    return attributor.attribute(ids[:prompt], ids[prompt:])
+
+
+def test_an_answer_out_of_a_document_pays_its_contributor_most(
+    base: BaseModel, paying: Attributor
+) -> None:
+    for number, text in enumerate(TEXTS):
+        found = run(paying, base, text)
+        best = max(found.attribution.shares, key=lambda share: share.weight_ppb)
+
+        assert found.gain.over_base_micronats > 0
+        assert max(found.clusters, key=lambda cluster: cluster.score).cluster == number
+        assert best.account == account(number % 3)
+
+
+def test_shares_and_nobody_are_whole_and_follow_from_the_scores(
+    base: BaseModel, paying: Attributor
+) -> None:
+    found = run(paying, base, TEXTS[3])
+    shared = sum(share.weight_ppb for share in found.attribution.shares)
+
+    assert shared + found.attribution.nobody_ppb == PARTS_PER_BILLION
+    assert shared <= CAP_PPB
+    assert shares(found.gain, found.clusters) == found.attribution
+    assert b"." not in encode(found)  # no float leaves the room
+
+
+def test_the_same_answer_gives_the_same_integers(
+    base: BaseModel, paying: Attributor, release: Path, trained: ProbedModel
+) -> None:
+    again = Attributor(load_state(release), trained)
+
+    assert run(paying, base, TEXTS[2]) == run(again, base, TEXTS[2])
+
+
+def test_floors_are_above_zero_and_only_paid_clusters_name_documents(
+    base: BaseModel, paying: Attributor
+) -> None:
+    found = run(paying, base, TEXTS[5])
+
+    assert all(cluster.floor > 0 for cluster in found.clusters)
+    for cluster in found.clusters:
+        assert bool(cluster.documents) == (cluster.score > cluster.floor)
+
+
+def test_splitting_a_contributors_documents_among_accounts_changes_nothing(
+    tmp_path: Path, base: BaseModel, trained: ProbedModel, paying: Attributor
+) -> None:
+    """Whatever the split: at random, by topic, or harmful ones apart."""
+    whole = run(paying, base, TEXTS[0])
+    owners = [3 if i == 0 else 4 if i == 3 else i % 3 for i in range(8)]
+    build(tmp_path / "split", trained, examples_of(base, TEXTS, owners), RECIPE)
+    split = run(Attributor(load_state(tmp_path / "split"), trained), base, TEXTS[0])
+
+    earned = {share.account: share.weight_ppb for share in split.attribution.shares}
+    before = {share.account: share.weight_ppb for share in whole.attribution.shares}
+    pieces = [earned.get(account(i), 0) for i in (0, 3, 4)]
+
+    assert [c.score for c in split.clusters] == [c.score for c in whole.clusters]
+    assert sum(pieces) == before[account(0)]
+    assert earned.get(account(1), 0) == before.get(account(1), 0)
+
+
+def test_documents_of_one_cluster_sum_to_its_score(
+    tmp_path: Path, base: BaseModel, trained: ProbedModel
+) -> None:
+    texts = [*TEXTS, TEXTS[0] + " x"]
+    build(tmp_path / "near", trained, examples_of(base, texts, range(9)), RECIPE)
+    found = run(Attributor(load_state(tmp_path / "near"), trained), base, TEXTS[0])
+    cluster = found.clusters[0]
+
+    assert [document.document for document in cluster.documents] == [0, 8]
+    assert sum(document.score for document in cluster.documents) == cluster.score
+
+
+def test_the_gain_is_the_capped_sum_over_the_answers_tokens(
+    base: BaseModel, paying: Attributor, trained: ProbedModel
+) -> None:
+    ids = base.tokenizer.encode(TEXTS[1])
+    batch = trained.batch([ids], [12])
+    over = log_chances(trained, batch, trained.upper(batch, is_adapted=True)) - log_chances(
+        trained, batch, trained.upper(batch, is_adapted=False)
+    )
+    placebo = PLACEBO_MICRONATS_PER_TOKEN / 1e6
+
+    found = run(paying, base, TEXTS[1])
+
+    assert over.max() > 3  # so that the cap matters here
+    wanted = float((over.clamp(max=3) - placebo).sum())
+    assert found.tokens == len(ids) - 12 == len(over)
+    assert found.gain.over_base_micronats == pytest.approx(wanted * 1e6, abs=len(over) + 10)
+
+
+def test_integer_scores_agree_with_exact_influence(
+    base: BaseModel, paying: Attributor, trained: ProbedModel, release: Path
+) -> None:
+    state = load_state(release)
+    rows = base.tokenizer.encode_documents(TEXTS)
+    exact = torch.cat(_features(state, trained, rows, 1), dim=1)
+    ids = base.tokenizer.encode(TEXTS[4])
+    query = torch.cat(_features(state, trained, [ids], 12), dim=1)[0]
+
+    scores = torch.tensor([cluster.score for cluster in run(paying, base, TEXTS[4]).clusters])
+    both = torch.stack([scores.double(), (exact @ query).double()])
+
+    assert float(torch.corrcoef(both)[0, 1]) > 0.98
+
+
+def test_an_answer_without_gain_pays_nobody_and_makes_no_query(
+    base: BaseModel, paying: Attributor
+) -> None:
+    found = run(paying, base, "Zq%! 77 ~~ @@ zzz QQ WW PP 123 456 &&&&", prompt=3)
+
+    assert data_share_ppb(found.gain) == 0
+    assert found.clusters == ()
+    assert found.attribution.nobody_ppb == PARTS_PER_BILLION
+
+
+def test_an_answer_of_no_token_pays_nobody(base: BaseModel, paying: Attributor) -> None:
+    found = paying.attribute(base.tokenizer.encode("X:1"), [])
+    bare = paying.attribute([], [5])
+
+    assert (found.tokens, bare.tokens) == (0, 0)
+    assert found.attribution.nobody_ppb == bare.attribution.nobody_ppb == PARTS_PER_BILLION
+
+
+def test_an_answer_of_one_token_is_attributed(base: BaseModel, paying: Attributor) -> None:
+    ids = base.tokenizer.encode(TEXTS[0])
+    found = [paying.attribute(ids[:cut], ids[cut : cut + 1]) for cut in range(5, 25)]
+
+    assert {one.tokens for one in found} == {1}
+    assert any(one.attribution.shares for one in found)
+
+
+def test_without_a_prompt_the_first_token_has_no_gain(base: BaseModel, paying: Attributor) -> None:
+    ids = base.tokenizer.encode(TEXTS[0])
+
+    assert paying.attribute([], ids).tokens == len(ids) - 1
+
+
+def test_a_long_prompt_is_cut_from_its_start(
+    base: BaseModel, paying: Attributor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert LONGEST_SEQUENCE >= 1_024
+    monkeypatch.setattr(attribute, "LONGEST_SEQUENCE", 40)
+    ids = base.tokenizer.encode(TEXTS[0])
+
+    long = paying.attribute([7] * 300 + ids[:30], ids[30:40])
+    short = paying.attribute(ids[:30], ids[30:40])
+
+    assert long == short
+
+
+def test_one_contributor_alone_gets_all_that_is_owed(
+    tmp_path: Path, base: BaseModel, trained: ProbedModel
+) -> None:
+    build(tmp_path / "one", trained, examples_of(base, TEXTS, [7] * 8), RECIPE)
+    found = run(Attributor(load_state(tmp_path / "one"), trained), base, TEXTS[0])
+
+    assert [share.account for share in found.attribution.shares] == [account(7)]
+    assert found.attribution.nobody_ppb > 0
+
+
+def test_numbers_that_are_not_finite_pay_nobody(
+    base: BaseModel, release: Path, trained: ProbedModel
+) -> None:
+    state = load_state(release)
+    adapter = some_adapter(base)
+    pairs = {site: LoraPair(pair.a * float("inf"), pair.b) for site, pair in adapter.pairs.items()}
+    broken = Attributor(state, ProbedModel(base, Adapter(adapter.shape, adapter.base, pairs)))
+    site = state.whitener.sites[0].name
+    state.whitener.scale_a[site].head.fill_(float("nan"))
+    blurred = Attributor(state, trained)
+
+    for attributor in (broken, blurred):
+        found = run(attributor, base, TEXTS[0])
+        assert found.attribution.nobody_ppb == PARTS_PER_BILLION
+        assert found.gain.over_base_micronats == 0
+
+
+def test_a_release_without_placebo_has_no_floors(
+    base: BaseModel, release: Path, trained: ProbedModel
+) -> None:
+    state = load_state(release)
+    bare = msgspec.structs.replace(
+        state,
+        manifest=msgspec.structs.replace(state.manifest, placebo=()),
+        rows=msgspec.structs.replace(state.rows, placebo=state.rows.placebo[:0]),
+    )
+
+    found = run(Attributor(bare, trained), base, TEXTS[0])
+
+    assert {cluster.floor for cluster in found.clusters} == {0}
+
+
+def test_a_state_of_another_adapter_is_refused(base: BaseModel, release: Path) -> None:
+    other = some_adapter(base)
+    narrow = Adapter(
+        msgspec.structs.replace(other.shape, layers=(3,)),
+        other.base,
+        {site: pair for site, pair in other.pairs.items() if site.layer == 3},
+    )
+
+    with pytest.raises(DigestMismatchError, match="another base or adapter"):
+        Attributor(load_state(release), ProbedModel(base, narrow))
+
+
+def test_the_query_that_is_signed_is_the_query_that_scored(
+    base: BaseModel, paying: Attributor, trained: ProbedModel, release: Path
+) -> None:
+    state = load_state(release)
+    commitment = state.manifest.commitment
+    ids = base.tokenizer.encode(TEXTS[6])
+    found = run(paying, base, TEXTS[6])
+
+    features = _features(state, trained, [ids], 12, is_mean=True)
+    vector = Sketch(commitment.seed, commitment.layout).project(features)[0]
+    query = quantise_query(vector, commitment.layout, commitment.scales)
+
+    assert digest_of_row(query) == found.query
+    assert dot(query, state.rows.clusters) == [cluster.score for cluster in found.clusters]
+
+
+def _features(
+    state: AttributionState,
+    model: ProbedModel,
+    rows: list[list[int]],
+    start: int,
+    is_mean: bool = False,
+) -> list[torch.Tensor]:
+    batch = model.batch(rows, [start] * len(rows))
+    states = model.upper(batch, is_adapted=True, has_graph=True)
+    gradient = label_gradients(model, batch, states).true
+    if is_mean:
+        gradient = gradient / batch.weights.sum()
+    return state.whitener.features(model.flow(states, gradient).gradients)
+
+
+def test_examples_may_share_a_document(
+    tmp_path: Path, base: BaseModel, trained: ProbedModel, paying: Attributor
+) -> None:
+    examples: list[TrainingExample] = examples_of(base, TEXTS, [0] * 8)
+    joined = [
+        msgspec.structs.replace(example, document=i // 2) for i, example in enumerate(examples)
+    ]
+    build(tmp_path / "pairs", trained, joined, RECIPE)
+
+    found = run(Attributor(load_state(tmp_path / "pairs"), trained), base, TEXTS[5])
+
+    assert max(found.clusters, key=lambda cluster: cluster.score).cluster == 2
