@@ -93,3 +93,25 @@ def test_the_digest_is_that_of_the_canonical_bytes() -> None:
     share = Share(Account("0x" + "ab" * 20), 1)
 
     assert encoding.digest_of(share) == sha256(encoding.encode(share)).hexdigest()
+
+
+class Message(msgspec.Struct, frozen=True):
+    amount: Wei
+    blob: bytes
+    rate: float
+    lines: tuple[Share, ...] = ()
+
+
+def test_the_wire_carries_money_bytes_and_floats() -> None:
+    message = Message(Wei(10**27), b"\x00\xff", 0.5, (Share(Account("0x" + "ab" * 20), 1),))
+
+    raw = encoding.to_wire(message)
+
+    assert b'"amount":"1000000000000000000000000000"' in raw
+    assert encoding.from_wire(raw, Message) == message
+
+
+@pytest.mark.parametrize("raw", [b"{", b"[]", b"\xff", b'{"amount":"x"}'])
+def test_what_is_no_message_is_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidInputError, match="no Message"):
+        encoding.from_wire(raw, Message)

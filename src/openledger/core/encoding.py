@@ -18,6 +18,8 @@ from openledger.core.types import Digest, Wei
 Record = TypeVar("Record", bound=msgspec.Struct)
 
 _LARGEST_JSON_INTEGER = 2**53 - 1
+_PLAIN = (bool, str)
+_PLAIN_ON_THE_WIRE = (bool, str, float, bytes)
 
 
 def encode(record: msgspec.Struct) -> bytes:
@@ -45,6 +47,26 @@ def decode(raw: bytes, kind: type[Record]) -> Record:
     return record
 
 
+def to_wire(record: msgspec.Struct) -> bytes:
+    """JSON for people and programs: money as decimal strings, bytes as base64, floats allowed.
+
+    Never hashed or signed; `from_wire` reads it back.
+    """
+    return msgspec.json.encode(_plain(record, type(record), is_strict=False))
+
+
+def from_wire(raw: bytes, kind: type[Record]) -> Record:
+    """Read what `to_wire` wrote.
+
+    Raises:
+        InvalidInputError: it is no such record.
+    """
+    try:
+        return msgspec.convert(msgspec.json.decode(raw), kind, strict=False)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"this is no {kind.__name__}: {error}") from error
+
+
 def digest_of(record: msgspec.Struct) -> Digest:
     """The sha256 of a record's canonical bytes."""
     return Digest(sha256(encode(record)).hexdigest())
@@ -57,19 +79,23 @@ def salted_digest(salt: bytes, value: bytes) -> Digest:
     return Digest(sha256(salt + value).hexdigest())
 
 
-def _plain(value: Any, kind: Any) -> Any:  # noqa: ANN401 - it walks values of every field type
+def _plain(value: Any, kind: Any, *, is_strict: bool = True) -> Any:  # noqa: ANN401 - any field
     if isinstance(value, msgspec.Struct):
         fields = msgspec.structs.fields(type(value))
-        return {f.encode_name: _plain(getattr(value, f.name), f.type) for f in fields}
-    if isinstance(value, bool) or value is None or isinstance(value, str):
-        return value
-    if isinstance(value, int):
+        return {
+            f.encode_name: _plain(getattr(value, f.name), f.type, is_strict=is_strict)
+            for f in fields
+        }
+    if isinstance(value, int) and not isinstance(value, bool):
         return str(value) if _is_money(kind) or abs(value) > _LARGEST_JSON_INTEGER else value
     if isinstance(value, dict):
         inner = _arguments(kind)[-1]
-        return {key: _plain(item, inner) for key, item in value.items()}
+        return {key: _plain(item, inner, is_strict=is_strict) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(item, _arguments(kind)[0]) for item in value]
+        inner = _arguments(kind)[0]
+        return [_plain(item, inner, is_strict=is_strict) for item in value]
+    if value is None or isinstance(value, _PLAIN if is_strict else _PLAIN_ON_THE_WIRE):
+        return value
     raise InvalidInputError(f"a {type(value).__name__} has no canonical form: {value!r}")
 
 

@@ -1,0 +1,123 @@
+"""Settling epochs, and showing them."""
+
+import msgspec
+
+from openledger.core.errors import NotFoundError
+from openledger.core.types import Account, Digest, Wei
+from openledger.flows.money.identity import Identity
+from openledger.flows.money.verify import Anchors
+from openledger.storage.records.data import accounts
+from openledger.storage.records.money import calls
+from openledger.storage.records.money import epochs as rows
+from openledger.web.operations.operation import Nothing, Operation
+from openledger.wiring.platform import Platform
+
+
+class Which(msgspec.Struct, frozen=True):
+    """An epoch by number; None: the newest."""
+
+    number: int | None = None
+
+
+class Payout(msgspec.Struct, frozen=True):
+    """One line of an epoch's payouts."""
+
+    name: str
+    account: Account
+    cumulative: Wei
+
+
+class EpochView(msgspec.Struct, frozen=True):
+    """An epoch with what it promises."""
+
+    number: int
+    state: str
+    first: int
+    size: int
+    root: Digest
+    drawn: Wei
+    promised: Wei
+    payouts: tuple[Payout, ...]
+    anchors: Anchors  # read from the chain, for `receipt verify`
+
+
+def settle(platform: Platform, _: Nothing) -> EpochView:
+    """Finish the open epoch, or close the next one and finish it."""
+    epoch = platform.settle.run()
+    with platform.database.read() as transaction:
+        payers = {
+            pair.call.payer
+            for pair in calls.pairs(transaction, epoch.gateway, epoch.first, epoch.size)
+        }
+    for payer in sorted(payers):
+        platform.fund.refresh(payer)
+    return _view(platform, epoch)
+
+
+def show(platform: Platform, which: Which) -> EpochView:
+    """One epoch."""
+    gateway = platform.gateway.account
+    with platform.database.transaction() as transaction:
+        if which.number is None:
+            epoch = rows.latest(transaction, gateway)
+            if epoch is None:
+                raise NotFoundError("no epoch is settled yet; make a call, then `epoch settle`")
+        else:
+            epoch = rows.get(transaction, gateway, which.number)
+    return _view(platform, epoch)
+
+
+def identity(platform: Platform, _: Nothing) -> Identity:
+    """The money identity, from chain and database apart."""
+    with platform.database.read() as transaction:
+        known = accounts.list_all(transaction)
+    return platform.check_identity.run(tuple(one.address for one in known))
+
+
+def _view(platform: Platform, epoch: rows.Epoch) -> EpochView:
+    with platform.database.read() as transaction:
+        listed = list(rows.payouts_of(transaction, epoch.gateway, epoch.number))
+        names = {one.address: one.display_name for one in accounts.list_all(transaction)}
+    commons = platform.acts.contracts.deployment.payouts
+    names[commons] = "commons"
+    return EpochView(
+        number=epoch.number,
+        state=epoch.state.value,
+        first=epoch.first,
+        size=epoch.size,
+        root=epoch.root,
+        drawn=epoch.drawn,
+        promised=epoch.promised,
+        payouts=tuple(
+            Payout(names.get(row.account, row.account), row.account, row.cumulative)
+            for row in listed
+        ),
+        anchors=anchors(platform, epoch),
+    )
+
+
+class _OnChain(msgspec.Struct, frozen=True):
+    first: int
+    size: int
+    root: Digest
+
+
+def anchors(platform: Platform, epoch: rows.Epoch | None) -> Anchors:
+    """What a checker needs to know, read from the contracts and not from our books."""
+    contracts = platform.acts.contracts
+    plain = Anchors(
+        chain_id=contracts.client.chain_id,
+        escrow=contracts.deployment.escrow,
+        gateway=platform.gateway.account,
+    )
+    if epoch is None or epoch.state is rows.EpochState.CLOSED:
+        return plain
+    found = contracts.read(_OnChain, "Escrow", "epochs", epoch.gateway, epoch.number)
+    return msgspec.structs.replace(
+        plain, epoch_root=found.root, epoch_first=found.first, epoch_size=found.size
+    )
+
+
+SETTLE = Operation("epoch.settle", Nothing, EpochView, settle)
+SHOW = Operation("epoch.show", Which, EpochView, show)
+IDENTITY = Operation("epoch.identity", Nothing, Identity, identity)

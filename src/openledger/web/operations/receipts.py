@@ -1,0 +1,159 @@
+"""Receipts, for people and for checkers."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from openledger.core.encoding import decode
+from openledger.core.errors import ConflictError
+from openledger.core.ids import parse_receipt_id
+from openledger.core.types import Account, Digest, ReceiptId, Wei
+from openledger.flows.money.verify import PAYER, Bundle, EpochProof, Opening, pack
+from openledger.settlement.epoch import receipt_tree
+from openledger.settlement.parts import DATA
+from openledger.settlement.receipt import (
+    CallReceipt,
+    Private,
+    PrivateDigests,
+    Receipt,
+    SignedCall,
+    SignedStatement,
+)
+from openledger.storage.database import Transaction
+from openledger.storage.records.data import accounts
+from openledger.storage.records.money import calls, epochs
+from openledger.web.operations.operation import Operation
+from openledger.wiring.platform import Platform
+
+PENDING = "pending attribution"
+_BUNDLE_VERSION = 1
+
+
+class ShowReceipt(msgspec.Struct, frozen=True):
+    """Which receipt, and whether to open its private fields."""
+
+    receipt: str
+    is_private: bool = False
+
+
+class PartView(msgspec.Struct, frozen=True):
+    """One part of the fee."""
+
+    role: str
+    name: str
+    account: Account
+    amount: Wei
+    share_ppb: int | None  # of the answer, for contributors
+
+
+class ReceiptView(msgspec.Struct, frozen=True):
+    """A receipt for people; `bundle` is the file for a checker."""
+
+    receipt: ReceiptId
+    model: str
+    state: str
+    fee: Wei
+    input_tokens: int
+    output_tokens: int
+    finish: str
+    refund: str | None
+    nobody_ppb: int
+    parts: tuple[PartView, ...]
+    epoch: int | None
+    bundle: bytes
+
+
+def show(platform: Platform, wanted: ShowReceipt) -> ReceiptView:
+    """Show a receipt; one whose attribution is not done yet has no parts and no bundle."""
+    receipt = parse_receipt_id(wanted.receipt)
+    with platform.database.read() as transaction:
+        call = calls.get(transaction, receipt)
+        said = calls.statement(transaction, receipt)
+        names = {one.address: one.display_name for one in accounts.list_all(transaction)}
+        epoch = epochs.holding(transaction, call.gateway, call.gateway_sequence)
+    names[platform.acts.contracts.deployment.payouts] = "commons"
+    signed = decode(call.record, SignedCall)
+    statement = None if said is None else decode(said.record, SignedStatement)
+    if statement is None and wanted.is_private:
+        raise ConflictError("the attribution is not done yet; ask again in a moment")
+    return ReceiptView(
+        receipt=receipt,
+        model=signed.body.mix[0].name,
+        state=PENDING if statement is None else (epoch.state.value if epoch else "attributed"),
+        fee=call.fee,
+        input_tokens=signed.body.input_tokens,
+        output_tokens=signed.body.output_tokens,
+        finish=signed.body.finish,
+        refund=signed.body.refund,
+        nobody_ppb=0 if statement is None else statement.body.attribution.nobody_ppb,
+        parts=() if statement is None else _parts(statement, names),
+        epoch=epoch.number if epoch and epoch.state is not epochs.EpochState.CLOSED else None,
+        bundle=b"" if statement is None else _bundle(platform, call, epoch, wanted.is_private),
+    )
+
+
+def _parts(statement: SignedStatement, names: Mapping[Account, str]) -> tuple[PartView, ...]:
+    shares = {share.account: share.weight_ppb for share in statement.body.attribution.shares}
+    return tuple(
+        PartView(
+            role=part.role,
+            name=names.get(part.account, ""),
+            account=part.account,
+            amount=part.amount,
+            share_ppb=shares.get(part.account) if part.role == DATA else None,
+        )
+        for part in statement.body.parts
+    )
+
+
+def _bundle(
+    platform: Platform, call: calls.Call, epoch: epochs.Epoch | None, is_private: bool
+) -> bytes:
+    with platform.database.read() as transaction:
+        previous = _previous(transaction, call)
+        pair = next(iter(calls.pairs(transaction, call.gateway, call.gateway_sequence, 1)))
+        proof = None if epoch is None else _proof(platform, transaction, epoch, call)
+    return pack(
+        Bundle(
+            version=_BUNDLE_VERSION,
+            receipt=_receipt(pair),
+            previous=previous,
+            epoch=proof,
+            openings=_openings(platform, call) if is_private else (),
+        )
+    )
+
+
+def _previous(transaction: Transaction, call: calls.Call) -> CallReceipt | None:
+    if call.gateway_sequence == 1:
+        return None
+    rows = calls.in_order(transaction, call.gateway, call.gateway_sequence - 1)
+    return decode(next(rows).record, SignedCall).call
+
+
+def _proof(
+    platform: Platform, transaction: Transaction, epoch: epochs.Epoch, call: calls.Call
+) -> EpochProof:
+    pairs = calls.pairs(transaction, call.gateway, epoch.first, epoch.size)
+    domain = platform.acts.contracts.domain("Escrow")
+    tree = receipt_tree(domain, [_receipt(pair) for pair in pairs])
+    return EpochProof(epoch.first, epoch.root, tree.prove(call.gateway_sequence - epoch.first))
+
+
+def _receipt(pair: calls.Pair) -> Receipt:
+    return Receipt(
+        decode(pair.call.record, SignedCall), decode(pair.statement.record, SignedStatement)
+    )
+
+
+def _openings(platform: Platform, call: calls.Call) -> tuple[Opening, ...]:
+    if call.private is None:
+        raise ConflictError("what was private of this call is erased by now")
+    private = decode(platform.sealer.unseal(call.id, call.private), Private)
+    names = (PAYER, *PrivateDigests.__struct_fields__)
+    return tuple(
+        Opening(name, Digest(private.salt(name).hex()), getattr(private, name)) for name in names
+    )
+
+
+SHOW = Operation("receipt.show", ShowReceipt, ReceiptView, show)
