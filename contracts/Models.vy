@@ -617,8 +617,9 @@ def _add_terms(
 @view
 def _terms_version(release: uint256) -> uint256:
     latest: uint256 = self.terms_count[release]
-    terms: Terms = self._terms[release][latest]
-    return latest if block.timestamp >= terms.effective_at else terms.previous
+    if block.timestamp >= self._terms[release][latest].effective_at:
+        return latest
+    return self._terms[release][latest].previous
 
 
 @internal

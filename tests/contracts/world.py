@@ -5,7 +5,7 @@ here is also a test that both sides agree.
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ class World:
         *arguments: object,
         **options: object,
     ) -> None:
-        """Call `function_for`; options: signer, deadline, nonce, account."""
+        """Call `function_for`; options: signer, deadline, nonce, account, send."""
         acting = options.get("account", person(who))
         deadline = options.get("deadline", FAR)
         nonce = options.get("nonce", contract.nonces(acting))
@@ -128,7 +128,8 @@ class World:
         fields |= {"nonce": ("uint256", nonce), "deadline": ("uint256", deadline)}
         name = "".join(word.capitalize() for word in function.split("_"))
         signature = self.sign(contract, name, fields, options.get("signer", who))
-        twin(acting, *arguments, deadline, signature, sender=person("relayer"))
+        send = options.get("send", partial(twin, sender=person("relayer")))
+        send(acting, *arguments, deadline, signature)
 
     def payout(self, gateway: str, owed: dict[Account, int]) -> "PayoutTree":
         return PayoutTree(self, gateway, owed)
