@@ -310,5 +310,5 @@ class CallMachine(RuleBasedStateMachine):
         assert found.held == sum(amount for _, amount in self.open.values())
 
 
-CallMachine.TestCase.settings = settings(max_examples=12, stateful_step_count=15, deadline=None)
+CallMachine.TestCase.settings = settings(max_examples=10, stateful_step_count=14, deadline=None)
 TestCalls = CallMachine.TestCase
