@@ -1,0 +1,121 @@
+"""Paid calls for the web, over the flow that makes them."""
+
+from collections.abc import Iterator
+from hashlib import sha256
+
+from openledger.core.errors import NotFoundError
+from openledger.core.ids import parse_release_name
+from openledger.core.types import Wei
+from openledger.flows.money.infer import answer
+from openledger.flows.money.infer.request import CallRequest, Decoding, Desk
+from openledger.lm.tokenizer import ChatMessage
+from openledger.serving.request import SEED_BYTES, Finish, Sampling
+from openledger.settlement.price import SplitPolicy
+from openledger.settlement.split import apportion
+from openledger.storage.records.model import releases
+from openledger.web.inference import InferenceRequest, InferenceResult, RolePart
+
+_FINGERPRINT_LENGTH = 12
+
+
+class Till:
+    """Starts paid calls; see `inference.Inferences`."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def start(self, request: InferenceRequest) -> "OpenCall":
+        _check_ranges(request)
+        call = CallRequest(
+            payer=request.payer.account,
+            model=self._published(request.model),
+            prompt=_prompt(request),
+            api_key=request.payer.key,
+            key_daily_cap=request.payer.key_daily_cap,
+            key_total_cap=request.payer.key_total_cap,
+            max_tokens=request.max_tokens,
+            max_cost=request.max_cost,
+            decoding=_decoding(request),
+            is_streamed=request.is_streamed,
+            nonce=None if request.seed is None else str(request.seed),
+        )
+        return OpenCall(answer.start(self._desk, call), self._desk.config.engine)
+
+    def _published(self, name: str) -> str:
+        with self._desk.database.read() as transaction:
+            release = releases.by_name(transaction, parse_release_name(name))
+        if release.number is None:
+            raise NotFoundError(f"{release.full_name} is not published yet; try again soon")
+        return release.full_name
+
+
+class OpenCall:
+    """One call in progress; see `inference.Inference`."""
+
+    def __init__(self, call: answer.Inference, engine: str) -> None:
+        """`engine` is its build and determinism class."""
+        release = call.release
+        parts = f"{release.base}|{release.adapter}|{engine}"
+        self._call = call
+        self.receipt_id = call.receipt_id
+        self.model = release.full_name
+        self.fingerprint = f"fp_{sha256(parts.encode()).hexdigest()[:_FINGERPRINT_LENGTH]}"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._call)
+
+    def result(self) -> InferenceResult:
+        ended = self._call.result()
+        return InferenceResult(
+            text=ended.text,
+            finish_reason="stop" if ended.finish == Finish.STOP else "length",
+            prompt_tokens=ended.input_tokens,
+            completion_tokens=ended.output_tokens,
+            fee=ended.fee,
+            parts=_parts(ended.fee, self._call.terms.policy),
+        )
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+
+def _parts(fee: Wei, policy: SplitPolicy) -> tuple[RolePart, ...]:
+    weights = {role: getattr(policy, role) for role in policy.__struct_fields__}
+    amounts = apportion(fee, list(weights.values()))
+    parts = zip(weights, amounts, strict=True)
+    return tuple(RolePart(role, Wei(amount)) for role, amount in parts if weights[role])
+
+
+def _check_ranges(request: InferenceRequest) -> None:
+    """Refuse what no sampler takes before any money is held."""
+    Sampling(
+        seed=bytes(SEED_BYTES),
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        repetition_penalty=request.repetition_penalty,
+        presence_penalty=request.presence_penalty,
+        frequency_penalty=request.frequency_penalty,
+    )
+
+
+def _decoding(request: InferenceRequest) -> Decoding:
+    return Decoding(
+        temperature_milli=_milli(request.temperature),
+        top_p_milli=max(1, _milli(request.top_p)),  # 0 would allow no token at all
+        top_k=request.top_k,
+        repetition_penalty_milli=max(1, _milli(request.repetition_penalty)),
+        presence_penalty_milli=_milli(request.presence_penalty),
+        frequency_penalty_milli=_milli(request.frequency_penalty),
+        stop=request.stop,
+    )
+
+
+def _milli(value: float) -> int:
+    return round(value * 1_000)
+
+
+def _prompt(request: InferenceRequest) -> str | tuple[ChatMessage, ...]:
+    if request.messages is None:
+        return request.prompt or ""
+    return tuple(ChatMessage(one.role, one.content) for one in request.messages)
