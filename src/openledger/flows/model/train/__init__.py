@@ -1,0 +1,1 @@
+"""From the contributions of Datanets to a trained adapter with its attribution state."""

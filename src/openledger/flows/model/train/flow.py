@@ -1,0 +1,263 @@
+"""Begin on chain, draw the seed, train, build the attribution state.
+
+Recipe, ordered manifest and Datanet versions are anchored before the seed exists, so nobody can
+choose data or recipe to suit a seed. Every step may be repeated: a killed run goes on from its
+last checkpoint and ends with the same adapter.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from openledger.attribution.gradients import ProbedModel
+from openledger.attribution.release import Recipe as AttributionRecipe
+from openledger.attribution.release import TrainingExample, build
+from openledger.attribution.state import AttributionState, load_state
+from openledger.chain.outbox.rows import op_id
+from openledger.core.encoding import decode, digest_of, encode
+from openledger.core.errors import ChainUnavailableError
+from openledger.core.types import DatanetVersion, Digest, as_bytes
+from openledger.flows.model.train.plan import (
+    Order,
+    Plan,
+    Versions,
+    Workshop,
+    as_begun,
+    attribution_folder,
+    gather,
+    write_manifest,
+)
+from openledger.lm.checkpoint import load_adapter, save_adapter
+from openledger.lm.lora import Adapter
+from openledger.storage.records.data import accounts, datanets
+from openledger.storage.records.model import runs
+from openledger.storage.records.model.runs import Run, RunState
+from openledger.training.finetune import finetune
+from openledger.training.split import Split, split_by_key
+from openledger.training.task import FineTuned, Progress, Task, Watch
+
+BUILDING = "building attribution"
+_SEED_TIMEOUT_BLOCKS = 250  # block hashes reach no further back
+
+
+class Metrics(msgspec.Struct, frozen=True):
+    """What a run measured; printed on the model's card."""
+
+    base_perplexity: float
+    perplexity: float
+    held_out_tokens: int
+    training_tokens: int  # predicted once per epoch
+    training_documents: int
+    contributors: int
+    epochs: int
+    steps: int
+    stopped_early: bool
+    training_root: Digest
+    training_size: int
+    attribution_bytes: int
+
+
+class Step(msgspec.Struct, frozen=True):
+    """Progress in one line: what, how far, and the loss if there is one."""
+
+    stage: str
+    done: int
+    total: int
+    loss: float | None = None
+    held_out_loss: float | None = None
+    seconds_left: float | None = None
+
+
+Tell = Callable[[Step], None]
+
+
+def start(shop: Workshop, order: Order) -> Run:
+    """Anchor the run and draw its seed.
+
+    Raises:
+        InvalidInputError: there is nothing to train on.
+        ChainRejectedError: a Datanet changed at this moment; start again.
+        ChainUnavailableError: the chain is down; start again, nothing is lost.
+    """
+    op = op_id("run", order.builder.address, order.key)
+    run = _known(shop, op) or _queued(shop, order, op)
+    if run.number is None:
+        run = _begin(shop, run)
+    return run
+
+
+def train(shop: Workshop, run: Run, tell: Tell) -> Run:
+    """Train a begun run to its end.
+
+    Raises:
+        ConflictError: the run never began, or is cancelled.
+        StorageFullError: the disk is full; call again when there is room.
+    """
+    if run.state is RunState.TRAINED:
+        return run
+    plan = decode(run.recipe, Plan)
+    with shop.database.transaction() as transaction:
+        run = runs.advance(transaction, run.id, RunState.TRAINING, shop.clock())
+        wanted = tuple(datanets.get(transaction, one) for one in plan.datanets)
+    folder = shop.home.run(run.op)
+    material = as_begun(folder, gather(shop, wanted), run.manifest_root)
+    seed = as_bytes(run.seed or Digest(""))
+    split = split_by_key(material.examples, seed, plan.held_out_bps)
+    base = shop.base(plan.recipe.precision)
+    tuned = finetune(
+        base,
+        Task(plan.recipe, seed, split.training, split.held_out),
+        folder,
+        Watch(progress=lambda seen: _report(shop, run, tell, seen)),
+    )
+    digest = _keep(shop, tuned.adapter, base.name)
+    state = _attribution(shop, run, plan, split, digest, tell)
+    metrics = _metrics(plan, split, tuned, state, attribution_folder(folder))
+    with shop.database.transaction() as transaction:
+        return runs.finish(transaction, run.id, digest, msgspec.json.encode(metrics), shop.clock())
+
+
+def _known(shop: Workshop, op: Digest) -> Run | None:
+    with shop.database.read() as transaction:
+        return next((run for run in runs.list_all(transaction) if run.op == op), None)
+
+
+def _queued(shop: Workshop, order: Order, op: Digest) -> Run:
+    material = gather(shop, order.datanets)
+    write_manifest(shop.home.run(op), material)
+    plan = Plan(
+        recipe=order.recipe,
+        held_out_bps=order.held_out_bps,
+        base=shop.base_digest,
+        datanets=tuple(one.id for one in order.datanets),
+    )
+    new = runs.NewRun(
+        op=op,
+        builder=order.builder.address,
+        name=order.name,
+        recipe=encode(plan),
+        versions=encode(Versions(tuple(_version(shop, one) for one in order.datanets))),
+        manifest_root=material.root,
+        manifest_size=len(material.rows),
+    )
+    with shop.database.transaction() as transaction:
+        return runs.create(transaction, new, shop.clock())
+
+
+def _version(shop: Workshop, datanet: datanets.Datanet) -> DatanetVersion:
+    number = datanet.number or 0
+    found = shop.acts.contracts.call("Datanets", "version_of", number)
+    assert isinstance(found, tuple)
+    return DatanetVersion(number, int(str(found[0])), Digest(str(found[1])))
+
+
+def _begin(shop: Workshop, run: Run) -> Run:
+    contracts = shop.acts.contracts
+    plan = decode(run.recipe, Plan)
+    versions = decode(run.versions, Versions).datanets
+    with shop.database.read() as transaction:
+        builder = accounts.by_address(transaction, run.builder)
+    assert builder is not None, "a run's builder is an account of this home"
+    write = contracts.write(
+        "Models",
+        "begin",
+        run.op,
+        digest_of(plan),
+        run.manifest_root,
+        run.manifest_size,
+        plan.method,
+        versions,
+        acting=builder.label,
+    )
+    began = shop.acts.perform({op_id("begin", run.op): write})[0]
+    number = contracts.read(int, "Models", "run_of", run.builder, run.op)
+    _await_seed_block(shop, began.block or 0)
+    draw = contracts.write("Models", "draw_seed", number)
+    shop.acts.perform({op_id("draw", run.op): draw})
+    seed = Digest(str(contracts.call("Models", "seed_of", number)))
+    with shop.database.transaction() as transaction:
+        return runs.begin(transaction, run.id, number, seed, shop.clock())
+
+
+def _await_seed_block(shop: Workshop, begun: int) -> None:
+    """The seed comes from a block that did not exist when the run began."""
+    contracts = shop.acts.contracts
+    wanted = begun + contracts.deployment.settings.seed_delay_blocks + 1
+    pause = contracts.client.config.profile.block_time_s
+    for _ in range(_SEED_TIMEOUT_BLOCKS):
+        if contracts.client.height() >= wanted:
+            return
+        if shop.mine is not None:
+            shop.mine()
+        else:
+            shop.sleep(pause)
+    raise ChainUnavailableError(f"the chain did not reach block {wanted}; start the run again")
+
+
+def _report(shop: Workshop, run: Run, tell: Tell, seen: Progress) -> None:
+    step = Step(
+        stage=seen.stage.value,
+        done=seen.done,
+        total=seen.total,
+        loss=seen.loss,
+        held_out_loss=seen.held_out_loss,
+        seconds_left=seen.seconds_left,
+    )
+    row = runs.Progress(
+        step=seen.done,
+        steps=seen.total,
+        seconds_left=None if seen.seconds_left is None else round(seen.seconds_left),
+        metrics=msgspec.json.encode(step),
+    )
+    with shop.database.transaction() as transaction:
+        runs.report(transaction, run.id, row, shop.clock())
+    tell(step)
+
+
+def _keep(shop: Workshop, adapter: Adapter, base_name: str) -> Digest:
+    """Save under a name of its own first, since its digest is known only then."""
+    scratch = shop.home.adapter("new")
+    digest = save_adapter(scratch, adapter, base_name)
+    target = shop.home.adapter(digest)
+    if not target.exists():
+        scratch.rename(target)
+    return digest
+
+
+def _attribution(
+    shop: Workshop, run: Run, plan: Plan, split: Split, adapter: Digest, tell: Tell
+) -> AttributionState:
+    folder = attribution_folder(shop.home.run(run.op))
+    if folder.exists():
+        return load_state(folder)
+    base = shop.base(plan.recipe.precision)
+    encoded = base.tokenizer.encode_documents([one.text for one in split.training])
+    examples = [
+        TrainingExample(one.digest, one.document, one.account, one.text, tuple(ids))
+        for one, ids in zip(split.training, encoded, strict=True)
+    ]
+    model = ProbedModel(base, load_adapter(shop.home.adapter(adapter), base, adapter))
+    recipe = AttributionRecipe(adapter, run.seed or Digest(""))
+    return build(
+        folder, model, examples, recipe, lambda done, total: tell(Step(BUILDING, done, total))
+    )
+
+
+def _metrics(
+    plan: Plan, split: Split, tuned: FineTuned, state: AttributionState, folder: Path
+) -> Metrics:
+    return Metrics(
+        base_perplexity=tuned.base.perplexity,
+        perplexity=tuned.tuned.perplexity,
+        held_out_tokens=tuned.tuned.tokens,
+        training_tokens=tuned.tokens // max(1, plan.recipe.epochs),
+        training_documents=len({one.document for one in split.training}),
+        contributors=len({one.account for one in split.training}),
+        epochs=plan.recipe.epochs,
+        steps=tuned.steps,
+        stopped_early=tuned.stopped_early,
+        training_root=state.training_root,
+        training_size=state.training_size,
+        attribution_bytes=sum(file.stat().st_size for file in folder.iterdir()),
+    )

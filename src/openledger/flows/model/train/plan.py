@@ -1,0 +1,166 @@
+"""What a run will train on, fixed and anchored before its seed is known."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from openledger.attribution.method import METHOD_VERSION
+from openledger.chain.acts import Acts
+from openledger.core.encoding import decode, encode
+from openledger.core.errors import ConflictError, DigestMismatchError, InvalidInputError
+from openledger.core.merkle import root
+from openledger.core.types import DatanetVersion, Digest
+from openledger.lm.base import BaseModel
+from openledger.storage.blobs import write_atomically
+from openledger.storage.database import Database, Transaction
+from openledger.storage.home import Home
+from openledger.storage.records.data import contributions, datanets, texts
+from openledger.storage.records.data.accounts import LocalAccount
+from openledger.storage.records.data.contributions import ContributionState
+from openledger.storage.vault import Vault
+from openledger.training.recipe import Precision, Recipe
+from openledger.training.rows import Example
+
+CHUNK_OBJECT = "{contribution}/{position}"
+MANIFEST = "manifest.json"
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """The whole recipe of a run; its digest goes on chain."""
+
+    recipe: Recipe
+    held_out_bps: int  # of the text, whole titles at a time
+    base: Digest
+    datanets: tuple[str, ...]  # row ids
+    method: int = METHOD_VERSION
+
+
+class TrainingRow(msgspec.Struct, frozen=True):
+    """One leaf of the ordered training manifest."""
+
+    contribution: int  # its number on chain
+    position: int  # of the chunk in the contribution
+    chunk: Digest
+
+
+class TrainingManifest(msgspec.Struct, frozen=True):
+    """Every row that a run may train on or hold out, in order."""
+
+    rows: tuple[TrainingRow, ...]
+
+
+class Versions(msgspec.Struct, frozen=True):
+    """The Datanets as they stood when the run began."""
+
+    datanets: tuple[DatanetVersion, ...]
+
+
+class Workshop(msgspec.Struct, frozen=True):
+    """All that training needs, wired once."""
+
+    database: Database
+    vault: Vault
+    acts: Acts
+    home: Home
+    base: Callable[[Precision], BaseModel]  # loaded once per precision
+    base_digest: Digest
+    clock: Callable[[], int]  # microseconds since 1970
+    mine: Callable[[], None] | None  # makes a block; development chains only
+    sleep: Callable[[float], None]
+
+
+class Order(msgspec.Struct, frozen=True):
+    """A run to start; the same key is the same run."""
+
+    key: str
+    name: str
+    builder: LocalAccount
+    datanets: tuple[datanets.Datanet, ...]
+    recipe: Recipe = Recipe()
+    held_out_bps: int = 1_000
+
+
+class Material(msgspec.Struct, frozen=True):
+    """What the Datanets hold: rows for the manifest, examples for training."""
+
+    rows: tuple[TrainingRow, ...]
+    examples: tuple[Example, ...]
+
+    @property
+    def root(self) -> Digest:
+        """Of the ordered training manifest."""
+        return root([encode(row) for row in self.rows])
+
+
+def gather(shop: Workshop, wanted: Sequence[datanets.Datanet]) -> Material:
+    """Every chunk of every approved contribution, in the order of their numbers on chain.
+
+    Raises:
+        InvalidInputError: there is none.
+        VerificationError: a stored chunk is damaged.
+    """
+    rows: list[TrainingRow] = []
+    examples: list[Example] = []
+    documents = 0
+    with shop.database.read() as transaction:
+        for one in _approved(transaction, wanted):
+            keys = [row.key for row in texts.documents_of(transaction, one.id)]
+            for chunk in texts.chunks_of(transaction, one.id):
+                name = CHUNK_OBJECT.format(contribution=one.id, position=chunk.position)
+                text = shop.vault.get(transaction, one.id, name, chunk.blob).decode()
+                rows.append(TrainingRow(one.number or 0, chunk.position, chunk.digest))
+                examples.append(
+                    Example(
+                        digest=chunk.digest,
+                        document=documents + chunk.document,
+                        account=one.contributor,
+                        text=text,
+                        key=keys[chunk.document],
+                    )
+                )
+            documents += len(keys)
+    if not rows:
+        raise InvalidInputError("no approved contribution to train on; add some, or wait for them")
+    return Material(tuple(rows), tuple(examples))
+
+
+def write_manifest(folder: Path, material: Material) -> None:
+    """Keep the ordered training manifest in the run's folder, before the run is stored."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / MANIFEST, encode(TrainingManifest(material.rows)))
+
+
+def as_begun(folder: Path, material: Material, anchored: Digest) -> Material:
+    """Only what was anchored, in its order: later contributions wait for the next run.
+
+    Raises:
+        ConflictError: a contribution was withdrawn since.
+        DigestMismatchError: the kept manifest is not the anchored one.
+    """
+    kept = decode((folder / MANIFEST).read_bytes(), TrainingManifest)
+    places = {row: place for place, row in enumerate(material.rows)}
+    missing = [row.contribution for row in kept.rows if row not in places]
+    if missing:
+        raise ConflictError(f"contribution {missing[0]} was withdrawn; start a new run without it")
+    examples = tuple(material.examples[places[row]] for row in kept.rows)
+    begun = Material(kept.rows, examples)
+    if begun.root != anchored:
+        raise DigestMismatchError("the kept training manifest is not the one that was anchored")
+    return begun
+
+
+def attribution_folder(run_folder: Path) -> Path:
+    """Where a run keeps its attribution state."""
+    return run_folder / "attribution"
+
+
+def _approved(
+    transaction: Transaction, wanted: Sequence[datanets.Datanet]
+) -> list[contributions.Contribution]:
+    found = [
+        row
+        for one in wanted
+        for row in contributions.of_datanet(transaction, one.id, ContributionState.APPROVED)
+    ]
+    return sorted(found, key=lambda row: row.number or 0)
