@@ -43,9 +43,16 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     host: str = "127.0.0.1"
     port: int = 8700
-    threads: int = 0  # of the engine; 0: as many as cores
     max_queued: int = 64
     max_body_mb: int = 64
+
+
+class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which base model this home works with."""
+
+    base: str = "smollm2"  # or "tiny": the unit tests' model, for trying out the flows
+    context: int = 2_048  # tokens of one request
+    threads: int = 0  # of arithmetic; 0: as many as cores
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,6 +60,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     home: HomeSettings = HomeSettings()
     chain: ChainSettings = ChainSettings()
+    models: ModelSettings = ModelSettings()
     serve: ServeSettings = ServeSettings()
 
 

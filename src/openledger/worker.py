@@ -1,0 +1,88 @@
+"""The job loop: claims jobs, runs their handlers, tries again what failed.
+
+Handlers are idempotent: a job runs at least once. One loop runs at a time in a home, since
+attribution and training share one copy of the base model.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from openledger.core.errors import OpenLedgerError
+from openledger.storage import jobs
+from openledger.storage.database import Database
+from openledger.storage.jobs import Job
+
+log = structlog.get_logger()
+
+Handler = Callable[[Job], None]
+
+LEASE_US = 600_000_000
+_IDLE_S = 0.2
+
+
+class Worker:
+    """Runs jobs of the kinds it has handlers for.
+
+    Args:
+        database: where jobs are.
+        handlers: by kind of job.
+        chores: done between jobs, such as pumping the outbox; they must not raise.
+        clock: microseconds since 1970.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        handlers: Mapping[str, Handler],
+        chores: Callable[[], None],
+        clock: Callable[[], int],
+    ) -> None:
+        self._database = database
+        self._handlers = handlers
+        self._chores = chores
+        self._clock = clock
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def run_once(self) -> bool:
+        """Run one job that is due; whether there was one."""
+        with self._database.transaction() as transaction:
+            job = jobs.claim(transaction, list(self._handlers), self._clock(), LEASE_US)
+        if job is None:
+            return False
+        try:
+            self._handlers[job.kind](job)
+        except OpenLedgerError as error:
+            log.warning("job failed", kind=job.kind, key=job.key, code=error.code, why=str(error))
+            with self._database.transaction() as transaction:
+                jobs.fail(transaction, job, str(error), self._clock())
+        else:
+            with self._database.transaction() as transaction:
+                jobs.complete(transaction, job, self._clock())
+        return True
+
+    def drain(self) -> int:
+        """Run every job that is due now; how many there were."""
+        count = 0
+        while self.run_once():
+            count += 1
+        return count
+
+    def start(self) -> None:
+        """Run in a thread until `stop`."""
+        self._thread = threading.Thread(target=self._loop, name="openledger-worker", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the job at hand and end the thread."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _loop(self) -> None:
+        while not self._stop.is_set():
+            self._chores()
+            if not self.run_once():
+                self._stop.wait(_IDLE_S)
