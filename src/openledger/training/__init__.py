@@ -1,0 +1,1 @@
+"""Fine-tune an adapter on a Datanet's chunks and measure what it gained."""

@@ -1,0 +1,129 @@
+"""One optimiser step at a time on an adapter whose base is frozen and half cached."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+
+from openledger.core.errors import InvalidInputError
+from openledger.core.types import Digest
+from openledger.lm.base import BaseModel
+from openledger.lm.frozen import SplitModel
+from openledger.lm.lora import Adapter, LoraHost, LoraPair, MixMember, random_adapter
+from openledger.training.recipe import Recipe
+from openledger.training.rows import Row
+from openledger.training.steps.head_loss import summed_loss
+
+_UNFINISHED = Digest("0" * 64)  # an adapter has no digest before it is done
+_LARGEST_GRADIENT = 1.0  # norm over all factors; rare tunes would otherwise throw the run
+
+
+class Trainer:
+    """An adapter, its optimiser and the base below it.
+
+    While `attached`, the base computes with this adapter; nobody else may use that base meanwhile.
+    """
+
+    def __init__(self, base: BaseModel, recipe: Recipe, seed: bytes, steps: int) -> None:
+        shape = recipe.shape(base.layers)
+        fresh = random_adapter(base.model, base.digest, shape, generator(seed, "adapter"))
+        self.base = base
+        self.recipe = recipe
+        self.steps = steps
+        self.split = SplitModel(base.model, shape.layers[0])
+        self.adapter = Adapter(shape, base.digest, {s: _live(p) for s, p in fresh.pairs.items()})
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=recipe.learning_rate, weight_decay=0.0
+        )
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """A and B of every site, in the order of the sites."""
+        return [factor for pair in self.adapter.pairs.values() for factor in (pair.a, pair.b)]
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Put the adapter on the base; the plain base comes back afterwards."""
+        host = LoraHost(self.base.model, self.base.digest)
+        host.add(_UNFINISHED, self.adapter)
+        host.set_mix([MixMember(_UNFINISHED)])
+        try:
+            yield
+        finally:
+            host.close()
+
+    def backward(self, rows: Sequence[Row], hidden: Tensor) -> float:
+        """Gradients of the mean loss over the rows' tokens; returns that loss in nats.
+
+        Args:
+            rows: the batch.
+            hidden: (B, T, D) of these rows from the cache.
+
+        Raises:
+            InvalidInputError: the loss is no number any more.
+        """
+        self.optimiser.zero_grad()
+        states = predicting_states(self.split, rows, hidden)  # (N, D)
+        total = summed_loss(states, self.base.model.lm_head.weight, targets(rows))
+        loss = total / len(states)
+        if not bool(torch.isfinite(loss)):
+            raise InvalidInputError("the training diverged: lower the recipe's learning rate")
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return float(loss.detach())
+
+    def update(self, step: int) -> None:
+        """Move the adapter by the gradients of step `step`, counted from 0."""
+        torch.nn.utils.clip_grad_norm_(self.parameters, _LARGEST_GRADIENT)
+        warm = min(1.0, (step + 1) / max(1, self.recipe.warmup_steps))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.recipe.learning_rate * warm * (1 - step / self.steps)
+        self.optimiser.step()
+
+    def snapshot(self) -> Adapter:
+        """A copy of the adapter as it is now."""
+        pairs = {s: LoraPair(_copy(p.a), _copy(p.b)) for s, p in self.adapter.pairs.items()}
+        return Adapter(self.adapter.shape, self.adapter.base, pairs)
+
+    @torch.no_grad()
+    def become(self, other: Adapter) -> None:
+        """Take over another adapter's values; the optimiser's moments stay."""
+        for site, pair in self.adapter.pairs.items():
+            pair.a.copy_(other.pairs[site].a)
+            pair.b.copy_(other.pairs[site].b)
+
+
+def generator(seed: bytes, purpose: str) -> torch.Generator:
+    """Random numbers that depend on the run's seed and on what they are for, on nothing else."""
+    mixed = sha256(seed + purpose.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(mixed[:8], "big") >> 1)
+
+
+def batches(count: int, recipe: Recipe, seed: bytes) -> list[list[int]]:
+    """Which rows each step sees; over the run every row is seen `epochs` times."""
+    order = [
+        row
+        for epoch in range(recipe.epochs)
+        for row in torch.randperm(count, generator=generator(seed, f"epoch {epoch}")).tolist()
+    ]
+    return [order[i : i + recipe.batch_size] for i in range(0, len(order), recipe.batch_size)]
+
+
+def predicting_states(split: SplitModel, rows: Sequence[Row], hidden: Tensor) -> Tensor:
+    """(N, D) states before the head at every place that predicts a token, row by row."""
+    states = split.upper(hidden)  # (B, T, D)
+    return torch.cat([states[i, : row.predicted] for i, row in enumerate(rows)])
+
+
+def targets(rows: Sequence[Row]) -> Tensor:
+    """(N,) the tokens to predict, row by row."""
+    return torch.tensor([token for row in rows for token in row.tokens[1:]])
+
+
+def _live(pair: LoraPair) -> LoraPair:
+    return LoraPair(pair.a.requires_grad_(), pair.b.requires_grad_())
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
