@@ -9,18 +9,27 @@
         digests, price and split policy; price and policy are versioned and a rise needs notice.
 """
 
-from interfaces import IDatanets
 from interfaces import IIdentity
 from modules import relay
-from modules import signatures
+from modules import model_state
 
 initializes: relay
-exports: relay.nonces
-
-MAX_VERSIONS: constant(uint256) = 16  # Datanets in one run
-HASH_REACH: constant(uint256) = 256  # blocks whose hash the EVM still knows
-BASIS_POINTS: constant(uint256) = 10_000
-LEAST_PLATFORM_BPS: constant(uint256) = 500
+initializes: model_state
+exports: (
+    relay.nonces,
+    model_state.datanets,
+    model_state.seed_delay_blocks,
+    model_state.notice_s,
+    model_state.run_count,
+    model_state.release_count,
+    model_state.runs,
+    model_state.run_of,
+    model_state.runs_begun,
+    model_state.releases,
+    model_state.version_count,
+    model_state.release_of,
+    model_state.terms_count,
+)
 
 BEGIN: constant(bytes32) = keccak256(
     "Begin(address account,bytes32 op,bytes32 recipe,bytes32 manifest_root,uint256 manifest_size,uint256 method,bytes32 versions,uint256 nonce,uint256 deadline)"
@@ -36,132 +45,6 @@ DEPRECATE: constant(bytes32) = keccak256(
 )
 
 identity: public(immutable(IIdentity))
-datanets: public(immutable(IDatanets))
-seed_delay_blocks: public(immutable(uint256))  # blocks between begin and the seed's block
-notice_s: public(immutable(uint256))  # seconds of notice before a rise or a new policy
-
-struct DatanetVersion:
-    datanet: uint256
-    sequence: uint256
-    head: bytes32
-
-struct Run:
-    owner: address
-    number: uint256  # this is the owner's n-th run begun
-    recipe: bytes32
-    manifest_root: bytes32
-    manifest_size: uint256
-    method: uint256  # version of the attribution method
-    versions: bytes32  # keccak256 of the ABI encoding; the event Begun has them in full
-    floor_bps: uint256  # highest data floor among the Datanets
-    begun_block: uint256
-    seed_block: uint256  # whose hash makes the seed
-    retargets: uint256  # how often the seed's block was missed
-    seed: bytes32  # zero until drawn
-    release: uint256  # zero until released
-
-struct Price:
-    input_1k: uint256  # wei per 1,000 input tokens
-    output_1k: uint256  # wei per 1,000 output tokens
-    request: uint256  # wei per request
-
-struct Policy:  # basis points of a fee, together 10,000
-    platform: uint256
-    builder: uint256
-    node: uint256
-    verifiers: uint256
-    stakers: uint256
-    data: uint256
-    base_owner: uint256
-    parent: uint256
-
-struct Release:
-    owner: address
-    run: uint256
-    slug: bytes32
-    version: uint256  # per owner and slug, from 1
-    base: bytes32
-    adapter: bytes32
-    training_root: bytes32
-    training_size: uint256
-    deprecated: bool
-
-struct Terms:
-    price: Price
-    policy: Policy
-    effective_at: uint256  # unix seconds
-    previous: uint256  # version in force when these were proposed
-
-event Begun:
-    run: indexed(uint256)
-    owner: indexed(address)
-    op: indexed(bytes32)
-    number: uint256
-    recipe: bytes32
-    manifest_root: bytes32
-    manifest_size: uint256
-    method: uint256
-    versions: DynArray[DatanetVersion, MAX_VERSIONS]
-    seed_block: uint256
-
-event SeedMissed:
-    run: indexed(uint256)
-    seed_block: uint256
-
-event SeedDrawn:
-    run: indexed(uint256)
-    seed: bytes32
-
-event Released:
-    release: indexed(uint256)
-    run: indexed(uint256)
-    owner: indexed(address)
-    slug: bytes32
-    version: uint256
-    base: bytes32
-    adapter: bytes32
-    training_root: bytes32
-    training_size: uint256
-
-event TermsProposed:
-    release: indexed(uint256)
-    version: uint256
-    price: Price
-    policy: Policy
-    effective_at: uint256
-
-event Deprecated:
-    release: indexed(uint256)
-
-# number of runs, the last one's id; only _begin() raises it
-run_count: public(uint256)
-
-# number of releases, the last one's id; only _release() raises it
-release_count: public(uint256)
-
-# id -> run; _begin() writes it, draw_seed() its seed, _release() its release
-runs: public(HashMap[uint256, Run])
-
-# owner -> op -> run; _begin() writes it once
-run_of: public(HashMap[address, HashMap[bytes32, uint256]])
-
-# owner -> runs begun; only _begin() raises it
-runs_begun: public(HashMap[address, uint256])
-
-# id -> release; _release() writes it, _deprecate() its flag
-releases: public(HashMap[uint256, Release])
-
-# owner -> slug -> versions released; only _release() raises it
-version_count: public(HashMap[address, HashMap[bytes32, uint256]])
-
-# owner -> slug -> version -> release; _release() writes it once
-release_of: public(HashMap[address, HashMap[bytes32, HashMap[uint256, uint256]]])
-
-# release -> version -> terms; _add_terms() writes each once
-_terms: HashMap[uint256, HashMap[uint256, Terms]]
-
-# release -> versions of its terms proposed so far; only _add_terms() raises it
-terms_count: public(HashMap[uint256, uint256])
 
 
 @deploy
@@ -175,11 +58,8 @@ def __init__(
     @param delay_blocks Blocks between begin and the seed's block: 20 on a public chain.
     @param notice Seconds of notice before a rise or a new policy.
     """
-    assert delay_blocks != 0, "models: no seed delay"
     identity = IIdentity(identity_contract)
-    datanets = IDatanets(datanets_contract)
-    seed_delay_blocks = delay_blocks
-    notice_s = notice
+    model_state.__init__(datanets_contract, delay_blocks, notice)
 
 
 @external
@@ -189,7 +69,7 @@ def begin(
     manifest_root: bytes32,
     manifest_size: uint256,
     method: uint256,
-    versions: DynArray[DatanetVersion, MAX_VERSIONS],
+    versions: DynArray[model_state.DatanetVersion, model_state.MAX_VERSIONS],
 ) -> uint256:
     """
     @notice Announce a training run of the caller before its first step.
@@ -202,7 +82,7 @@ def begin(
     @return Id of the run, from 1.
     """
     relay._require_sender(identity, msg.sender)
-    return self._begin(msg.sender, op, recipe, manifest_root, manifest_size, method, versions)
+    return model_state._begin(msg.sender, op, recipe, manifest_root, manifest_size, method, versions)
 
 
 @external
@@ -213,7 +93,7 @@ def begin_for(
     manifest_root: bytes32,
     manifest_size: uint256,
     method: uint256,
-    versions: DynArray[DatanetVersion, MAX_VERSIONS],
+    versions: DynArray[model_state.DatanetVersion, model_state.MAX_VERSIONS],
     deadline: uint256,
     signature: Bytes[65],
 ) -> uint256:
@@ -245,7 +125,7 @@ def begin_for(
         )
     )
     relay._require_signed(identity, account, struct_hash, deadline, signature)
-    return self._begin(account, op, recipe, manifest_root, manifest_size, method, versions)
+    return model_state._begin(account, op, recipe, manifest_root, manifest_size, method, versions)
 
 
 @external
@@ -255,18 +135,7 @@ def draw_seed(run: uint256):
             to be had, the target moves on instead, and the run counts the miss for all to see.
     @param run Its id.
     """
-    found: Run = self.runs[run]
-    assert found.owner != empty(address), "models: unknown run"
-    assert found.seed == empty(bytes32), "models: seed drawn before"
-    assert block.number > found.seed_block, "models: too early for the seed"
-    if block.number - found.seed_block > HASH_REACH:
-        self.runs[run].seed_block = block.number + seed_delay_blocks
-        self.runs[run].retargets = found.retargets + 1
-        log SeedMissed(run=run, seed_block=block.number + seed_delay_blocks)
-        return
-    seed: bytes32 = sha256(abi_encode(chain.id, self, run, blockhash(found.seed_block)))
-    self.runs[run].seed = seed
-    log SeedDrawn(run=run, seed=seed)
+    model_state._draw_seed(run)
 
 
 @external
@@ -277,8 +146,8 @@ def release(
     adapter: bytes32,
     training_root: bytes32,
     training_size: uint256,
-    price: Price,
-    policy: Policy,
+    price: model_state.Price,
+    policy: model_state.Policy,
 ) -> uint256:
     """
     @notice Publish what a run of the caller made; one release per run, after its seed is drawn.
@@ -294,7 +163,7 @@ def release(
     @return Id of the release, from 1.
     """
     relay._require_sender(identity, msg.sender)
-    return self._release(
+    return model_state._release(
         msg.sender, run, slug, base, adapter, training_root, training_size, price, policy
     )
 
@@ -308,8 +177,8 @@ def release_for(
     adapter: bytes32,
     training_root: bytes32,
     training_size: uint256,
-    price: Price,
-    policy: Policy,
+    price: model_state.Price,
+    policy: model_state.Policy,
     deadline: uint256,
     signature: Bytes[65],
 ) -> uint256:
@@ -345,13 +214,13 @@ def release_for(
         )
     )
     relay._require_signed(identity, account, struct_hash, deadline, signature)
-    return self._release(
+    return model_state._release(
         account, run, slug, base, adapter, training_root, training_size, price, policy
     )
 
 
 @external
-def propose_terms(release: uint256, price: Price, policy: Policy) -> uint256:
+def propose_terms(release: uint256, price: model_state.Price, policy: model_state.Policy) -> uint256:
     """
     @notice Change price or policy of a release of the caller. At once when no price rises and the
             policy stays, else after notice; a proposal still waiting is superseded.
@@ -361,15 +230,15 @@ def propose_terms(release: uint256, price: Price, policy: Policy) -> uint256:
     @return Version of these terms.
     """
     relay._require_sender(identity, msg.sender)
-    return self._propose_terms(msg.sender, release, price, policy)
+    return model_state._propose_terms(msg.sender, release, price, policy)
 
 
 @external
 def propose_terms_for(
     account: address,
     release: uint256,
-    price: Price,
-    policy: Policy,
+    price: model_state.Price,
+    policy: model_state.Policy,
     deadline: uint256,
     signature: Bytes[65],
 ) -> uint256:
@@ -395,7 +264,7 @@ def propose_terms_for(
         )
     )
     relay._require_signed(identity, account, struct_hash, deadline, signature)
-    return self._propose_terms(account, release, price, policy)
+    return model_state._propose_terms(account, release, price, policy)
 
 
 @external
@@ -405,7 +274,7 @@ def deprecate(release: uint256):
     @param release Its id.
     """
     relay._require_sender(identity, msg.sender)
-    self._deprecate(msg.sender, release)
+    model_state._deprecate(msg.sender, release)
 
 
 @external
@@ -421,7 +290,7 @@ def deprecate_for(account: address, release: uint256, deadline: uint256, signatu
         abi_encode(DEPRECATE, account, release, relay._take_nonce(account), deadline)
     )
     relay._require_signed(identity, account, struct_hash, deadline, signature)
-    self._deprecate(account, release)
+    model_state._deprecate(account, release)
 
 
 @external
@@ -432,20 +301,20 @@ def seed_of(run: uint256) -> bytes32:
     @param run Its id.
     @return Zero while it is not drawn.
     """
-    return self.runs[run].seed
+    return model_state.runs[run].seed
 
 
 @external
 @view
-def terms_of(release: uint256, version: uint256) -> Terms:
+def terms_of(release: uint256, version: uint256) -> model_state.Terms:
     """
     @notice Terms of a release, in force or not.
     @param release Its id.
     @param version From 1.
     @return Price, policy, when they take effect, and the version before.
     """
-    assert version != 0 and version <= self.terms_count[release], "models: unknown terms"
-    return self._terms[release][version]
+    assert version != 0 and version <= model_state.terms_count[release], "models: unknown terms"
+    return model_state._terms[release][version]
 
 
 @external
@@ -456,188 +325,5 @@ def terms_version(release: uint256) -> uint256:
     @param release Its id.
     @return From 1.
     """
-    assert self.releases[release].owner != empty(address), "models: unknown release"
-    return self._terms_version(release)
-
-
-@internal
-def _begin(
-    owner: address,
-    op: bytes32,
-    recipe: bytes32,
-    manifest_root: bytes32,
-    manifest_size: uint256,
-    method: uint256,
-    versions: DynArray[DatanetVersion, MAX_VERSIONS],
-) -> uint256:
-    assert self.run_of[owner][op] == 0, "models: op seen before"
-    assert manifest_size != 0, "models: empty manifest"
-    floor_bps: uint256 = self._floor_of(versions)
-    run: uint256 = self.run_count + 1
-    number: uint256 = self.runs_begun[owner] + 1
-    self.run_count = run
-    self.runs_begun[owner] = number
-    self.run_of[owner][op] = run
-    self.runs[run] = Run(
-        owner=owner,
-        number=number,
-        recipe=recipe,
-        manifest_root=manifest_root,
-        manifest_size=manifest_size,
-        method=method,
-        versions=keccak256(abi_encode(versions)),
-        floor_bps=floor_bps,
-        begun_block=block.number,
-        seed_block=block.number + seed_delay_blocks,
-        retargets=0,
-        seed=empty(bytes32),
-        release=0,
-    )
-    log Begun(
-        run=run,
-        owner=owner,
-        op=op,
-        number=number,
-        recipe=recipe,
-        manifest_root=manifest_root,
-        manifest_size=manifest_size,
-        method=method,
-        versions=versions,
-        seed_block=block.number + seed_delay_blocks,
-    )
-    return run
-
-
-@internal
-@view
-def _floor_of(versions: DynArray[DatanetVersion, MAX_VERSIONS]) -> uint256:
-    assert len(versions) != 0, "models: no datanet"
-    floor_bps: uint256 = 0
-    last: uint256 = 0
-    for version: DatanetVersion in versions:
-        assert version.datanet > last, "models: datanets not rising"
-        last = version.datanet
-        sequence: uint256 = 0
-        head: bytes32 = empty(bytes32)
-        floor_here: uint256 = 0
-        sequence, head, floor_here = staticcall datanets.version_of(version.datanet)
-        assert sequence == version.sequence and head == version.head, "models: datanet moved"
-        floor_bps = max(floor_bps, floor_here)
-    return floor_bps
-
-
-@internal
-def _release(
-    owner: address,
-    run: uint256,
-    slug: bytes32,
-    base: bytes32,
-    adapter: bytes32,
-    training_root: bytes32,
-    training_size: uint256,
-    price: Price,
-    policy: Policy,
-) -> uint256:
-    found: Run = self.runs[run]
-    assert found.owner == owner, "models: not the owner"
-    assert found.release == 0, "models: released before"
-    assert found.seed != empty(bytes32), "models: seed not drawn"
-    assert slug != empty(bytes32), "models: no slug"
-    assert training_size != 0, "models: empty training set"
-    release: uint256 = self.release_count + 1
-    version: uint256 = self.version_count[owner][slug] + 1
-    self.release_count = release
-    self.runs[run].release = release
-    self.version_count[owner][slug] = version
-    self.release_of[owner][slug][version] = release
-    self.releases[release] = Release(
-        owner=owner,
-        run=run,
-        slug=slug,
-        version=version,
-        base=base,
-        adapter=adapter,
-        training_root=training_root,
-        training_size=training_size,
-        deprecated=False,
-    )
-    log Released(
-        release=release,
-        run=run,
-        owner=owner,
-        slug=slug,
-        version=version,
-        base=base,
-        adapter=adapter,
-        training_root=training_root,
-        training_size=training_size,
-    )
-    self._add_terms(release, price, policy, block.timestamp, 0)
-    return release
-
-
-@internal
-def _propose_terms(
-    owner: address, release: uint256, price: Price, policy: Policy
-) -> uint256:
-    assert self.releases[release].owner == owner, "models: not the owner"
-    version: uint256 = self._terms_version(release)
-    old: Terms = self._terms[release][version]
-    effective_at: uint256 = block.timestamp
-    if self._needs_notice(old, price, policy):
-        effective_at += notice_s
-    return self._add_terms(release, price, policy, effective_at, version)
-
-
-@internal
-def _deprecate(owner: address, release: uint256):
-    assert self.releases[release].owner == owner, "models: not the owner"
-    assert not self.releases[release].deprecated, "models: deprecated before"
-    self.releases[release].deprecated = True
-    log Deprecated(release=release)
-
-
-@internal
-def _add_terms(
-    release: uint256, price: Price, policy: Policy, effective_at: uint256, previous: uint256
-) -> uint256:
-    self._check_policy(policy, self.runs[self.releases[release].run].floor_bps)
-    version: uint256 = self.terms_count[release] + 1
-    self.terms_count[release] = version
-    self._terms[release][version] = Terms(
-        price=price, policy=policy, effective_at=effective_at, previous=previous
-    )
-    log TermsProposed(
-        release=release, version=version, price=price, policy=policy, effective_at=effective_at
-    )
-    return version
-
-
-@internal
-@view
-def _terms_version(release: uint256) -> uint256:
-    latest: uint256 = self.terms_count[release]
-    if block.timestamp >= self._terms[release][latest].effective_at:
-        return latest
-    return self._terms[release][latest].previous
-
-
-@internal
-@pure
-def _needs_notice(old: Terms, price: Price, policy: Policy) -> bool:
-    rises: bool = (
-        price.input_1k > old.price.input_1k
-        or price.output_1k > old.price.output_1k
-        or price.request > old.price.request
-    )
-    return rises or keccak256(abi_encode(policy)) != keccak256(abi_encode(old.policy))
-
-
-@internal
-@pure
-def _check_policy(policy: Policy, floor_bps: uint256):
-    total: uint256 = policy.platform + policy.builder + policy.node + policy.verifiers
-    total += policy.stakers + policy.data + policy.base_owner + policy.parent
-    assert total == BASIS_POINTS, "models: policy does not sum to 10,000"
-    assert policy.platform >= LEAST_PLATFORM_BPS, "models: platform part too low"
-    assert policy.data >= floor_bps, "models: data part below the floor"
+    assert model_state.releases[release].owner != empty(address), "models: unknown release"
+    return model_state._terms_version(release)
