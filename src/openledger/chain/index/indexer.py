@@ -120,9 +120,16 @@ class Indexer:
     def _seen(self) -> Cursor:
         with self._database.read() as transaction:
             found = rows.cursor(transaction, _SEEN)
-        return found or Cursor(
-            self._contracts.deployment.block - 1, self._contracts.deployment.genesis
-        )
+        return found or self._begin()
+
+    def _begin(self) -> Cursor:
+        """Start at the block before the contracts: the deepest that we can ever go back to."""
+        block = self._header(max(0, self._contracts.deployment.block - 1))
+        begun = Cursor(block.number, block.hash)
+        with self._database.transaction() as transaction:
+            rows.put(transaction, [block], [])
+            rows.move(transaction, _SEEN, begun, self._clock())
+        return begun
 
     def _rewind(self) -> int:
         """Go back to the newest block that the chain still has; return how many were undone."""
@@ -158,8 +165,7 @@ class Indexer:
         self._check(seen, blocks, logs)
         found = [event for event in map(self._event, logs) if event is not None]
         with self._database.transaction() as transaction:
-            known = rows.cursor(transaction, _SEEN)
-            if known is not None and known != seen:
+            if rows.cursor(transaction, _SEEN) != seen:
                 raise ConflictError("two indexers follow the chain for one home; stop one")
             rows.put(transaction, blocks, found)
             rows.move(transaction, _SEEN, tip, self._clock())

@@ -22,7 +22,7 @@ from openledger.chain.outbox.fees import Draft, Signed
 from openledger.chain.outbox.rows import Row, State
 from openledger.chain.outbox.tracking import Change, horizon, look_up
 from openledger.chain.relay import Relay
-from openledger.core.errors import ChainRejectedError, UnavailableError
+from openledger.core.errors import ChainRejectedError, ConflictError, UnavailableError
 from openledger.core.types import Account
 from openledger.storage import leases
 from openledger.storage.database import Database
@@ -84,6 +84,9 @@ class Sender:
             if signed:
                 self._send_new()
                 ended += self._track()
+        except ConflictError as error:
+            self._lease = None  # another process signs for this key now
+            return Pass(0, ended, str(error))
         except (UnavailableError, ChainRejectedError) as error:
             return Pass(signed, ended, str(error))
         return Pass(signed, ended)
