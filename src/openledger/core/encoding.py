@@ -19,7 +19,7 @@ Record = TypeVar("Record", bound=msgspec.Struct)
 
 _LARGEST_JSON_INTEGER = 2**53 - 1
 _PLAIN = (bool, str)
-_PLAIN_ON_THE_WIRE = (bool, str, float, bytes)
+_PLAIN_ON_THE_WIRE = (bool, str, float, bytes, msgspec.Raw)
 
 
 def encode(record: msgspec.Struct) -> bytes:

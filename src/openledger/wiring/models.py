@@ -17,7 +17,7 @@ from openledger.core.encoding import digest_of
 from openledger.core.ids import parse_receipt_id
 from openledger.core.types import Digest
 from openledger.flows.data.obtain import obtain
-from openledger.flows.model.publish import Publish
+from openledger.flows.model.train.flow import Tell, train
 from openledger.flows.model.train.plan import Workshop, attribution_folder
 from openledger.flows.money.attribute import Attribute, Scorer
 from openledger.flows.money.infer.answer import refund_orphans
@@ -33,7 +33,7 @@ from openledger.serving.runner import LlamaRunner, ResidentAdapter
 from openledger.storage.jobs import Job
 from openledger.storage.records.model import releases, runs
 from openledger.storage.records.model.releases import Release
-from openledger.training.recipe import Precision, best_precision
+from openledger.training.recipe import Precision, Recipe, best_precision
 from openledger.wiring.platform import now_us
 from openledger.worker import Worker
 
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from openledger.wiring.platform import Platform
 
 TINY = "tiny"
+TRAIN_JOB = "train"
+_TINY_RECIPE = Recipe(last_layers=2, epochs=4)
 _DTYPES: dict[Precision, torch.dtype] = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 _MOST_SCORERS = 4  # releases kept ready for attribution
 
@@ -55,6 +57,7 @@ class Models:
         threads = platform.settings.models.threads or os.cpu_count() or 1
         torch.set_num_threads(threads)
         self._threads = threads
+        self.tell: Tell = lambda _: None  # who hears of a run's steps
 
     @cached_property
     def base_folder(self) -> Path:
@@ -167,15 +170,22 @@ class Models:
         )
 
     @property
-    def publish(self) -> Publish:
-        return Publish(self._platform.database, self._platform.acts, self._platform.home, now_us)
+    def base_name(self) -> str:
+        """The base model's name for people."""
+        return read_manifest(self.base_folder).name
+
+    @property
+    def default_recipe(self) -> Recipe:
+        """The recipe that suits this home's base model."""
+        is_tiny = self._platform.settings.models.base == TINY
+        return _TINY_RECIPE if is_tiny else Recipe()
 
     @cached_property
     def worker(self) -> Worker:
         """Attributes calls, and pumps the outbox in between."""
         return Worker(
             self._platform.database,
-            {ATTRIBUTE_JOB: self._attribute},
+            {ATTRIBUTE_JOB: self._attribute, TRAIN_JOB: self._train},
             self._chores,
             now_us,
         )
@@ -190,15 +200,13 @@ class Models:
     def _attribute(self, job: Job) -> None:
         self.attribute.run(parse_receipt_id(job.key))
 
+    def _train(self, job: Job) -> None:
+        with self._platform.database.read() as transaction:
+            run = runs.get(transaction, job.key)
+        train(self.workshop, run, self.tell)
+
     def _chores(self) -> None:
         self._platform.acts.outbox.pump()
 
     def _ref(self, release: Release) -> AdapterRef:
         return AdapterRef(release.adapter, self._platform.home.adapter(release.adapter))
-
-
-def newest_run(platform: "Platform", name: str) -> runs.Run | None:
-    """The newest run of a name, or the run of that row id."""
-    with platform.database.read() as transaction:
-        known = runs.list_all(transaction)
-    return next((run for run in known if name in (run.id, run.name)), None)

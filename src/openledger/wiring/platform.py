@@ -18,6 +18,7 @@ from openledger.chain.relay import Relay
 from openledger.core.types import Account
 from openledger.flows.data.contribute.submission import Intake
 from openledger.flows.data.create import CreateDatanet
+from openledger.flows.model.publish import Publish
 from openledger.flows.money.claim import Claim
 from openledger.flows.money.fund import Fund
 from openledger.flows.money.identity import CheckIdentity
@@ -114,6 +115,10 @@ class Platform:
     @property
     def claim(self) -> Claim:
         return Claim(self.database, self.acts, self.gateway.account, now_us)
+
+    @property
+    def publish(self) -> Publish:
+        return Publish(self.database, self.acts, self.home, now_us)
 
     @property
     def check_identity(self) -> CheckIdentity:

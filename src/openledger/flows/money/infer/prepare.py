@@ -4,7 +4,7 @@ from hashlib import sha256
 
 import msgspec
 
-from openledger.core.errors import InsufficientBalanceError
+from openledger.core.errors import InsufficientBalanceError, NotAllowedError, NotFoundError
 from openledger.core.ids import RANDOM_BYTES, parse_release_name, receipt_id
 from openledger.core.types import Account, Wei
 from openledger.flows.money.infer.request import (
@@ -37,13 +37,16 @@ def prepare(desk: Desk, request: CallRequest) -> Prepared:
     receipt = receipt_id(desk.random(RANDOM_BYTES))
     nonce = request.nonce if request.nonce is not None else desk.random(32).hex()
     with desk.database.transaction() as transaction:
-        release = releases.by_name(transaction, parse_release_name(request.model))
+        release = _served(transaction, request.model)
         terms = _terms(transaction, release)
         channel = _channel(transaction, desk.gateway.account, request.payer)
         purse = _purse(transaction, desk.gateway.account, request, channel, now)
         ask = Ask(len(prompt_ids), most, request.max_cost)
         made = hold(ask, terms, channel, purse, now // _SECOND_US)
         book = balances.payer_book(transaction, desk.gateway.account, request.payer)
+        # Checked before the money is held: a wrong temperature must not leave a hold behind.
+        seed = sha256(f"{nonce}|{book.next_sequence}|{release.number}".encode()).digest()
+        sampling = _sampling(request.decoding, seed)
         new = balances.NewHold(
             receipt=receipt,
             gateway=desk.gateway.account,
@@ -54,7 +57,6 @@ def prepare(desk: Desk, request: CallRequest) -> Prepared:
             expires_at=now + desk.config.hold_s * _SECOND_US,
         )
         balances.open_hold(transaction, new, now)
-    seed = sha256(f"{nonce}|{book.next_sequence}|{release.number}".encode()).digest()
     return Prepared(
         request=request,
         receipt=receipt,
@@ -63,9 +65,18 @@ def prepare(desk: Desk, request: CallRequest) -> Prepared:
         prompt_ids=prompt_ids,
         hold=made,
         nonce=nonce,
-        sampling=_sampling(request.decoding, seed),
+        sampling=sampling,
         started_us=now,
     )
+
+
+def _served(transaction: Transaction, name: str) -> releases.Release:
+    release = releases.by_name(transaction, parse_release_name(name))
+    if release.number is None:
+        raise NotFoundError(f"{release.full_name} is still being published; try again in a moment")
+    if release.deprecated_at is not None:
+        raise NotAllowedError(f"{release.full_name} is deprecated; call a newer version")
+    return release
 
 
 def _tokens(tokenizer: Tokenizer, prompt: str | tuple[ChatMessage, ...]) -> list[int]:

@@ -1,0 +1,254 @@
+"""Datanets and what people bring into them."""
+
+import msgspec
+
+from openledger.core.encoding import decode
+from openledger.core.errors import NotFoundError, VerificationError
+from openledger.core.types import Account, Digest
+from openledger.datanet.chunk import Chunk
+from openledger.datanet.contribution import verify
+from openledger.datanet.extract import File
+from openledger.datanet.manifest import document_of, read_manifest
+from openledger.datanet.rules import Rules, Withdrawal
+from openledger.flows.data.contribute.flow import contribute
+from openledger.flows.data.contribute.local import chunk_object, manifest_object
+from openledger.flows.data.contribute.submission import Submission
+from openledger.storage.database import Transaction
+from openledger.storage.records.data import accounts, contributions, datanets, texts
+from openledger.storage.records.data.accounts import AccountKind, LocalAccount
+from openledger.storage.records.data.contributions import Contribution, ContributionState
+from openledger.web.operations.operation import Nothing, Operation
+from openledger.web.operations.wallets import find
+from openledger.wiring.platform import Platform
+
+CLAIMS = ("author", "licensee", "collector")
+
+
+class NewDatanet(msgspec.Struct, frozen=True):
+    """A Datanet to found."""
+
+    name: str
+    description: str
+    licences: tuple[str, ...]
+    owner: str = "operator"
+    title: str = ""
+    data_floor_bps: int = 3_000
+    withdrawal: Withdrawal = Withdrawal.STOP_SERVING
+    withdrawal_days: int = 90
+
+
+class Which(msgspec.Struct, frozen=True):
+    """A Datanet by its name."""
+
+    name: str
+
+
+class Addition(msgspec.Struct, frozen=True):
+    """Files of one contributor."""
+
+    datanet: str
+    contributor: str
+    files: tuple[File, ...]
+    licence: str = ""
+    claim: str = "author"
+
+
+class Behalf(msgspec.Struct, frozen=True):
+    """Files of one author who did not come himself."""
+
+    name: str
+    file: File
+
+
+class Import(msgspec.Struct, frozen=True):
+    """Public text, brought in for its authors."""
+
+    datanet: str
+    authors: tuple[Behalf, ...]
+
+
+class ContributionView(msgspec.Struct, frozen=True):
+    """One contribution as it stands."""
+
+    id: str
+    number: int | None
+    contributor: Account
+    name: str
+    on_behalf: bool
+    state: str
+    chunks: int
+    reason: str | None
+
+
+class DatanetView(msgspec.Struct, frozen=True):
+    """A Datanet with its contributions."""
+
+    name: str
+    title: str
+    owner: Account
+    number: int | None
+    licences: tuple[str, ...]
+    data_floor_bps: int
+    sequence: int
+    head: Digest
+    contributions: tuple[ContributionView, ...]
+
+
+class DatanetLine(msgspec.Struct, frozen=True):
+    """A Datanet in a list."""
+
+    name: str
+    title: str
+    number: int | None
+
+
+class DatanetList(msgspec.Struct, frozen=True):
+    """All Datanets of this home."""
+
+    datanets: tuple[DatanetLine, ...]
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """What was checked of a Datanet; everything held."""
+
+    name: str
+    contributions: int
+    chunks: int
+    bytes: int
+
+
+def create(platform: Platform, new: NewDatanet) -> DatanetView:
+    """Found a Datanet, or find the same one."""
+    rules = Rules(
+        name=new.name,
+        description=new.description,
+        licences=new.licences,
+        withdrawal=new.withdrawal,
+        withdrawal_days=new.withdrawal_days,
+        data_floor_bps=new.data_floor_bps,
+    )
+    owner = find(platform, new.owner)
+    made = platform.create_datanet.run(owner, new.title or new.name, rules)
+    return _view(platform, made)
+
+
+def add(platform: Platform, addition: Addition) -> ContributionView:
+    """Contribute files."""
+    contributor = find(platform, addition.contributor)
+    submission = Submission(
+        contributor, addition.files, addition.licence, CLAIMS.index(addition.claim)
+    )
+    return _contribute(platform, addition.datanet, (submission,))[0]
+
+
+def bring_in(platform: Platform, wanted: Import) -> DatanetView:
+    """Contribute public text on behalf of its authors, each with an account of his own."""
+    submissions = []
+    for author in wanted.authors:
+        label = f"behalf/{wanted.datanet}/{author.name}"
+        account = platform.account(label, AccountKind.ON_BEHALF, author.name)
+        submissions.append(
+            Submission(account, (author.file,), claim=CLAIMS.index("collector"), on_behalf=True)
+        )
+    _contribute(platform, wanted.datanet, tuple(submissions))
+    return show(platform, Which(wanted.datanet))
+
+
+def show(platform: Platform, which: Which) -> DatanetView:
+    """One Datanet."""
+    with platform.database.read() as transaction:
+        found = datanets.by_slug(transaction, which.name)
+    return _view(platform, found)
+
+
+def list_all(platform: Platform, _: Nothing) -> DatanetList:
+    """All Datanets."""
+    with platform.database.read() as transaction:
+        found = datanets.list_all(transaction)
+    return DatanetList(tuple(DatanetLine(one.slug, one.title, one.number) for one in found))
+
+
+def check(platform: Platform, which: Which) -> Verified:
+    """Open every stored chunk and hold it against its manifest, and that against the chain."""
+    with platform.database.read() as transaction:
+        datanet = datanets.by_slug(transaction, which.name)
+        approved = contributions.of_datanet(transaction, datanet.id, ContributionState.APPROVED)
+        sizes = [_check_one(platform, transaction, row) for row in approved]
+    return Verified(datanet.slug, len(approved), sum(row.size or 0 for row in approved), sum(sizes))
+
+
+class _OnChain(msgspec.Struct, frozen=True):
+    contributor: Account
+    root: Digest
+    size: int
+    manifest: Digest
+
+
+def _check_one(platform: Platform, transaction: Transaction, row: Contribution) -> int:
+    manifest_blob = row.manifest_blob or Digest("")
+    raw = platform.vault.get(transaction, row.id, manifest_object(row.id), manifest_blob)
+    manifest = read_manifest(raw)
+    owners = document_of(manifest)
+    chunks = []
+    for chunk in texts.chunks_of(transaction, row.id):
+        name = chunk_object(row.id, chunk.position)
+        text = platform.vault.get(transaction, row.id, name, chunk.blob).decode()
+        chunks.append(Chunk(text, chunk.digest, owners[chunk.position]))
+    verify(manifest, chunks)
+    found = platform.acts.contracts.read(_OnChain, "Datanets", "contributions", row.number or 0)
+    stored = _OnChain(row.contributor, manifest.root, manifest.size, row.manifest or Digest(""))
+    if found != stored:
+        raise VerificationError(f"contribution {row.number} differs from what stands on chain")
+    return manifest.size_bytes
+
+
+def _contribute(
+    platform: Platform, name: str, submissions: tuple[Submission, ...]
+) -> list[ContributionView]:
+    with platform.database.read() as transaction:
+        datanet = datanets.by_slug(transaction, name)
+        owner = accounts.by_address(transaction, datanet.owner)
+    if owner is None:
+        raise NotFoundError(f"the owner of {name} is not an account of this home")
+    outcomes = contribute(platform.intake, datanet, owner, submissions)
+    return [_line(one.contribution, one.contributor) for one in outcomes]
+
+
+def _view(platform: Platform, datanet: datanets.Datanet) -> DatanetView:
+    with platform.database.read() as transaction:
+        rows = contributions.of_datanet(transaction, datanet.id)
+        known = {one.address: one for one in accounts.list_all(transaction)}
+    version = platform.acts.contracts.call("Datanets", "version_of", datanet.number or 0)
+    assert isinstance(version, tuple)
+    return DatanetView(
+        name=datanet.slug,
+        title=datanet.title,
+        owner=datanet.owner,
+        number=datanet.number,
+        licences=decode(datanet.rules, Rules).licences,
+        data_floor_bps=datanet.data_floor_bps,
+        sequence=int(str(version[0])),
+        head=Digest(str(version[1])),
+        contributions=tuple(_line(row, known[row.contributor]) for row in rows),
+    )
+
+
+def _line(row: Contribution, contributor: LocalAccount) -> ContributionView:
+    return ContributionView(
+        id=row.id,
+        number=row.number,
+        contributor=row.contributor,
+        name=contributor.display_name,
+        on_behalf=row.on_behalf,
+        state=row.state.value,
+        chunks=row.size or 0,
+        reason=row.reason,
+    )
+
+
+CREATE = Operation("datanet.create", NewDatanet, DatanetView, create)
+ADD = Operation("datanet.add", Addition, ContributionView, add)
+IMPORT = Operation("datanet.import", Import, DatanetView, bring_in)
+SHOW = Operation("datanet.show", Which, DatanetView, show)
+LIST = Operation("datanet.list", Nothing, DatanetList, list_all)
+VERIFY = Operation("datanet.verify", Which, Verified, check)

@@ -1,0 +1,267 @@
+"""Training runs and the releases that come of them."""
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from openledger.core.errors import InvalidInputError, NotFoundError
+from openledger.core.ids import ReleaseName, did_you_mean, parse_release_name
+from openledger.core.types import Account, Digest, Wei
+from openledger.settlement.price import Price, SplitPolicy, Terms
+from openledger.storage import jobs
+from openledger.storage.database import Transaction
+from openledger.storage.records.data import accounts, contributions, datanets, texts
+from openledger.storage.records.model import releases, runs
+from openledger.storage.records.model.releases import Release
+from openledger.storage.records.model.runs import Run
+from openledger.web.operations.operation import Nothing, Operation
+from openledger.web.operations.wallets import find
+from openledger.wiring.platform import Platform, now_us
+
+if TYPE_CHECKING:
+    from openledger.flows.model.train.plan import Plan
+    from openledger.training.recipe import Recipe
+
+TRAIN_JOB = "train"
+
+
+class RecipeChoice(msgspec.Struct, frozen=True):
+    """What a builder may change of the recipe; None: the default."""
+
+    epochs: int | None = None
+    rank: int | None = None
+    last_layers: int | None = None
+    learning_rate_micro: int | None = None
+    held_out_bps: int = 1_000
+
+
+class NewRun(msgspec.Struct, frozen=True):
+    """A run to start; the same key is the same run."""
+
+    datanets: tuple[str, ...]
+    name: str
+    key: str
+    builder: str = "operator"
+    choice: RecipeChoice = RecipeChoice()
+
+
+class Which(msgspec.Struct, frozen=True):
+    """A run by name or id, or a release by name."""
+
+    name: str
+
+
+class RunView(msgspec.Struct, frozen=True):
+    """A run as it stands."""
+
+    id: str
+    name: str
+    state: str
+    number: int | None
+    seed: Digest | None
+    step: int
+    steps: int
+    seconds_left: int | None
+    adapter: Digest | None
+    error: str | None
+    metrics: msgspec.Raw  # JSON object; empty before there is any
+
+
+class RunList(msgspec.Struct, frozen=True):
+    """Runs, the newest first."""
+
+    runs: tuple[RunView, ...]
+
+
+class NewRelease(msgspec.Struct, frozen=True):
+    """A run to release."""
+
+    run: str
+    name: str  # owner/name
+    price: Price = Price(Wei(10**15), Wei(5 * 10**15), Wei(10**14))
+    policy: SplitPolicy = SplitPolicy()
+
+
+class ReleaseView(msgspec.Struct, frozen=True):
+    """A release."""
+
+    name: str
+    number: int | None
+    builder: Account
+    base: Digest
+    adapter: Digest
+    training_root: Digest
+    terms: Terms
+    is_deprecated: bool
+    card: msgspec.Raw  # JSON
+
+
+class ReleaseList(msgspec.Struct, frozen=True):
+    """Releases by name."""
+
+    releases: tuple[ReleaseView, ...]
+
+
+def start(platform: Platform, new: NewRun) -> RunView:
+    """Begin a run on chain and queue its training."""
+    from openledger.flows.model.train.flow import start as begin
+    from openledger.flows.model.train.plan import Order
+
+    with platform.database.read() as transaction:
+        wanted = tuple(datanets.by_slug(transaction, name) for name in new.datanets)
+    if not wanted:
+        raise InvalidInputError("name at least one Datanet to train on")
+    order = Order(
+        key=new.key,
+        name=new.name,
+        builder=find(platform, new.builder),
+        datanets=wanted,
+        recipe=_recipe(platform, new.choice),
+        held_out_bps=new.choice.held_out_bps,
+    )
+    run = begin(platform.models.workshop, order)
+    with platform.database.transaction() as transaction:
+        jobs.enqueue(transaction, jobs.NewJob(TRAIN_JOB, run.id, run.id.encode()), now_us())
+    return _run_view(run)
+
+
+def show_run(platform: Platform, which: Which) -> RunView:
+    """One run, by name or id."""
+    return _run_view(_run(platform, which.name))
+
+
+def list_runs(platform: Platform, _: Nothing) -> RunList:
+    """All runs."""
+    with platform.database.read() as transaction:
+        return RunList(tuple(_run_view(run) for run in runs.list_all(transaction)))
+
+
+def publish(platform: Platform, new: NewRelease) -> ReleaseView:
+    """Release a trained run, and serve it."""
+    from openledger.core.encoding import decode
+    from openledger.flows.model.publish import Card, Offer
+    from openledger.flows.model.train.flow import Metrics
+    from openledger.flows.model.train.plan import Plan
+
+    run = _run(platform, new.run)
+    name = parse_release_name(new.name)
+    if run.metrics is None or run.adapter is None:
+        raise InvalidInputError(f"the run {run.name} is {run.state.value}; train it first")
+    metrics = msgspec.json.decode(run.metrics, type=Metrics)
+    models = platform.models
+    plan = decode(run.recipe, Plan)
+    offer = Offer(
+        run=run,
+        name=ReleaseName(name.owner, name.name, None),
+        base=plan.base,
+        training_root=metrics.training_root,
+        training_size=metrics.training_size,
+        card=Card(models.base_name, _licences(platform, plan), msgspec.Raw(run.metrics)),
+        price=new.price,
+        policy=new.policy,
+    )
+    release = platform.publish.run(offer)
+    models.serve(release)
+    return _view_of(platform, release)
+
+
+def show(platform: Platform, which: Which) -> ReleaseView:
+    """One release."""
+    with platform.database.read() as transaction:
+        release = releases.by_name(transaction, parse_release_name(which.name))
+    return _view_of(platform, release)
+
+
+def list_all(platform: Platform, _: Nothing) -> ReleaseList:
+    """All releases."""
+    with platform.database.read() as transaction:
+        known = releases.list_all(transaction)
+        return ReleaseList(tuple(_view(transaction, one) for one in known))
+
+
+def deprecate(platform: Platform, which: Which) -> ReleaseView:
+    """Take a release from sale; its receipts stay valid."""
+    with platform.database.read() as transaction:
+        release = releases.by_name(transaction, parse_release_name(which.name))
+        owner = accounts.by_address(transaction, release.builder)
+    if owner is None:
+        raise NotFoundError(f"the builder of {release.full_name} is not an account of this home")
+    return _view_of(platform, platform.publish.deprecate(release, owner))
+
+
+def _run(platform: Platform, name: str) -> Run:
+    with platform.database.read() as transaction:
+        known = runs.list_all(transaction)
+    found = next((run for run in known if name in (run.id, run.name)), None)
+    if found is None:
+        names = [run.name for run in known]
+        raise NotFoundError(f"there is no run {name!r}{did_you_mean(name, names)}")
+    return found
+
+
+def _recipe(platform: Platform, choice: RecipeChoice) -> "Recipe":
+    from openledger.training.recipe import best_precision
+
+    chosen = {
+        name: value
+        for name in ("epochs", "rank", "last_layers", "learning_rate_micro")
+        if (value := getattr(choice, name)) is not None
+    }
+    default = platform.models.default_recipe
+    return msgspec.structs.replace(default, precision=best_precision(), **chosen)
+
+
+def _licences(platform: Platform, plan: "Plan") -> tuple[str, ...]:
+    with platform.database.read() as transaction:
+        found = {
+            document.licence
+            for datanet in plan.datanets
+            for row in contributions.of_datanet(transaction, datanet)
+            for document in texts.documents_of(transaction, row.id)
+        }
+    return tuple(sorted(found))
+
+
+def _run_view(run: Run) -> RunView:
+    return RunView(
+        id=run.id,
+        name=run.name,
+        state=run.state.value,
+        number=run.number,
+        seed=run.seed,
+        step=run.step,
+        steps=run.steps,
+        seconds_left=run.seconds_left,
+        adapter=run.adapter,
+        error=run.error,
+        metrics=msgspec.Raw(run.metrics or b"{}"),
+    )
+
+
+def _view_of(platform: Platform, release: Release) -> ReleaseView:
+    with platform.database.read() as transaction:
+        return _view(transaction, release)
+
+
+def _view(transaction: Transaction, release: Release) -> ReleaseView:
+    row = releases.terms_of(transaction, release.id, release.terms_version)
+    return ReleaseView(
+        name=release.full_name,
+        number=release.number,
+        builder=release.builder,
+        base=release.base,
+        adapter=release.adapter,
+        training_root=release.training_root,
+        terms=msgspec.json.decode(row.terms, type=Terms, strict=False),
+        is_deprecated=release.deprecated_at is not None,
+        card=msgspec.Raw(release.card),
+    )
+
+
+START = Operation("run.start", NewRun, RunView, start)
+SHOW_RUN = Operation("run.show", Which, RunView, show_run)
+LIST_RUNS = Operation("run.list", Nothing, RunList, list_runs)
+PUBLISH = Operation("model.publish", NewRelease, ReleaseView, publish)
+SHOW = Operation("model.show", Which, ReleaseView, show)
+LIST = Operation("model.list", Nothing, ReleaseList, list_all)
+DEPRECATE = Operation("model.deprecate", Which, ReleaseView, deprecate)

@@ -1,0 +1,35 @@
+"""All operations by name."""
+
+from typing import Any
+
+from openledger.web.operations import datanets, epochs, models, receipts, wallets
+from openledger.web.operations.operation import Operation
+
+OPERATIONS: dict[str, Operation[Any, Any]] = {
+    operation.name: operation
+    for operation in (
+        datanets.CREATE,
+        datanets.ADD,
+        datanets.IMPORT,
+        datanets.SHOW,
+        datanets.LIST,
+        datanets.VERIFY,
+        models.START,
+        models.SHOW_RUN,
+        models.LIST_RUNS,
+        models.PUBLISH,
+        models.SHOW,
+        models.LIST,
+        models.DEPRECATE,
+        wallets.NEW,
+        wallets.BALANCE,
+        wallets.DEPOSIT,
+        wallets.NEW_KEY,
+        wallets.REVOKE_KEY,
+        wallets.CLAIM,
+        epochs.SETTLE,
+        epochs.SHOW,
+        epochs.IDENTITY,
+        receipts.SHOW,
+    )
+}
