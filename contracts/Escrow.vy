@@ -15,20 +15,13 @@
 from interfaces import IIdentity
 from interfaces import IOpenToken
 from interfaces import IPayouts
-from modules import merkle
+from modules import evidence
 from modules import relay
-from modules import signatures
 
 initializes: relay
 exports: relay.nonces
 
 MAX_DRAWS: constant(uint256) = 32  # payers of one epoch
-RECEIPT_VERSION: constant(uint256) = 1
-
-VOUCHER: constant(bytes32) = keccak256("Voucher(bytes32 channelId,uint128 maxClaimableAmount)")
-CALL_RECEIPT: constant(bytes32) = keccak256(
-    "CallReceipt(uint256 version,uint256 chainId,address escrow,address gateway,uint256 gatewaySequence,uint256 payerSequence,uint256 payerTotal,uint256 gatewayTotal,bytes32 previous,uint256 fee,uint256 termsVersion,bytes32 payerCommitment,bytes32 body)"
-)
 REQUEST_EXIT: constant(bytes32) = keccak256(
     "RequestExit(address account,address gateway,uint256 amount,uint256 nonce,uint256 deadline)"
 )
@@ -54,40 +47,6 @@ struct Epoch:
     first: uint256  # gateway sequence of its first receipt
     size: uint256  # receipts
     root: bytes32  # over call digest || statement digest, 64 bytes each
-
-struct Channel:  # the payer's conditions; the gateway keeps those that only it can check
-    payer: address
-    gateway: address
-    expiry: uint256  # unix seconds; no draw after it
-    price_ceiling: uint256  # wei per 1,000 tokens
-    daily_cap: uint256  # wei
-    min_data_bps: uint256
-    salt: bytes32
-
-struct CallReceipt:
-    version: uint256
-    chain_id: uint256
-    escrow: address
-    gateway: address
-    gateway_sequence: uint256  # from 1, without gaps
-    payer_sequence: uint256
-    payer_total: uint256  # wei of all calls of this payer here, this one included
-    gateway_total: uint256  # wei of all calls here, this one included
-    previous: bytes32
-    fee: uint256
-    terms_version: uint256
-    payer_commitment: bytes32  # sha256(payer || salt)
-    body: bytes32
-
-struct Draw:
-    channel: Channel
-    limit: uint128  # wei, the voucher's
-    voucher: Bytes[65]  # signature by the payer
-    receipt: CallReceipt
-    attribution: bytes32  # digest of the attribution statement
-    payer_salt: bytes32
-    index: uint256  # of the leaf
-    proof: DynArray[bytes32, merkle.MAX_PATH]
 
 event Deposited:
     payer: indexed(address)
@@ -218,7 +177,7 @@ def settle(
     first: uint256,
     size: uint256,
     root: bytes32,
-    draws: DynArray[Draw, MAX_DRAWS],
+    draws: DynArray[evidence.Draw, MAX_DRAWS],
 ):
     """
     @notice Settle the gateway's next receipts; the caller is its controller.
@@ -236,12 +195,12 @@ def settle(
     amount: uint256 = 0
     following: uint256 = 0  # least index of the next draw
     total: uint256 = 0  # the gateway's, by the receipt looked at last
-    for draw: Draw in draws:
+    for draw: evidence.Draw in draws:
         assert draw.index >= following, "escrow: draws not rising"
         following = draw.index + 1
         assert draw.receipt.gateway_sequence == first + draw.index, "escrow: wrong sequence"
-        self._check_receipt(gateway, size, root, draw)
-        self._check_voucher(gateway, draw)
+        evidence._check_receipt(gateway, size, root, draw)
+        evidence._check_voucher(token, gateway, draw)
         amount += self._draw(gateway, draw)
         total = draw.receipt.gateway_total
     assert following == size, "escrow: last receipt missing"
@@ -329,71 +288,28 @@ def next_sequence(gateway: address) -> uint256:
 
 @external
 @view
-def channel_id(channel: Channel) -> bytes32:
+def channel_id(channel: evidence.Channel) -> bytes32:
     """
     @notice What a voucher signs for these conditions.
     @param channel The payer's conditions.
     @return keccak256 over chain id, this contract, token and all fields.
     """
-    return self._channel_id(channel)
+    return evidence._channel_id(token, channel)
 
 
 @external
 @view
-def call_digest(receipt: CallReceipt) -> bytes32:
+def call_digest(receipt: evidence.CallReceipt) -> bytes32:
     """
     @notice The EIP-712 digest of a call receipt, first half of its leaf.
     @param receipt The receipt.
     @return 32 bytes.
     """
-    return self._call_digest(receipt)
+    return evidence._call_digest(receipt)
 
 
 @internal
-@view
-def _channel_id(channel: Channel) -> bytes32:
-    return keccak256(abi_encode(chain.id, self, token, channel))
-
-
-@internal
-@view
-def _call_digest(receipt: CallReceipt) -> bytes32:
-    return signatures._hash_typed(keccak256(abi_encode(CALL_RECEIPT, receipt)))
-
-
-@internal
-@view
-def _check_receipt(gateway: address, size: uint256, root: bytes32, draw: Draw):
-    receipt: CallReceipt = draw.receipt
-    assert receipt.version == RECEIPT_VERSION, "escrow: unknown receipt version"
-    assert receipt.chain_id == chain.id, "escrow: receipt of another chain"
-    assert receipt.escrow == self, "escrow: receipt of another escrow"
-    assert receipt.gateway == gateway, "escrow: receipt of another gateway"
-    payer: bytes20 = convert(draw.channel.payer, bytes20)
-    assert receipt.payer_commitment == sha256(
-        concat(payer, draw.payer_salt)
-    ), "escrow: receipt of another payer"
-    leaf: Bytes[64] = concat(self._call_digest(receipt), draw.attribution)
-    assert merkle._is_proof(
-        merkle._leaf_hash(leaf), draw.index, size, draw.proof, root
-    ), "escrow: bad proof"
-
-
-@internal
-@view
-def _check_voucher(gateway: address, draw: Draw):
-    assert draw.channel.gateway == gateway, "escrow: voucher for another gateway"
-    assert block.timestamp <= draw.channel.expiry, "escrow: voucher expired"
-    assert draw.receipt.payer_total <= convert(draw.limit, uint256), "escrow: over limit"
-    struct_hash: bytes32 = keccak256(
-        abi_encode(VOUCHER, self._channel_id(draw.channel), draw.limit)
-    )
-    signer: address = signatures._signer_of(struct_hash, draw.voucher)
-    assert signer == draw.channel.payer, "escrow: voucher not signed by the payer"
-
-
-@internal
-def _draw(gateway: address, draw: Draw) -> uint256:
+def _draw(gateway: address, draw: evidence.Draw) -> uint256:
     payer: address = draw.channel.payer
     balance: Balance = self.balance_of[payer][gateway]
     spent: uint256 = draw.receipt.payer_total

@@ -3,7 +3,7 @@
 Operators: drop an assert; turn a comparison to its neighbour; swap + and -, and with or; drop an
 assignment to storage. A mutant is killed by a failing unit test or by the money machine.
 
-    .venv-contracts/bin/python tests/contracts/mutants.py [Escrow] [Payouts] [merkle]
+    .venv-contracts/bin/python tests/contracts/mutants.py [Escrow] [evidence] [merkle] [Payouts]
 """
 
 import os
@@ -26,7 +26,12 @@ from boa.contracts.vyper.vyper_contract import VyperDeployer  # noqa: E402
 from boa.interpret import set_search_paths  # noqa: E402
 
 MACHINE = "test_money_machine.py"
-FILES = {"Escrow": "Escrow.vy", "Payouts": "Payouts.vy", "merkle": "modules/merkle.vy"}
+FILES = {
+    "Escrow": "Escrow.vy",
+    "evidence": "modules/evidence.vy",
+    "merkle": "modules/merkle.vy",
+    "Payouts": "Payouts.vy",
+}
 SWAPS = (
     (" >= ", " > "),
     (" <= ", " < "),
@@ -100,7 +105,7 @@ def survives(copy: Path, broken: str) -> bool:
         os.dup2(sink.fileno(), 2)
     os.environ.update(EXAMPLES="12", STEPS="12", NO_SHRINK="1")
     set_search_paths([str(copy)])
-    affected = ("Escrow", "Payouts") if broken == "merkle" else (broken,)
+    affected = {"merkle": ("Escrow", "Payouts"), "evidence": ("Escrow",)}.get(broken, (broken,))
     sound = world.deployer_of
 
     @cache

@@ -134,6 +134,11 @@ def test_epochs_follow_each_other(world: World, book: Book) -> None:
         book.call("paul", fee)
         book.call("paula", 1)
         book.settle()
+        drawn = [e for e in world.escrow.get_logs() if type(e).__name__ == "Drawn"]
+        assert [(e.payer.lower(), e.amount) for e in drawn] == [
+            (person("paul"), fee),
+            (person("paula"), 1),
+        ]
 
     assert free(world) == 0
     assert world.escrow.next_sequence(person("gwen")) == 7

@@ -259,6 +259,7 @@ def test_a_pause_is_the_guardians_and_bounded(funded: World) -> None:
     with boa.reverts("payouts: pause too long"):
         funded.payouts.pause(7 * DAY + 1, sender=guardian)
     funded.payouts.pause(1, sender=guardian)
+    assert funded.payouts.get_logs()[-1].until == boa.env.timestamp + 1
     assert funded.payouts.paused_until() == boa.env.timestamp + 1
     boa.env.time_travel(seconds=30 * DAY - 1)
     with boa.reverts("payouts: paused lately"):
