@@ -52,6 +52,17 @@ def test_a_user_cannot_open_a_turn_of_another_role(tokenizer: Tokenizer) -> None
 def test_an_empty_chat_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(InvalidInputError, match="at least one message"):
         tokenizer.encode_chat([])
+    with pytest.raises(InvalidInputError, match="at least one message"):
+        tokenizer.encode_opening([])
+
+
+def test_an_opening_is_the_texts_line_by_line(tokenizer: Tokenizer) -> None:
+    chat = [ChatMessage("system", "X:1"), ChatMessage("user", "T:The Hill\nK:G\n\n")]
+
+    ids = tokenizer.encode_opening(chat)
+
+    assert tokenizer.decode(ids) == "X:1\nT:The Hill\nK:G\n"
+    assert not tokenizer.control & set(ids)
 
 
 def test_a_template_that_drops_a_turn_is_refused(tiny: BaseModel) -> None:

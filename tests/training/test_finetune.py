@@ -170,6 +170,17 @@ def test_a_short_seed_is_refused() -> None:
         Task(QUICK, b"abc", (), ())
 
 
+def test_an_adapter_that_ends_in_no_numbers_is_an_error(base: BaseModel, tmp_path: Path) -> None:
+    class Spoiler:
+        def observe(self, step: Step) -> None:
+            if step.number == 7:  # the last one: no further loss would notice
+                for factor in factors(step.adapter):
+                    factor.grad = torch.full_like(factor, float("nan"))
+
+    with pytest.raises(InvalidInputError, match="diverged"):
+        finetune(base, small_task(), tmp_path, Watch(observer=Spoiler()))
+
+
 @pytest.mark.parametrize(
     ("code", "error"), [(errno.ENOSPC, StorageFullError), (errno.EACCES, PermissionError)]
 )

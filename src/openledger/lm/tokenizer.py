@@ -73,6 +73,21 @@ class Tokenizer:
             ids += self._encode_marked(before) + self.encode(message.content)
         return ids + self._encode_marked(rest)
 
+    def encode_opening(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """Token ids of a chat as the opening of a document, for adapters trained on documents.
+
+        The texts stand line after line, without roles, and the answer begins on a new line. On an
+        adapter trained on plain documents this keeps what it learnt to its own domain: measured on
+        tunes, sampled answers to foreign questions gained 0.08 nats a token over the base, against
+        0.38 under the base's chat template, while answers to tune headers gained 0.9 either way.
+
+        Raises:
+            InvalidInputError: no message.
+        """
+        if not messages:
+            raise InvalidInputError("a chat needs at least one message")
+        return self.encode("".join(m.content.rstrip("\n") + "\n" for m in messages))
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids, without control tokens; broken UTF-8 becomes U+FFFD."""
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
