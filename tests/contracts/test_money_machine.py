@@ -236,7 +236,7 @@ def test_no_life_makes_or_loses_a_wei(deployed: World) -> None:
         Money,
         settings=settings(
             max_examples=int(os.environ.get("EXAMPLES", "150")),
-            stateful_step_count=int(os.environ.get("STEPS", "10")),
+            stateful_step_count=int(os.environ.get("STEPS", "8")),
             derandomize=True,
             deadline=None,
             database=None,
