@@ -8,12 +8,13 @@ product, summed over a sequence, is that sequence's gradient. Padding stands on 
 real token sees it, and its loss weight is zero: its gradients are exactly zero.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
 from transformers.models.llama import LlamaForCausalLM
 
@@ -51,7 +52,8 @@ class _Probe(nn.Module):
         super().__init__()
         self.linear = linear
         dtype = linear.weight.dtype
-        self.a, self.b, self.scale = pair.a.detach().to(dtype), pair.b.detach().to(dtype), scale
+        self.a, self.b = pair.a.detach().to(dtype), (pair.b.detach() * scale).to(dtype)
+        self.scale = scale
         self.is_on = True
         self.read = self.inner = self.received = torch.empty(0)
 
@@ -60,7 +62,7 @@ class _Probe(nn.Module):
         if not self.is_on:
             return out
         inner = x @ self.a.T  # (B, T, R)
-        out = out + (inner @ self.b.T) * self.scale
+        out = out + inner @ self.b.T
         if out.requires_grad:
             self.read, self.inner = x.detach(), inner.detach()
             out.register_hook(self._receive)  # type: ignore[no-untyped-call] # torch's own
@@ -70,9 +72,8 @@ class _Probe(nn.Module):
         self.received = gradient
 
     def gradient(self) -> SiteGradient:
-        scaled = self.received * self.scale  # (B, T, D)
-        a = (scaled @ self.b).transpose(1, 2) @ self.read  # (B, R, D)
-        b = scaled.transpose(1, 2) @ self.inner  # (B, D, R)
+        a = (self.received @ self.b).transpose(1, 2) @ self.read  # (B, R, D)
+        b = self.received.transpose(1, 2) @ self.inner * self.scale  # (B, D, R)
         return SiteGradient(a, b)
 
 
@@ -121,7 +122,8 @@ class ProbedModel:
         """(B, T - 1, D) of the states that predict each next token."""
         for probe in self._probes.values():
             probe.is_on = is_adapted
-        with torch.set_grad_enabled(has_graph):
+        # PyTorch's flash attention for CPUs is slow backwards, most of all in bfloat16.
+        with torch.set_grad_enabled(has_graph), sdpa_kernel(SDPBackend.MATH):
             hidden = batch.hidden.detach().requires_grad_(has_graph)
             return self.split.upper(hidden)[:, :-1]
 
@@ -129,22 +131,24 @@ class ProbedModel:
         """Send a (B, T - 1, D) gradient of `states` back through the adapted layers."""
         torch.autograd.backward(states, gradient.to(states.dtype), retain_graph=True)
         probes = self._probes.items()
-        received = {name: probe.received * probe.scale for name, probe in probes}
-        return Flow({name: probe.gradient() for name, probe in probes}, received)
+        return Flow(
+            gradients={name: probe.gradient() for name, probe in probes},
+            received={name: probe.received for name, probe in probes},
+        )
 
-    def moments(self, batch: Batch, flow: Flow) -> Moments:
-        """Outer products summed over the tokens whose prediction has a loss."""
+    def add_moments(self, total: Moments, batch: Batch, flow: Flow) -> None:
+        """Add to `total` the outer products at the tokens whose prediction has a loss."""
         keep = torch.nn.functional.pad(batch.weights, (0, 1)).flatten() > 0
-        moments = Moments({}, {}, {}, {})
+        seen: set[str] = set()
         for site in self.sites:
             probe = self._probes[site.name]
             received = flow.received[site.name].flatten(0, 1)[keep]  # (T, D)
-            if site.reads not in moments.wide_in:
-                moments.wide_in[site.reads] = _gram(probe.read.flatten(0, 1)[keep])
-            moments.wide_out[site.name] = _gram(received)
-            moments.rank_out[site.name] = _gram(received @ probe.b)
-            moments.rank_in[site.name] = _gram(probe.inner.flatten(0, 1)[keep])
-        return moments
+            if site.reads not in seen:
+                _add_gram(total.wide_in, site.reads, probe.read.flatten(0, 1)[keep])
+                seen.add(site.reads)
+            _add_gram(total.wide_out, site.name, received)
+            _add_gram(total.rank_out, site.name, received @ probe.b)
+            _add_gram(total.rank_in, site.name, probe.inner.flatten(0, 1)[keep])
 
     @property
     def vocabulary(self) -> int:
@@ -183,7 +187,7 @@ def label_gradients(
     pieces, drawn = [], []
     for start in range(0, len(chosen), _HEAD_ROWS):
         part = chosen[start : start + _HEAD_ROWS]
-        chances = torch.softmax((part @ head.T).float(), dim=-1)  # (rows, V)
+        chances = torch.softmax(part @ head.T, dim=-1, dtype=torch.float32)  # (rows, V)
         pieces.append((chances.to(head.dtype) @ head).float())  # (rows, D)
         if uniforms is not None:
             drawn.append(_draw(chances, uniforms[start : start + _HEAD_ROWS]))
@@ -210,25 +214,11 @@ def log_chances(model: ProbedModel, batch: Batch, states: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def add_moments(total: Moments | None, more: Moments) -> Moments:
-    """Sum moments over batches."""
-    if total is None:
-        return more
-    return Moments(
-        _added(total.wide_in, more.wide_in),
-        _added(total.wide_out, more.wide_out),
-        _added(total.rank_out, more.rank_out),
-        _added(total.rank_in, more.rank_in),
-    )
-
-
-def _added(total: Mapping[str, Tensor], more: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: total[name] + more[name] for name in total}
-
-
-def _gram(vectors: Tensor) -> Tensor:
-    """(N, D) to (D, D) in float32; the product itself runs in the vectors' dtype."""
-    return (vectors.T @ vectors).float()
+def _add_gram(sums: dict[str, Tensor], name: str, vectors: Tensor) -> None:
+    """Add (N, D) vectors to a (D, D) sum in float32; the product runs in the vectors' dtype."""
+    if name not in sums:
+        sums[name] = torch.zeros(vectors.shape[1], vectors.shape[1])
+    sums[name] += vectors.T @ vectors
 
 
 def _draw(chances: Tensor, uniforms: np.ndarray) -> Tensor:

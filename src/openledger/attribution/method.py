@@ -11,8 +11,8 @@ METHOD_VERSION = 1
 DAMPING = 0.1  # times the mean eigenvalue of each matrix
 KEPT_DIVISOR = 4  # a factor of dimension D keeps D / 4 eigenvectors, the rest is a diagonal tail
 KEPT_LEAST = 64
-CURVATURE_TOKENS = 32_768  # the curvature is estimated on at most that many training tokens
-CURVATURE_EXAMPLES = 256  # and on at most that many examples
+CURVATURE_TOKENS = 12_288  # the curvature is estimated on about that many training tokens
+CURVATURE_EXAMPLES = 256  # and on about that many examples at most
 WIDTH = 16_384  # numbers in a row
 
 # Credit: content clusters and their noise floors.
@@ -25,7 +25,7 @@ PLACEBO_TOKENS = 64  # each placebo row is the gradient of at most that many shu
 
 # Gain: how much of the answer the adapter made.
 TOKEN_GAIN_CAP_MICRONATS = 3_000_000  # one token counts for no more than that
-PLACEBO_MICRONATS_PER_TOKEN = 100_000  # what sampling alone gains an adapter that knows nothing
+PLACEBO_MICRONATS_PER_TOKEN = 200_000  # what sampling alone gains an adapter off its subject
 CAP_PPB = 900_000_000  # the base model made at least a tenth of every answer
 NULL_PSEUDOCOUNT = 1  # added to each token of the vocabulary in the unigram null model
 LONGEST_SEQUENCE = 2_048  # tokens; longer ones are cut, prompts from their start

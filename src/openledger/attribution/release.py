@@ -17,7 +17,7 @@ from torch import Tensor
 
 from openledger.attribution.clusters import cluster
 from openledger.attribution.curvature import Moments, SiteGradient, Whitener, fit, rounded
-from openledger.attribution.gradients import ProbedModel, add_moments, label_gradients
+from openledger.attribution.gradients import ProbedModel, label_gradients
 from openledger.attribution.method import (
     CURVATURE_EXAMPLES,
     CURVATURE_TOKENS,
@@ -147,14 +147,11 @@ class _Passes:
         """EK-FAC from an even selection of the batches."""
         tokens = sum(map(len, self._rows))
         stride = max(1, -(-tokens // CURVATURE_TOKENS), -(-len(self._rows) // CURVATURE_EXAMPLES))
-        moments: Moments | None = None
+        moments = Moments({}, {}, {}, {})
         sampled = []
         for index in range(0, len(self._batches), stride):
-            gradients, drawn, seen = self._measure_both(self._batches[index])
-            self._kept[index] = gradients
+            self._kept[index], drawn = self._measure_both(self._batches[index], moments)
             sampled.append(drawn)
-            moments = add_moments(moments, seen)
-        assert moments is not None
         search = torch.Generator().manual_seed(_key(self._seed, "eigenvectors") % 2**63)
         return rounded(fit(self._model.sites, moments, sampled, search))
 
@@ -176,7 +173,9 @@ class _Passes:
         labels = label_gradients(self._model, batch, states)
         return _finite(members, self._model.flow(states, labels.true).gradients)
 
-    def _measure_both(self, members: Sequence[int]) -> tuple[Gradients, Gradients, Moments]:
+    def _measure_both(
+        self, members: Sequence[int], moments: Moments
+    ) -> tuple[Gradients, Gradients]:
         batch = self._model.batch([self._rows[i] for i in members], [1] * len(members))
         states = self._model.upper(batch, is_adapted=True, has_graph=True)
         uniforms = self._stream.random(sum(batch.lengths) - len(members))
@@ -184,7 +183,8 @@ class _Passes:
         assert labels.sampled is not None
         true = _finite(members, self._model.flow(states, labels.true).gradients)
         drawn = self._model.flow(states, labels.sampled)
-        return true, drawn.gradients, self._model.moments(batch, drawn)
+        self._model.add_moments(moments, batch, drawn)
+        return true, drawn.gradients
 
 
 def _documents(examples: Sequence[TrainingExample]) -> list[_Document]:
