@@ -2,11 +2,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from openledger.core.errors import InvalidInputError
 from openledger.core.types import Digest
 from openledger.lm.base import BaseModel, load_base
-from openledger.lm.frozen import SplitModel, hidden_cache
+from openledger.lm.frozen import SplitModel, batches_by_length, hidden_cache
 from openledger.lm.lora import Adapter, LoraHost, MixMember
 
 ROWS = [[5, 80, 270, 9, 33, 2], [7, 7, 60], [1, 2, 3, 4]]
@@ -50,7 +52,7 @@ def test_hidden_states_are_computed_once(tiny: BaseModel, tmp_path: Path) -> Non
     first = hidden_cache(tmp_path, tiny, 2, ROWS, lambda done, total: seen.append((done, total)))
     again = hidden_cache(tmp_path, tiny, 2, ROWS, lambda done, total: seen.append((done, total)))
 
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert seen == [(3, 3)]
     assert len(first) == len(again) == 3
     assert all(torch.equal(first[i], again[i]) for i in range(3))
     assert first.key == again.key
@@ -81,3 +83,12 @@ def test_an_interrupted_computation_leaves_no_cache(tiny: BaseModel, tmp_path: P
 def test_empty_rows_are_refused(tiny: BaseModel, tmp_path: Path, rows: list[list[int]]) -> None:
     with pytest.raises(InvalidInputError, match="may be empty"):
         hidden_cache(tmp_path, tiny, 2, rows)
+
+
+@given(lengths=st.lists(st.integers(1, 1_500), max_size=40))
+def test_each_row_is_in_one_batch_of_bounded_size(lengths: list[int]) -> None:
+    batches = batches_by_length(lengths)
+
+    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or max(lengths[place] for place in batch) * len(batch) <= 1_024

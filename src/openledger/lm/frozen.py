@@ -8,11 +8,13 @@ attention no real token ever sees padding, so no mask is needed.
 import os
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
 
 import msgspec
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers.models.llama import LlamaForCausalLM
 
 from openledger.core.encoding import digest_of, encode
@@ -91,7 +93,7 @@ class HiddenCache:
     def padded(self, rows: Sequence[int]) -> Tensor:
         """(B, T, D) of these rows, padded with zeros on the right to the longest."""
         chosen = [self._rows[row] for row in rows]
-        return torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True)
+        return pad_sequence(chosen, batch_first=True)
 
 
 def hidden_cache(
@@ -135,6 +137,20 @@ def cache_key(base: BaseModel, first: int, rows: Sequence[Sequence[int]]) -> Cac
     )
 
 
+def batches_by_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Places of rows that go through a model together: like lengths, so that little is padding."""
+    batches: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda place: (lengths[place], place)):
+        if batches and lengths[place] * (len(batches[-1]) + 1) <= _TOKENS_AT_ONCE:
+            batches[-1].append(place)
+        else:
+            batches.append([place])
+    return batches
+
+
+_TOKENS_AT_ONCE = 1_024  # padding included; wider batches are no faster on a CPU
+
+
 @torch.no_grad()
 def _compute(
     path: Path,
@@ -142,11 +158,19 @@ def _compute(
     rows: Sequence[Sequence[int]],
     progress: Callable[[int, int], None] | None,
 ) -> None:
+    lengths = [len(row) for row in rows]
+    starts = [0, *accumulate(lengths)]
+    done = 0
     with path.open("wb") as stream:
-        for i, row in enumerate(rows):
-            hidden = split.lower(torch.tensor([list(row)]))[0]  # (T, D)
-            stream.write(hidden.contiguous().view(torch.uint8).numpy().tobytes())
+        for batch in batches_by_length(lengths):
+            ids = pad_sequence([torch.tensor(list(rows[row])) for row in batch], batch_first=True)
+            hidden = split.lower(ids)  # (B, T, D)
+            for row, states in zip(batch, hidden, strict=True):
+                raw = states[: lengths[row]].contiguous().view(torch.uint8).numpy().tobytes()
+                stream.seek(starts[row] * len(raw) // lengths[row])
+                stream.write(raw)
+            done += len(batch)
             if progress is not None:
-                progress(i + 1, len(rows))
+                progress(done, len(rows))
         stream.flush()
         os.fsync(stream.fileno())

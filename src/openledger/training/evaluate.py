@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 import msgspec
 import torch
 
-from openledger.lm.frozen import HiddenCache, SplitModel
+from openledger.lm.frozen import HiddenCache, SplitModel, batches_by_length
 from openledger.training.rows import Row
 from openledger.training.steps.head_loss import token_losses
 from openledger.training.steps.trainer import predicting_states, targets
-
-_TOKENS_AT_ONCE = 1_024
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -43,16 +41,15 @@ def measure(
     `rows` are the first of the cache's rows, or all; `progress` is told (rows done, rows in all).
     """
     head = split.model.lm_head.weight
-    nats, tokens, start = 0.0, 0, 0
-    while start < len(rows):
-        count = _that_fit(rows, start)
-        batch = rows[start : start + count]
-        states = predicting_states(split, batch, cache.padded(range(start, start + count)))
-        losses = token_losses(states, head, targets(batch))
-        nats, tokens, start = nats + float(losses.sum()), tokens + len(losses), start + count
+    nats, done = 0.0, 0
+    for places in batches_by_length([len(row.tokens) for row in rows]):
+        batch = [rows[place] for place in places]
+        states = predicting_states(split, batch, cache.padded(places))
+        nats += float(token_losses(states, head, targets(batch)).sum())
+        done += len(batch)
         if progress is not None:
-            progress(start, len(rows))
-    return Measured(nats, tokens)
+            progress(done, len(rows))
+    return Measured(nats, sum(row.predicted for row in rows))
 
 
 def first_rows(rows: Sequence[Row], tokens: int) -> Sequence[Row]:
@@ -63,13 +60,3 @@ def first_rows(rows: Sequence[Row], tokens: int) -> Sequence[Row]:
         if seen >= tokens:
             return rows[:count]
     return rows
-
-
-def _that_fit(rows: Sequence[Row], start: int) -> int:
-    longest = count = 0
-    for row in rows[start:]:
-        longest = max(longest, len(row.tokens))
-        if count and longest * (count + 1) > _TOKENS_AT_ONCE:
-            break
-        count += 1
-    return count
