@@ -19,10 +19,11 @@ from openledger.web.errors import (
     on_openledger_error,
     plain_error_response,
 )
-from openledger.web.guard import LOOPBACK_HOSTS, Door, Gate, Keys, Pace, check_loopback
+from openledger.web.guard import LOOPBACK_HOSTS, Door, Gate, Keys, Limits, Pace, check_loopback
 from openledger.web.inference import Inferences
 from openledger.web.metrics import exposition
 from openledger.web.openai_api import Catalogue, OpenAiApi
+from openledger.web.operations.api import PREFIX, OperationsApi, Run
 from openledger.web.platform_api import Books, PlatformApi
 
 
@@ -31,6 +32,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     hosts: tuple[str, ...] = tuple(sorted(LOOPBACK_HOSTS))  # names it answers to, without port
     max_body_bytes: int = 1 << 20
+    max_upload_bytes: int = 64 << 20  # of what an operation is given
     max_calls: int = 256  # calls that wait for a token at the same time, each in a thread
 
 
@@ -45,6 +47,8 @@ class Parts(msgspec.Struct, frozen=True):
     stats: Callable[[], Stats]
     unready: Callable[[], str | None]  # why not ready; None: ready
     rpc: Callable[[bytes], bytes] | None = None  # JSON-RPC of the embedded chain
+    operations: Run | None = None  # for the commands of the home's owner
+    token: str = ""  # of server.json, which those commands show
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -61,6 +65,8 @@ def create_app(parts: Parts, config: Config) -> FastAPI:
     app = FastAPI(title="OpenLedger", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(OpenAiApi(parts.inferences, parts.catalogue, door, threads).router())
     app.include_router(PlatformApi(parts.books, door, threads).router())
+    if parts.operations is not None:
+        app.include_router(OperationsApi(parts.operations, parts.token).router())
     app.add_api_route("/healthz", operations.health, methods=["GET"])
     app.add_api_route("/readyz", operations.ready, methods=["GET"])
     app.add_api_route("/metrics", operations.metrics, methods=["GET"])
@@ -69,7 +75,8 @@ def create_app(parts: Parts, config: Config) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, on_bug)
     hosts = frozenset(host.lower() for host in config.hosts)
-    app.add_middleware(Gate, hosts=hosts, max_body_bytes=config.max_body_bytes)
+    limits = Limits(config.max_body_bytes, PREFIX, config.max_upload_bytes)
+    app.add_middleware(Gate, hosts=hosts, limits=limits)
     return app
 
 

@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from typing import Protocol
 from uuid import uuid4
 
+import msgspec
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from starlette.datastructures import Headers, MutableHeaders
@@ -84,44 +85,59 @@ class Door:
         return payer
 
 
+class Limits(msgspec.Struct, frozen=True):
+    """How large a body may be, in bytes; larger under one prefix, where files come in."""
+
+    plain: int
+    upload_prefix: str
+    upload: int
+
+    def of(self, path: str) -> int:
+        """The limit of one route."""
+        return self.upload if path.startswith(self.upload_prefix) else self.plain
+
+
 class Gate:
     """Middleware: refuses foreign hosts and oversized bodies, numbers and times each answer."""
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str], max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], limits: Limits) -> None:
         self._app = app
         self._hosts = hosts
-        self._max_body_bytes = max_body_bytes
+        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        limit = self._limits.of(scope["path"])
         send = _signed(send)
         if _host_name(headers.get("host", "")) not in self._hosts:
             error = NotAllowedError("this server does not answer to that host name")
             await error_response(error)(scope, receive, send)
-        elif _stated_size(headers) > self._max_body_bytes:
-            await error_response(self._too_large())(scope, receive, send)
+        elif _stated_size(headers) > limit:
+            await error_response(_too_large(limit))(scope, receive, send)
         else:
-            await self._app(scope, self._counted(receive), send)
+            await self._app(scope, _counted(receive, limit), send)
 
-    def _counted(self, receive: Receive) -> Receive:
-        """A body without a stated size is stopped where it grows too large."""
-        taken = 0
 
-        async def counted() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self._max_body_bytes:
-                raise self._too_large()
-            return message
+def _counted(receive: Receive, limit: int) -> Receive:
+    """A body without a stated size is stopped where it grows too large."""
+    taken = 0
 
-        return counted
+    async def counted() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > limit:
+            raise _too_large(limit)
+        return message
 
-    def _too_large(self) -> TooLargeError:
-        return TooLargeError(f"the body is larger than {self._max_body_bytes} bytes; send less")
+    return counted
+
+
+def _too_large(limit: int) -> TooLargeError:
+    return TooLargeError(f"the body is larger than {limit} bytes; send less")
 
 
 def _signed(send: Send) -> Send:

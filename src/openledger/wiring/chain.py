@@ -43,11 +43,8 @@ def open_chain(
         with _embedded(folder, settings.chain_id, keyring) as (transport, rpc):
             yield OpenChain(Client(transport, Config(profile=profile)), rpc)
     elif settings.url == "anvil":
-        from openledger.chain.anvil import start_anvil
-
-        operator = keyring.account(OPERATOR)
         with (
-            start_anvil(folder, cache, settings.chain_id, operator) as url,
+            _anvil(folder, cache, settings.chain_id, keyring) as url,
             _http(url) as transport,
         ):
             yield OpenChain(Client(transport, Config(profile=profile)), None)
@@ -71,6 +68,18 @@ def _embedded(
         yield DirectTransport(chain), lambda body: handle_body(chain, body)
     finally:
         chain.close()
+
+
+@contextmanager
+def _anvil(folder: Path, cache: Path, chain_id: int, keyring: Keyring) -> Iterator[str]:
+    from openledger.chain.devchain import anvil
+
+    running = anvil.start(anvil.install(cache / "anvil"), folder / "anvil.json", chain_id)
+    try:
+        anvil.fund(running.url, keyring.account(OPERATOR), _GAS_MONEY)
+        yield running.url
+    finally:
+        running.close()
 
 
 @contextmanager

@@ -1,0 +1,129 @@
+"""A home's server: every route wired to its platform, until it is told to stop."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from openledger.core.encoding import from_wire, to_wire
+from openledger.core.errors import NotFoundError, UnavailableError
+from openledger.core.ids import did_you_mean
+from openledger.storage.home import Server, new_token, remove_server, write_server
+from openledger.web.app import Config, Parts, create_app
+from openledger.web.inference import Payer
+from openledger.web.operations.registry import OPERATIONS
+from openledger.web.parts.books import BaseCard, GatewayBooks, KeyBook, ReleaseCatalogue
+from openledger.web.parts.till import Till
+from openledger.wiring.platform import Platform, now_us
+
+_START_TIMEOUT_S = 30.0
+_STEP_S = 0.02
+
+
+class RunningServer:
+    """A server in a thread of its own."""
+
+    def __init__(self, platform: Platform, port: int) -> None:
+        """Bind the port; 0 takes a free one.
+
+        Raises:
+            UnavailableError: the port is taken.
+        """
+        settings = platform.settings.serve
+        self._platform = platform
+        self._socket = _bound(settings.host, port)
+        self.token = new_token()
+        self.url = f"http://{settings.host}:{self._socket.getsockname()[1]}"
+        config = Config(max_upload_bytes=settings.max_body_mb << 20)
+        app = create_app(parts(platform, self.token), config)
+        self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_keep_alive=30))
+        self._thread = threading.Thread(target=self._run, name="openledger-http", daemon=True)
+
+    def start(self) -> None:
+        """Serve, and say so in server.json once requests are answered."""
+        self._thread.start()
+        end = time.monotonic() + _START_TIMEOUT_S
+        while not self._server.started:
+            if time.monotonic() > end or not self._thread.is_alive():
+                raise UnavailableError(f"the server did not start at {self.url}")
+            time.sleep(_STEP_S)
+        write_server(self._platform.home, Server(self.url, self.token, os.getpid()))
+
+    def stop(self) -> None:
+        """Answer what is under way, then stop."""
+        remove_server(self._platform.home)
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()
+
+    def _run(self) -> None:
+        self._server.run(sockets=[self._socket])
+
+
+@contextmanager
+def serving(platform: Platform, port: int) -> Iterator[RunningServer]:
+    """Serve a home, its worker included, until the block ends.
+
+    Raises:
+        UnavailableError: the port is taken.
+    """
+    server = RunningServer(platform, port)
+    platform.models.worker.start()
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def parts(platform: Platform, token: str) -> Parts:
+    """What the routes call, over a platform."""
+    models = platform.models
+    desk = models.desk
+    card = BaseCard(models.base_name, desk.engine.caps.context)
+    return Parts(
+        inferences=Till(desk),
+        catalogue=ReleaseCatalogue(platform.database, card),
+        keys=KeyBook(platform.database, now_us, token, platform.gateway.account),
+        books=GatewayBooks(platform.database, platform.gateway.account),
+        pace=_no_limit,
+        stats=desk.engine.stats,
+        unready=lambda: None,
+        rpc=platform.chain.rpc,
+        operations=lambda name, body: run_operation(platform, name, body),
+        token=token,
+    )
+
+
+def run_operation(platform: Platform, name: str, body: bytes) -> bytes:
+    """Run an operation by name, in its wire form.
+
+    Raises:
+        NotFoundError: there is no such operation.
+        OpenLedgerError: what the operation raises.
+    """
+    if name not in OPERATIONS:
+        raise NotFoundError(f"there is no operation {name!r}{did_you_mean(name, OPERATIONS)}")
+    operation = OPERATIONS[name]
+    return to_wire(operation.run(platform, from_wire(body, operation.arguments)))
+
+
+def _no_limit(_: Payer) -> None:
+    """On loopback the engine's bounded queue is limit enough."""
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((host, port))
+    except OSError as error:
+        made.close()
+        raise UnavailableError(
+            f"port {port} of {host} is taken; choose another with --port"
+        ) from error
+    return made
