@@ -1,0 +1,134 @@
+"""`openledger datanet`: found one, bring data in, look at it, check it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from openledger.cli.context import of
+from openledger.cli.output import short, table, told
+
+app = typer.Typer(no_args_is_help=True, help="Put data in, and prove that it is there.")
+
+# Larger files are refused before they are read.
+_LARGEST_BYTES = 64 << 20
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Lower-case letters, digits, dashes: folk-music.")],
+    description: Annotated[str, typer.Option(help="What belongs here, in a sentence or two.")],
+    licence: Annotated[list[str], typer.Option(help="An SPDX id that is taken; repeat it.")],
+    owner: Annotated[str, typer.Option(help="Account that owns and curates it.")] = "operator",
+    data_floor: Annotated[
+        int, typer.Option(help="Least part of each fee for data, in basis points.")
+    ] = 3_000,
+) -> None:
+    """Found a Datanet; its rules stand on chain and never change."""
+    from openledger.web.operations.datanets import CREATE, NewDatanet
+
+    with told((here := of(context)).output):
+        new = NewDatanet(
+            name=name,
+            description=description,
+            licences=tuple(licence),
+            owner=owner,
+            data_floor_bps=data_floor,
+        )
+        made = here.act(CREATE, new)
+        here.output.result(made, f"{made.name} is Datanet {made.number} on chain")
+
+
+@app.command()
+def add(
+    context: typer.Context,
+    datanet: Annotated[str, typer.Argument(help="Name of the Datanet.")],
+    files: Annotated[list[Path], typer.Argument(help="Text, Markdown, ABC or JSONL files.")],
+    contributor: Annotated[str, typer.Option("--as", help="Account that contributes.")],
+    licence: Annotated[str, typer.Option(help="Licence of documents that do not name one.")] = "",
+    claim: Annotated[str, typer.Option(help="author, licensee or collector.")] = "author",
+) -> None:
+    """Contribute files: hashed and committed first, then cleaned, sealed, stored and revealed."""
+    from openledger.core.errors import InvalidInputError
+    from openledger.datanet.extract import File
+    from openledger.web.operations.datanets import ADD, CLAIMS, Addition
+
+    with told((here := of(context)).output):
+        if claim not in CLAIMS:
+            raise InvalidInputError(f"{claim!r} is no claim: say {', '.join(CLAIMS)}")
+        read = tuple(File(path.name, _read(path)) for path in files)
+        made = here.act(ADD, Addition(datanet, contributor, read, licence, claim))
+        if made.reason is not None:
+            raise InvalidInputError(f"refused: {made.reason}")
+        text = f"contribution {made.number}: {made.state}, {made.chunks} chunks"
+        here.output.result(made, text)
+
+
+@app.command()
+def show(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="Name of the Datanet.")]
+) -> None:
+    """Show a Datanet and its contributions."""
+    from openledger.web.operations.datanets import SHOW, Which
+
+    with told((here := of(context)).output):
+        found = here.act(SHOW, Which(name))
+        head = (
+            f"{found.name} ({found.title}): Datanet {found.number} of {short(found.owner)}, "
+            f"licences {', '.join(found.licences)}, data floor {found.data_floor_bps} bps, "
+            f"change {found.sequence}, head {short(found.head)}"
+        )
+        rows = [
+            [
+                str(one.number or ""),
+                one.name + (" (on behalf)" if one.on_behalf else ""),
+                one.state,
+                str(one.chunks),
+                one.reason or "",
+            ]
+            for one in found.contributions
+        ]
+        here.output.result(
+            found, f"{head}\n{table(['#', 'contributor', 'state', 'chunks', 'reason'], rows)}"
+        )
+
+
+@app.command("list")
+def list_all(context: typer.Context) -> None:
+    """List the Datanets of this home."""
+    from openledger.web.operations.datanets import LIST
+    from openledger.web.operations.operation import Nothing
+
+    with told((here := of(context)).output):
+        found = here.act(LIST, Nothing())
+        rows = [[one.name, one.title, str(one.number or "")] for one in found.datanets]
+        here.output.result(found, table(["name", "title", "on chain"], rows))
+
+
+@app.command()
+def verify(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="Name of the Datanet.")]
+) -> None:
+    """Open every stored chunk, hold it against its manifest, and that against the chain."""
+    from openledger.web.operations.datanets import VERIFY, Which
+
+    with told((here := of(context)).output):
+        found = here.act(VERIFY, Which(name))
+        here.output.result(
+            found,
+            f"{found.name} holds: {found.contributions} contributions, {found.chunks} chunks, "
+            f"{found.bytes} bytes, all as anchored",
+        )
+
+
+def _read(path: Path) -> bytes:
+    from openledger.core.errors import InvalidInputError, NotFoundError
+
+    if not path.is_file():
+        raise NotFoundError(f"there is no file {path}")
+    if path.stat().st_size > _LARGEST_BYTES:
+        raise InvalidInputError(
+            f"{path.name} has {path.stat().st_size} bytes, more than {_LARGEST_BYTES}: split it"
+        )
+    return path.read_bytes()

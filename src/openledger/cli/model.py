@@ -1,0 +1,84 @@
+"""`openledger model`: release a trained run, list releases, look at one, deprecate one."""
+
+from typing import Annotated
+
+import typer
+
+from openledger.cli.context import of
+from openledger.cli.output import open_amount, short, table, told, wei_amount
+
+app = typer.Typer(no_args_is_help=True, help="Release adapters and see what is released.")
+
+
+@app.command()
+def publish(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(help="Name or id of a trained run.")],
+    name: Annotated[str, typer.Option(help="owner/name; the version is given by the platform.")],
+    input_price: Annotated[str, typer.Option(help="OPEN per 1,000 input tokens.")] = "0.001",
+    output_price: Annotated[str, typer.Option(help="OPEN per 1,000 output tokens.")] = "0.005",
+    request_price: Annotated[str, typer.Option(help="OPEN per request.")] = "0.0001",
+) -> None:
+    """Anchor a release with its base, data and terms; from then on it can be called."""
+    from openledger.settlement.price import Price
+    from openledger.web.operations.models import PUBLISH, NewRelease
+
+    with told((here := of(context)).output):
+        price = Price(wei_amount(input_price), wei_amount(output_price), wei_amount(request_price))
+        made = here.act(PUBLISH, NewRelease(run, name, price))
+        here.output.result(made, f"{made.name} is release {made.number} on chain")
+
+
+@app.command("list")
+def list_all(context: typer.Context) -> None:
+    """List the releases of this home."""
+    from openledger.web.operations.models import LIST
+    from openledger.web.operations.operation import Nothing
+
+    with told((here := of(context)).output):
+        found = here.act(LIST, Nothing())
+        rows = [
+            [
+                one.name,
+                open_amount(one.terms.price.input_1k),
+                open_amount(one.terms.price.output_1k),
+                f"{one.terms.policy.data / 100:g} %",
+                "deprecated" if one.is_deprecated else "",
+            ]
+            for one in found.releases
+        ]
+        here.output.result(
+            found, table(["model", "OPEN/1k in", "OPEN/1k out", "to data", ""], rows)
+        )
+
+
+@app.command()
+def show(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="owner/name or owner/name@2.")]
+) -> None:
+    """Show a release: terms, digests, card."""
+    from openledger.web.operations.models import SHOW, Which
+
+    with told((here := of(context)).output):
+        found = here.act(SHOW, Which(name))
+        lines = [
+            f"{found.name}, release {found.number} on chain, built by {short(found.builder)}"
+            + (" (deprecated)" if found.is_deprecated else ""),
+            f"  base          {found.base}",
+            f"  adapter       {found.adapter}",
+            f"  training root {found.training_root}",
+            f"  card          {bytes(found.card).decode()}",
+        ]
+        here.output.result(found, "\n".join(lines))
+
+
+@app.command()
+def deprecate(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="owner/name@version.")]
+) -> None:
+    """Offer a release no more; its old receipts stay valid."""
+    from openledger.web.operations.models import DEPRECATE, Which
+
+    with told((here := of(context)).output):
+        found = here.act(DEPRECATE, Which(name))
+        here.output.result(found, f"{found.name} is deprecated")

@@ -1,0 +1,123 @@
+"""How every command speaks: data on stdout, talk on stderr, one exit code per kind of error."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import msgspec
+import typer
+
+from openledger.core import errors
+from openledger.core.encoding import to_wire
+from openledger.core.types import WEI_PER_OPEN, Wei
+
+EXIT_CODES: tuple[tuple[type[errors.OpenLedgerError], int], ...] = (
+    (errors.InvalidInputError, 2),
+    (errors.NotFoundError, 3),
+    (errors.UnauthenticatedError, 4),
+    (errors.NotAllowedError, 4),
+    (errors.InsufficientBalanceError, 5),
+    (errors.VerificationError, 6),
+    (errors.UnavailableError, 7),
+)
+FAILED = 1
+_OPEN_DECIMALS = 18
+INTERRUPTED = 130
+
+
+class Output:
+    """Prints results as tables for people, or as one JSON object a result for programs."""
+
+    def __init__(self, *, as_json: bool, is_quiet: bool) -> None:
+        self.as_json = as_json
+        self.is_quiet = is_quiet
+
+    def result(self, record: msgspec.Struct, text: str) -> None:
+        """The command's answer."""
+        print(to_wire(record).decode() if self.as_json else text, flush=True)
+
+    def talk(self, text: str) -> None:
+        """Progress and advice, for people only."""
+        if not self.is_quiet:
+            print(text, file=sys.stderr, flush=True)
+
+
+def exit_code(error: errors.OpenLedgerError) -> int:
+    """The exit code of an error; documented in docs/reference/errors.md."""
+    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), FAILED)
+
+
+@contextmanager
+def told(output: Output) -> Iterator[None]:
+    """Turn errors into one sentence and an exit code.
+
+    Raises:
+        typer.Exit: always, when the body raised one of ours or was interrupted.
+    """
+    try:
+        yield
+    except errors.OpenLedgerError as error:
+        fail(output, error.code, str(error), exit_code(error))
+    except KeyboardInterrupt:
+        fail(output, "interrupted", "interrupted; run the same command again to go on", INTERRUPTED)
+
+
+def fail(output: Output, code: str, message: str, status: int) -> None:
+    """Say what went wrong, and leave."""
+    if output.as_json:
+        print(json.dumps({"error": {"code": code, "message": message}}))
+    print(f"openledger: {message}", file=sys.stderr)
+    raise typer.Exit(status)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Plain columns; numbers to the right."""
+    cells = [list(head), *[list(row) for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(head))]
+    lines = []
+    for row in cells:
+        padded = [
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        ]
+        lines.append("  ".join(padded).rstrip())
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def open_amount(wei: int) -> str:
+    """An amount for people, in OPEN with up to six decimals; the JSON keeps every wei."""
+    whole, rest = divmod(wei, 10**18)
+    decimals = f"{rest:018d}"[:6].rstrip("0")
+    if not decimals and rest and not whole:
+        return "<0.000001"
+    return f"{whole}.{decimals}" if decimals else str(whole)
+
+
+def wei_amount(text: str) -> Wei:
+    """Read an amount of OPEN as people write it.
+
+    Raises:
+        InvalidInputError: no number, negative, or finer than a wei.
+    """
+    whole, _, decimals = text.strip().replace("_", "").partition(".")
+    is_number = (whole + decimals).isascii() and (whole + decimals).isdigit()
+    if not is_number or len(decimals) > _OPEN_DECIMALS:
+        raise errors.InvalidInputError(f"{text!r} is no amount of OPEN: write 5 or 0.25")
+    return Wei(int(whole or "0") * WEI_PER_OPEN + int(decimals.ljust(_OPEN_DECIMALS, "0") or "0"))
+
+
+def percent(ppb: int) -> str:
+    """A share for people."""
+    return f"{ppb / 10_000_000:.1f} %"
+
+
+def short(hexadecimal: str) -> str:
+    """A hash or address for people."""
+    return f"{hexadecimal[:6]}…{hexadecimal[-4:]}"
+
+
+def _is_number(cell: str) -> bool:
+    return cell[:1].isdigit() or cell[:1] in "<-+" or cell == ""

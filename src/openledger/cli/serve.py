@@ -1,0 +1,38 @@
+"""`openledger serve`: own the home and answer the API until interrupted."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from openledger.cli.context import of
+from openledger.cli.output import told
+
+
+def serve(
+    context: typer.Context,
+    port: Annotated[int | None, typer.Option(help="Port on loopback; 0: a free one.")] = None,
+) -> None:
+    """Serve the OpenAI-compatible API of this home on loopback, until Ctrl-C."""
+    from openledger.web.server import serving
+    from openledger.wiring.platform import open_platform
+
+    with told((here := of(context)).output), open_platform(here.settings) as platform:
+        wanted = here.settings.serve.port if port is None else port
+        with serving(platform, wanted) as server:
+            here.output.talk(f"serving {server.url}/v1; Ctrl-C stops")
+            _until_interrupted()
+            here.output.talk("stopping; what is under way is finished first")
+
+
+def _until_interrupted() -> None:
+    stop = threading.Event()
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGINT, ask)
+    stop.wait()

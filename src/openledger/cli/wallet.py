@@ -1,0 +1,108 @@
+"""`openledger wallet`: accounts, deposits, API keys, claims."""
+
+from typing import Annotated
+
+import typer
+
+from openledger.cli.context import of
+from openledger.cli.output import open_amount, short, table, told, wei_amount
+
+app = typer.Typer(no_args_is_help=True, help="Accounts, deposits, API keys and claims.")
+
+
+@app.command()
+def new(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="A short name: alice.")]
+) -> None:
+    """Make an account, or find it. Its key stays in this home's encrypted keystore."""
+    from openledger.web.operations.wallets import NEW, Name
+
+    with told((here := of(context)).output):
+        made = here.act(NEW, Name(name))
+        here.output.result(made, f"{made.label} is {made.address} (kept in this home)")
+
+
+@app.command()
+def balance(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="An account; none: all.")] = None,
+) -> None:
+    """Show what accounts hold, deposited, earned and can claim, in OPEN."""
+    from openledger.web.operations.wallets import BALANCE, ClaimFor
+
+    with told((here := of(context)).output):
+        found = here.act(BALANCE, ClaimFor(name))
+        rows = [
+            [
+                one.label,
+                short(one.address),
+                open_amount(one.wallet),
+                open_amount(one.free),
+                open_amount(one.earned),
+                open_amount(one.claimable),
+            ]
+            for one in found.accounts
+        ]
+        head = ["account", "address", "wallet", "free for calls", "earned", "claimable"]
+        here.output.result(found, table(head, rows))
+
+
+@app.command()
+def deposit(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="An account of this home.")],
+    amount: Annotated[str, typer.Argument(help="OPEN, such as 5 or 0.25.")],
+    faucet: Annotated[
+        bool, typer.Option(help="Take play money first; development chain only.")
+    ] = False,
+) -> None:
+    """Prepay calls at this gateway; what is not used can leave again."""
+    from openledger.web.operations.wallets import DEPOSIT, Deposit
+
+    with told((here := of(context)).output):
+        has = here.act(DEPOSIT, Deposit(name, wei_amount(amount), faucet))
+        here.output.result(has, f"{has.label} has {open_amount(has.free)} OPEN free for calls")
+
+
+@app.command()
+def key(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Account whose deposits pay.")],
+    label: Annotated[str, typer.Option(help="What the key is for.")] = "key",
+    daily_cap: Annotated[str | None, typer.Option(help="Most OPEN a day.")] = None,
+    total_cap: Annotated[str | None, typer.Option(help="Most OPEN ever.")] = None,
+) -> None:
+    """Make an API key; it is shown once."""
+    from openledger.web.operations.wallets import NEW_KEY, NewKey
+
+    with told((here := of(context)).output):
+        caps = [None if cap is None else wei_amount(cap) for cap in (daily_cap, total_cap)]
+        made = here.act(NEW_KEY, NewKey(name, label, *caps))
+        here.output.result(made, f"{made.key}\nKeep it: it is not shown again.")
+
+
+@app.command()
+def revoke(
+    context: typer.Context,
+    prefix: Annotated[str, typer.Argument(help="The first 12 characters of the key.")],
+) -> None:
+    """Refuse an API key from now on."""
+    from openledger.web.operations.wallets import REVOKE_KEY, Prefix
+
+    with told((here := of(context)).output):
+        here.output.result(here.act(REVOKE_KEY, Prefix(prefix)), f"{prefix}… is revoked")
+
+
+@app.command()
+def claim(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="An account; none: all of this home.")] = None,
+) -> None:
+    """Pay out what accounts earned in settled epochs; nobody needs gas."""
+    from openledger.web.operations.wallets import CLAIM, ClaimFor
+
+    with told((here := of(context)).output):
+        made = here.act(CLAIM, ClaimFor(name))
+        rows = [[one.label, open_amount(one.amount), short(one.tx_hash)] for one in made.paid]
+        text = table(["account", "OPEN", "transaction"], rows) if rows else "nothing to claim"
+        here.output.result(made, text)
