@@ -111,7 +111,9 @@ class Contracts:
         return found.decode(self._output(tag, contract, found, arguments))
 
     def read(self, kind: type[Kind], contract: str, function: str, *arguments: Argument) -> Kind:
-        """Ask a contract for a value of a type: int, str, bool, or a record of the same names.
+        """Ask a contract for a value of a type: int, str, bool, or a record.
+
+        A struct fills the record's fields by name, several outputs fill them in order.
 
         Raises:
             VerificationError: what comes back is no `kind`.
@@ -120,9 +122,10 @@ class Contracts:
         value = found.decode(self._output("latest", contract, found, arguments))
         if len(found.outputs) == 1:
             plain = _named(found.outputs[0], value)
-        else:
+        else:  # outputs have no names in Vyper: they fill the record's fields in order
             assert isinstance(value, tuple)
-            plain = {o.name: _named(o, v) for o, v in zip(found.outputs, value, strict=True)}
+            names = getattr(kind, "__struct_fields__", ())
+            plain = dict(zip(names, value, strict=False))
         try:
             return msgspec.convert(plain, kind)
         except msgspec.ValidationError as error:

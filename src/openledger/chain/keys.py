@@ -127,7 +127,7 @@ def _unlocked(text: str, password: str) -> bytes:
     try:
         store: dict[str, Any] = json.loads(text)
         return bytes(keyfile.decode_keyfile_json(store, password.encode()))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnauthenticatedError(
             "the password does not open the keys, or their file is damaged"
         ) from error

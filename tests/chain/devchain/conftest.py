@@ -40,7 +40,7 @@ class Node:
     def sign(self, **fields: Any) -> str:  # noqa: ANN401 - transaction fields
         if "nonce" not in fields:
             fields["nonce"] = int(self.ask("eth_getTransactionCount", RICH.address, "latest"), 16)
-        whole = {
+        whole: dict[str, Any] = {
             "chainId": 31_337,
             "type": 2,
             "gas": 100_000,

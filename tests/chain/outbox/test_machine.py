@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from openledger.chain.outbox.rows import State
 from openledger.core.types import Digest
@@ -126,20 +132,23 @@ class HostileChain(RuleBasedStateMachine):
         assert nonces == list(range(len(nonces)))
 
 
-HostileChain.TestCase.settings = settings(
+TestHostileChain = HostileChain.TestCase
+TestHostileChain.settings = settings(
     max_examples=15,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-TestHostileChain = HostileChain.TestCase
 
 
 @pytest.mark.slow
-class TestHostileChainAtLength(HostileChain.TestCase):
-    settings = settings(
-        max_examples=150,
-        stateful_step_count=40,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
+def test_a_hostile_chain_at_length() -> None:
+    run_state_machine_as_test(
+        HostileChain,
+        settings=settings(
+            max_examples=200,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
     )

@@ -293,3 +293,21 @@ def test_an_act_waits_until_the_contracts_are_there(world: World) -> None:
         world.outbox.submit(transaction, op_id("act"), write)
 
     assert "until the contracts are deployed" in str(world.outbox.pump().problem)
+
+
+def test_a_closed_outbox_leaves_its_keys_to_others(world: World) -> None:
+    world.submit(b"good1")
+    world.outbox.pump()
+    world.outbox.close()
+    other = world.open()
+    world.submit(b"good2")
+
+    assert other.pump().signed == 1
+
+
+def test_the_holder_of_the_home_goes_on_at_once_after_a_crash(world: World) -> None:
+    world.submit(b"good1")
+    world.open("home").pump()
+    world.submit(b"good2")
+
+    assert world.open("home").pump().signed == 1

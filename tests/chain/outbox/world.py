@@ -29,10 +29,10 @@ class World:
         self.now = 1_000_000_000
         self.outbox = self.open()
 
-    def open(self) -> Outbox:
+    def open(self, owner: str | None = None) -> Outbox:
         """A new process on the same database."""
         client = Client(self.chain, CONFIG, sleep=self.pass_time)
-        return Outbox(self.database, client, self.keyring, lambda: self.now, self.pass_time)
+        return Outbox(self.database, client, self.keyring, lambda: self.now, self.pass_time, owner)
 
     def pass_time(self, seconds: float) -> None:
         self.now += int(seconds * 1_000_000)

@@ -59,6 +59,8 @@ class Outbox:
         keyring: keys of senders and of accounts that act.
         clock: microseconds since 1970.
         sleep: seconds.
+        owner: who holds the leases of keys. The holder of a home's lock gives one name for ever, so
+            that it goes on at once after a crash; None makes one up, and a crash costs a lease.
     """
 
     def __init__(
@@ -68,13 +70,14 @@ class Outbox:
         keyring: Keyring,
         clock: Callable[[], int],
         sleep: Callable[[float], None] = time.sleep,
+        owner: str | None = None,
     ) -> None:
         self._database = database
         self._client = client
         self._keyring = keyring
         self._clock = clock
         self._sleep = sleep
-        self._owner = secrets.token_hex(16)
+        self._owner = owner or secrets.token_hex(16)
         self._senders: dict[Account, Sender] = {}
         self._pumping = threading.Lock()
         self.relay: Relay | None = None  # set once the contracts are deployed
@@ -100,6 +103,13 @@ class Outbox:
     def is_known(self, transaction: Transaction, op: Digest) -> bool:
         """Whether that operation was ever queued."""
         return rows.is_known(transaction, op)
+
+    def close(self) -> None:
+        """Give back the leases, so that another process need not wait for their end."""
+        with self._pumping:
+            for sender in self._senders.values():
+                sender.release()
+            self._senders.clear()
 
     def outcomes(self, ops: Sequence[Digest]) -> list[Outcome]:
         """Where operations stand.

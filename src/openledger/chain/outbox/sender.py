@@ -91,6 +91,13 @@ class Sender:
             return Pass(signed, ended, str(error))
         return Pass(signed, ended)
 
+    def release(self) -> None:
+        """Give the lease back."""
+        if self._lease is not None:
+            with self._database.transaction() as transaction:
+                leases.release(transaction, self._lease)
+            self._lease = None
+
     def _hold(self) -> None:
         now, duration = self._clock(), int(self._client.config.lease_s * _MICROSECONDS)
         if self._lease is not None and self._lease.expires_at - now > duration // 2:

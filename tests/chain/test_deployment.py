@@ -1,0 +1,154 @@
+"""The contracts are deployed once, wherever it is interrupted."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from openledger.chain.config import EVM
+from openledger.chain.contracts import CONTRACTS
+from openledger.chain.deployment import deploy, load
+from openledger.chain.devchain.rpc import DirectTransport
+from openledger.chain.outbox import faucet
+from openledger.core.errors import (
+    ChainRejectedError,
+    ChainUnavailableError,
+    InvalidInputError,
+    NotAllowedError,
+    NotFoundError,
+    VerificationError,
+    WrongChainError,
+)
+from openledger.core.types import WEI_PER_OPEN, Account, Digest, Wei
+from tests.chain.home import SETTINGS, Home, digest
+
+
+class Breaking:
+    """A transport that goes away for good after some requests."""
+
+    def __init__(self, inner: DirectTransport, requests: int) -> None:
+        self._inner = inner
+        self.left = requests
+
+    def make_request(self, method: str, params: list[object]) -> dict[str, object]:
+        self.left -= 1
+        if self.left < 0:
+            raise ChainUnavailableError("the chain is gone")
+        return self._inner.make_request(method, params)
+
+
+def test_all_six_stand_and_know_each_other(home: Home) -> None:
+    there = home.deployment
+
+    assert all(home.client.has_code(there.address(name)) for name in CONTRACTS)
+    assert home.contracts.call("Escrow", "payouts") == there.payouts
+    assert home.contracts.call("Payouts", "escrow") == there.escrow
+    assert home.contracts.call("Models", "datanets") == there.datanets
+    assert home.contracts.read(int, "OpenToken", "balanceOf", home.operator) == 10**9 * WEI_PER_OPEN
+    assert home.contracts.name_of(there.escrow) == "Escrow"
+    assert home.contracts.domain("Escrow").contract == there.escrow
+    with pytest.raises(NotFoundError):
+        there.address("Nothing")
+
+
+def test_a_second_deployment_changes_nothing(home: Home) -> None:
+    height = home.client.height()
+    again = deploy(home.folder / "chain" / "deployment.json", home.builder(), SETTINGS)
+
+    assert again == home.deployment
+    assert home.client.height() == height
+
+
+def test_a_lost_record_is_found_again_on_the_chain(home: Home) -> None:
+    height = home.client.height()
+    again = deploy(home.folder / "other.json", home.builder(), SETTINGS)
+
+    assert again == home.deployment
+    assert home.client.height() == height
+
+
+@pytest.mark.parametrize("requests", [3, 9, 14, 20, 27, 35])
+def test_an_interrupted_deployment_goes_on(tmp_path: Path, requests: int) -> None:
+    home = Home(tmp_path)
+    assert home.chain is not None
+    broken = Breaking(DirectTransport(home.chain), requests)
+    home.client._transport = broken
+    record = tmp_path / "chain" / "deployment.json"
+    home.client._sleep = lambda _: None
+    home.outbox._sleep = lambda _: None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("openledger.chain.deployment._TIMEOUT_S", 0.0)
+        with pytest.raises(ChainUnavailableError):
+            deploy(record, home.builder(), SETTINGS)
+    broken.left = 10_000
+    home.deploy()
+    height = home.client.height()
+    home.close()
+
+    assert height == 1 + len(CONTRACTS)
+
+
+def test_a_record_of_another_chain_is_refused(home: Home, tmp_path: Path) -> None:
+    other = Home(tmp_path / "other")
+    record = home.folder / "chain" / "deployment.json"
+    other_record = tmp_path / "foreign.json"
+    foreign = msgspec.structs.replace(home.deployment, genesis="ab" * 32)
+    other_record.write_bytes(msgspec.json.encode(foreign))
+
+    assert load(record, home.client) == home.deployment
+    with pytest.raises(WrongChainError, match="the node serves another chain"):
+        load(other_record, other.client)
+    other_record.write_bytes(b"{}")
+    with pytest.raises(VerificationError, match="is damaged"):
+        load(other_record, other.client)
+    other.close()
+
+
+def test_reads_return_the_type_that_is_asked_for(home: Home) -> None:
+    class Balance(msgspec.Struct, frozen=True):
+        deposited: Wei
+        spent: Wei
+        withdrawn: Wei
+
+    found = home.contracts.read(Balance, "Escrow", "balance_of", home.operator, home.operator)
+
+    assert found == Balance(Wei(0), Wei(0), Wei(0))
+    assert home.contracts.read(Account, "Escrow", "token") == home.deployment.open_token
+    with pytest.raises(VerificationError, match="returned another type"):
+        home.contracts.read(int, "OpenToken", "name")
+    with pytest.raises(InvalidInputError, match="takes 1 arguments, not 0"):
+        home.contracts.call("OpenToken", "balanceOf")
+    with pytest.raises(NotFoundError, match="near: balanceOf"):
+        home.contracts.call("OpenToken", "balance_of")
+
+
+def test_several_outputs_are_read_as_one_record(home: Home) -> None:
+    class Version(msgspec.Struct, frozen=True):
+        sequence: int
+        head: Digest
+        floor_bps: int
+
+    home.act("operator", "Datanets", "create", digest("folk"), digest("rules"), 2_000, 9)
+
+    assert home.contracts.read(Version, "Datanets", "version_of", 1) == Version(
+        0, Digest("0" * 64), 2_000
+    )
+    with pytest.raises(ChainRejectedError, match="datanets: unknown datanet"):
+        home.contracts.read(Version, "Datanets", "version_of", 9)
+
+
+def test_the_faucet_gives_once_and_only_on_a_development_chain(home: Home) -> None:
+    to = home.account("user/bob")
+    for _ in range(2):
+        with home.database.transaction() as transaction:
+            op = faucet.give_gas(transaction, home.outbox, home.contracts, to, Wei(7), "first")
+        home.outbox.confirm([op], 60)
+    assert home.client.balance(to) == 7
+
+    real = msgspec.structs.replace(home.client.config, profile=EVM)
+    home.client.config = real
+    with (
+        pytest.raises(NotAllowedError, match="evm is a real chain"),
+        home.database.transaction() as transaction,
+    ):
+        faucet.give(transaction, home.outbox, home.contracts, to, Wei(7), "second")
