@@ -54,6 +54,7 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None
     stop: tuple[str, ...] = ()
     max_cost: Wei | None = None
+    idempotency_key: str | None = None  # the same key and request are one call, charged once
     is_streamed: bool = False  # False: nothing reaches the caller before the whole answer is there
 
 

@@ -17,7 +17,7 @@ from fastapi import APIRouter, Request, Response
 from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
-from openledger.core.errors import NotFoundError, OpenLedgerError
+from openledger.core.errors import InvalidInputError, NotFoundError, OpenLedgerError
 from openledger.settlement.price import TOKENS_PER_PRICE, Price
 from openledger.web.errors import envelope, json_response
 from openledger.web.guard import Door
@@ -35,6 +35,7 @@ from openledger.web.wire.money import CURRENCY, to_open
 
 _CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is left to read it
 _PING_S = 15
+_LONGEST_KEY = 128
 _DONE = "[DONE]"
 
 
@@ -147,7 +148,8 @@ class OpenAiApi:
         payer = await self._door.admit(request)
         max_cost = request.headers.get("OpenLedger-Max-Cost")
         parsed = parse(await request.body(), payer, max_cost)
-        inference = await run_sync(self._inferences.start, parsed.request, limiter=self._threads)
+        wanted = msgspec.structs.replace(parsed.request, idempotency_key=_idempotency_key(request))
+        inference = await run_sync(self._inferences.start, wanted, limiter=self._threads)
         head = Head(inference.receipt_id, int(time.time()), inference.model, inference.fingerprint)
         feed = Feed(inference, self._threads)
         url = str(request.url_for("show_receipt", name=head.receipt_id))
@@ -233,6 +235,13 @@ class _Stream(EventSourceResponse):
             await super().__call__(scope, receive, send)
         finally:
             await self._feed.close()
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not 0 < len(key) <= _LONGEST_KEY:
+        raise InvalidInputError(f"an Idempotency-Key has 1 to {_LONGEST_KEY} characters")
+    return key
 
 
 def _line(body: object) -> str:

@@ -37,6 +37,7 @@ class Till:
             max_cost=request.max_cost,
             decoding=_decoding(request),
             is_streamed=request.is_streamed,
+            idempotency_key=request.idempotency_key,
             nonce=None if request.seed is None else str(request.seed),
         )
         return OpenCall(answer.start(self._desk, call), self._desk.config.engine)
@@ -52,7 +53,7 @@ class Till:
 class OpenCall:
     """One call in progress; see `inference.Inference`."""
 
-    def __init__(self, call: answer.Inference, engine: str) -> None:
+    def __init__(self, call: answer.Inference | answer.Replay, engine: str) -> None:
         """`engine` is its build and determinism class."""
         release = call.release
         parts = f"{release.base}|{release.adapter}|{engine}"

@@ -11,29 +11,42 @@ from collections.abc import Iterator
 import msgspec
 
 from openledger.core.errors import OpenLedgerError, UnavailableError
-from openledger.flows.money.infer.charge import charge
+from openledger.flows.money.infer.charge import Ending, charge
 from openledger.flows.money.infer.prepare import prepare
-from openledger.flows.money.infer.request import CallRequest, CallResult, Desk, Prepared
+from openledger.flows.money.infer.request import (
+    CallRequest,
+    CallResult,
+    Desk,
+    Prepared,
+    StoredAnswer,
+)
 from openledger.lm.stream import Detokenizer, StopScanner
 from openledger.serving.engine import Stream
 from openledger.serving.request import Finish, GenerationRequest, MixMember
+from openledger.settlement.price import Terms
 from openledger.storage.database import Database
-from openledger.storage.records.money import balances
+from openledger.storage.records.model import releases
+from openledger.storage.records.money import balances, idempotency
 
 CANCELLED = Finish.CANCELLED.value
+_FOR_EVER_US = 10**15
 
 
-def start(desk: Desk, request: CallRequest) -> "Inference":
-    """Reserve the money and queue the answer.
+def start(desk: Desk, request: CallRequest) -> "Inference | Replay":
+    """Reserve the money and queue the answer; an idempotency key answered before is replayed.
 
     Raises:
         NotFoundError: no such model.
         InvalidInputError: the request is wrong, or its prompt too long.
         InsufficientBalanceError: balance, voucher or a cap cannot cover it.
         NotAllowedError: the release breaks the payer's conditions.
-        UnavailableError: the engine is full; nothing is held.
+        ConflictError: the idempotency key was used for another request.
+        UnavailableError: the engine is full, or the key's first request still runs; nothing is
+            held.
     """
     prepared = prepare(desk, request)
+    if isinstance(prepared, StoredAnswer):
+        return Replay(desk.database, prepared)
     generation = GenerationRequest(
         id=prepared.receipt,
         tenant=request.payer,
@@ -49,6 +62,9 @@ def start(desk: Desk, request: CallRequest) -> "Inference":
     except OpenLedgerError:
         with desk.database.transaction() as transaction:
             balances.release_hold(transaction, prepared.receipt, desk.clock())
+            key = request.reservation()
+            if key is not None:
+                idempotency.give_up(transaction, key)
         raise
     return Inference(desk, prepared, stream)
 
@@ -90,22 +106,22 @@ class Inference:
                     break
             rest = scanner.push(detokenizer.finish()) + scanner.finish()
         except OpenLedgerError:
-            self._close("error", [], refund="engine_fault")
+            self._close(Ending([], "", "error", refund="engine_fault"))
             raise
         finish = "stop" if scanner.is_stopped else self._stream.usage().finish.value
         if finish == CANCELLED:
-            self._close(finish, self._delivered())
+            self._close(self._cut())
             return
         # Stored before it is promised: the last piece leaves after the receipt is safe.
         self._text.append(rest)
-        self._close(finish, self._made)
+        self._close(Ending(self._made, "".join(self._text), finish))
         if rest:
             yield rest
 
     def cancel(self) -> CallResult:
         """Stop; what was handed out is paid for. Harmless at any time and twice."""
         self._stream.cancel()
-        return self._close(CANCELLED, self._delivered())
+        return self._close(self._cut())
 
     def result(self) -> CallResult:
         """How it ended.
@@ -115,20 +131,51 @@ class Inference:
         """
         if self._result is None:
             raise UnavailableError("the answer has not ended yet; read it to its end")
-        return msgspec.structs.replace(self._result, text="".join(self._text))
+        return self._result
 
-    def _delivered(self) -> list[int]:
+    def _cut(self) -> Ending:
         # Nothing reaches a caller who does not stream before the whole answer is there.
-        return self._handed if self._prepared.request.is_streamed else []
+        if not self._prepared.request.is_streamed:
+            return Ending([], "", CANCELLED)
+        return Ending(self._handed, self._desk.tokenizer.decode(self._handed), CANCELLED)
 
-    def _close(self, finish: str, handed: list[int], refund: str | None = None) -> CallResult:
+    def _close(self, ending: Ending) -> CallResult:
         with self._closing:
             if self._result is None:
-                self._result = charge(self._desk, self._prepared, handed, finish, refund)
+                self._result = charge(self._desk, self._prepared, ending)
             return self._result
 
 
+class Replay:
+    """The answer of an earlier request with the same idempotency key; it costs nothing more."""
+
+    def __init__(self, database: Database, stored: StoredAnswer) -> None:
+        self._result = stored.result
+        self.receipt_id = stored.result.receipt_id
+        with database.read() as transaction:
+            self.release = releases.get(transaction, stored.release)
+            row = releases.terms_of(transaction, stored.release, self.release.terms_version)
+        self.terms = msgspec.convert(msgspec.json.decode(row.terms), Terms, strict=False)
+
+    def __iter__(self) -> Iterator[str]:
+        """The whole text, in one piece."""
+        if self._result.text:
+            yield self._result.text
+
+    def cancel(self) -> CallResult:
+        """Nothing to stop."""
+        return self._result
+
+    def result(self) -> CallResult:
+        """How the first request ended."""
+        return self._result
+
+
 def refund_orphans(database: Database, now: int) -> int:
-    """Give back the holds of calls whose process died; how many."""
+    """Give back what calls of a dead process held, and free their idempotency keys; how many.
+
+    One process owns a home, so at its start no call can be under way.
+    """
     with database.transaction() as transaction:
-        return len(balances.release_expired(transaction, now))
+        idempotency.give_up_all(transaction)
+        return len(balances.release_expired(transaction, now + _FOR_EVER_US))

@@ -1,19 +1,34 @@
 """After the last token: the fee, and the receipt in the transaction that charges the hold."""
 
+import msgspec
+
 from openledger.core.encoding import digest_of, encode
 from openledger.core.signing import digest_typed
 from openledger.core.types import PARTS_PER_BILLION, Digest, Wei
-from openledger.flows.money.infer.request import ATTRIBUTE_JOB, CallResult, Desk, Prepared
+from openledger.flows.money.infer.request import (
+    ATTRIBUTE_JOB,
+    CallResult,
+    Desk,
+    Prepared,
+    StoredAnswer,
+)
 from openledger.settlement import receipt as receipts
 from openledger.settlement.price import fee
 from openledger.storage import jobs
 from openledger.storage.database import Transaction
-from openledger.storage.records.money import calls
+from openledger.storage.records.money import calls, idempotency
 
 
-def charge(
-    desk: Desk, prepared: Prepared, handed: list[int], finish: str, refund: str | None
-) -> CallResult:
+class Ending(msgspec.Struct, frozen=True):
+    """How an answer ended."""
+
+    handed: list[int]  # tokens that the caller pays for
+    text: str
+    finish: str
+    refund: str | None = None
+
+
+def charge(desk: Desk, prepared: Prepared, ending: Ending) -> CallResult:
     """Take the fee of what was handed out, sign the receipt and queue its attribution."""
     now = desk.clock()
     private = receipts.Private(
@@ -21,11 +36,11 @@ def charge(
         payer=prepared.request.payer,
         time=str(prepared.started_us),
         prompt=" ".join(map(str, prepared.prompt_ids)),
-        answer=" ".join(map(str, handed)),
+        answer=" ".join(map(str, ending.handed)),
         decoding=encode(prepared.request.decoding).decode(),
         nonce=prepared.nonce,
     )
-    body = _body(desk, prepared, private, len(handed), finish, refund)
+    body = _body(desk, prepared, private, ending)
     with desk.database.transaction() as transaction:
         signed = _signed(transaction, desk, private, body)
         call = signed.call
@@ -45,24 +60,37 @@ def charge(
         calls.append(transaction, new, now)
         job = jobs.NewJob(ATTRIBUTE_JOB, prepared.receipt, prepared.receipt.encode())
         jobs.enqueue(transaction, job, now)
-    return CallResult(
-        receipt_id=prepared.receipt,
-        text="",
-        finish=finish,
-        input_tokens=body.input_tokens,
-        output_tokens=body.output_tokens,
-        fee=call.fee,
-        refund=refund,
-    )
+        result = CallResult(
+            receipt_id=prepared.receipt,
+            text=ending.text,
+            finish=ending.finish,
+            input_tokens=body.input_tokens,
+            output_tokens=body.output_tokens,
+            fee=call.fee,
+            refund=ending.refund,
+        )
+        _remember(transaction, desk, prepared, result)
+    return result
+
+
+def _remember(transaction: Transaction, desk: Desk, prepared: Prepared, result: CallResult) -> None:
+    key = prepared.request.reservation()
+    if key is None:
+        return
+    if result.refund is not None:
+        # Our fault: the same request may be tried again.
+        idempotency.give_up(transaction, key)
+        return
+    answer = encode(StoredAnswer(result, prepared.release.id))
+    sealed = desk.sealer.seal(f"answer/{key.scope}/{key.key}", answer)
+    idempotency.answer(transaction, key, sealed)
 
 
 def _body(
     desk: Desk,
     prepared: Prepared,
     private: receipts.Private,
-    output_tokens: int,
-    finish: str,
-    refund: str | None,
+    ending: Ending,
 ) -> receipts.CallBody:
     release = prepared.release
     assert release.number is not None, "only published releases are served"
@@ -79,9 +107,9 @@ def _body(
         mix=(member,),
         terms=prepared.terms,
         input_tokens=len(prepared.prompt_ids),
-        output_tokens=output_tokens,
-        finish=finish,
-        refund=refund,
+        output_tokens=len(ending.handed),
+        finish=ending.finish,
+        refund=ending.refund,
         engine=desk.config.engine,
         method=desk.config.method,
         private=private.digests(),

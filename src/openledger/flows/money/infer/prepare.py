@@ -4,6 +4,7 @@ from hashlib import sha256
 
 import msgspec
 
+from openledger.core.encoding import decode
 from openledger.core.errors import InsufficientBalanceError, NotAllowedError, NotFoundError
 from openledger.core.ids import RANDOM_BYTES, parse_release_name, receipt_id
 from openledger.core.types import Account, Wei
@@ -13,6 +14,7 @@ from openledger.flows.money.infer.request import (
     Decoding,
     Desk,
     Prepared,
+    StoredAnswer,
 )
 from openledger.lm.tokenizer import ChatMessage, Tokenizer
 from openledger.serving.request import Sampling
@@ -21,14 +23,17 @@ from openledger.settlement.price import Terms
 from openledger.settlement.voucher import Channel
 from openledger.storage.database import Transaction
 from openledger.storage.records.model import releases
-from openledger.storage.records.money import balances
+from openledger.storage.records.money import balances, idempotency
 
 _DAY_US = 86_400_000_000
 _SECOND_US = 1_000_000
 
 
-def prepare(desk: Desk, request: CallRequest) -> Prepared:
-    """Reserve the most that the call may cost, and fix all that its answer depends on."""
+def prepare(desk: Desk, request: CallRequest) -> Prepared | StoredAnswer:
+    """Reserve the most that the call may cost, and fix all that its answer depends on.
+
+    A request whose idempotency key was answered before gets that answer, and nothing is held.
+    """
     prompt_ids = _tokens(desk.tokenizer, request.prompt)
     room = desk.engine.caps.context - len(prompt_ids)
     wanted = request.max_tokens
@@ -37,6 +42,9 @@ def prepare(desk: Desk, request: CallRequest) -> Prepared:
     receipt = receipt_id(desk.random(RANDOM_BYTES))
     nonce = request.nonce if request.nonce is not None else desk.random(32).hex()
     with desk.database.transaction() as transaction:
+        answered = _answered(transaction, desk, request, now)
+        if answered is not None:
+            return answered
         release = _served(transaction, request.model)
         terms = _terms(transaction, release)
         channel = _channel(transaction, desk.gateway.account, request.payer)
@@ -68,6 +76,18 @@ def prepare(desk: Desk, request: CallRequest) -> Prepared:
         sampling=sampling,
         started_us=now,
     )
+
+
+def _answered(
+    transaction: Transaction, desk: Desk, request: CallRequest, now: int
+) -> StoredAnswer | None:
+    key = request.reservation()
+    if key is None:
+        return None
+    stored = idempotency.reserve(transaction, key, now, desk.config.hold_s * _SECOND_US)
+    if stored is None:
+        return None
+    return decode(desk.sealer.unseal(f"answer/{key.scope}/{key.key}", stored), StoredAnswer)
 
 
 def _served(transaction: Transaction, name: str) -> releases.Release:

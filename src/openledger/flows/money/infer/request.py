@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from openledger.core.encoding import digest_of
 from openledger.core.types import Account, ReceiptId, Wei
 from openledger.lm.tokenizer import ChatMessage, Tokenizer
 from openledger.serving.engine import Engine
@@ -13,12 +14,11 @@ from openledger.settlement.price import Terms
 from openledger.settlement.receipt import Gateway
 from openledger.storage.database import Database
 from openledger.storage.records.model import releases
+from openledger.storage.records.money.idempotency import Request
 from openledger.storage.vault import Sealer
 
 ATTRIBUTE_JOB = "attribute"
 DEFAULT_MAX_TOKENS = 256
-_DAY_US = 86_400_000_000
-_SECOND_US = 1_000_000
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,6 +56,14 @@ class CallRequest(msgspec.Struct, frozen=True):
     decoding: Decoding = Decoding()
     is_streamed: bool = False  # False: nothing reaches the caller before the whole answer
     nonce: str | None = None  # the client's nonce or seed; None: drawn here
+    idempotency_key: str | None = None  # the same key and request are one call, charged once
+
+    def reservation(self) -> Request | None:
+        """The key under which storage remembers this call."""
+        if self.idempotency_key is None:
+            return None
+        bare = msgspec.structs.replace(self, is_streamed=False)
+        return Request(f"calls/{self.payer}", self.idempotency_key, digest_of(bare))
 
 
 class CallResult(msgspec.Struct, frozen=True):
@@ -81,6 +89,13 @@ class Desk(msgspec.Struct, frozen=True):
     clock: Callable[[], int]  # microseconds since 1970
     random: Callable[[int], bytes]
     config: Config = Config()
+
+
+class StoredAnswer(msgspec.Struct, frozen=True):
+    """What a repeated request gets: the first one's answer, at no further charge."""
+
+    result: CallResult
+    release: str  # row id
 
 
 class Prepared(msgspec.Struct, frozen=True):

@@ -65,6 +65,13 @@ def give_up(transaction: Transaction, request: Request) -> None:
     _store(transaction, request, {"lease_until": 0})
 
 
+def give_up_all(transaction: Transaction) -> None:
+    """Free every key without a response: for a start at which nothing can be under way."""
+    rows = idempotency_keys
+    change = rows.update().where(rows.c.response.is_(None)).values(lease_until=0)
+    transaction.connection.execute(change)
+
+
 def _find(transaction: Transaction, request: Request) -> _Entry:
     rows = idempotency_keys
     query = select(rows).where(rows.c.scope == request.scope, rows.c.key == request.key)
