@@ -9,7 +9,6 @@ from openledger import __version__
 from openledger.cli import (
     database,
     datanet,
-    demo,
     doctor,
     epoch,
     model,
@@ -19,6 +18,7 @@ from openledger.cli import (
     wallet,
 )
 from openledger.cli.context import Context
+from openledger.cli.demo.command import demo
 
 HELP = """Put data in, fine-tune a small model, sell its answers, pay the people behind them.
 
@@ -31,7 +31,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 3 not found, 4 not allowed, 5 not eno
 app = typer.Typer(
     help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
-app.command("demo")(demo.demo)
+app.command("demo")(demo)
 app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 app.add_typer(datanet.app, name="datanet")

@@ -114,6 +114,11 @@ def percent(ppb: int) -> str:
     return f"{ppb / 10_000_000:.1f} %"
 
 
+def printable(text: str) -> str:
+    """Text of unknown origin, such as a model's, without what could steer a terminal."""
+    return "".join(letter if letter.isprintable() else "·" for letter in text)
+
+
 def short(hexadecimal: str) -> str:
     """A hash or address for people."""
     return f"{hexadecimal[:6]}…{hexadecimal[-4:]}"

@@ -23,11 +23,12 @@ def serve(
         wanted = here.settings.serve.port if port is None else port
         with serving(platform, wanted) as server:
             here.output.talk(f"serving {server.url}/v1; Ctrl-C stops")
-            _until_interrupted()
+            until_interrupted()
             here.output.talk("stopping; what is under way is finished first")
 
 
-def _until_interrupted() -> None:
+def until_interrupted() -> None:
+    """Wait for Ctrl-C or a polite kill."""
     stop = threading.Event()
 
     def ask(_number: int, _frame: FrameType | None) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from openledger.web.operations import datanets, epochs, models, receipts, wallets
+from openledger.web.operations import datanets, epochs, models, receipts, sources, wallets
 from openledger.web.operations.operation import Operation
 
 OPERATIONS: dict[str, Operation[Any, Any]] = {
@@ -14,6 +14,7 @@ OPERATIONS: dict[str, Operation[Any, Any]] = {
         datanets.SHOW,
         datanets.LIST,
         datanets.VERIFY,
+        sources.BRING,
         models.START,
         models.SHOW_RUN,
         models.LIST_RUNS,

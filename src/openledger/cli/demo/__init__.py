@@ -1,0 +1,1 @@
+"""`openledger demo`: the main job on real data, told step by step."""

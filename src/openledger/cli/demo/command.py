@@ -1,0 +1,108 @@
+"""The command itself: which home, which acts, and what to try next."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from openledger.cli.context import Context, of
+from openledger.cli.output import told
+
+if TYPE_CHECKING:
+    from openledger.cli.demo.script import Act
+
+_MARKER = "demo.json"
+
+
+def demo(
+    context: typer.Context,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All three Datanets instead of folk music only.")
+    ] = False,
+    tiny: Annotated[
+        bool, typer.Option(help="A dozen tunes and the unit tests' model: every step in seconds.")
+    ] = False,
+    serve: Annotated[bool, typer.Option(help="Leave the server running at the end.")] = False,
+    fresh: Annotated[bool, typer.Option(help="Start over instead of going on.")] = False,
+) -> None:
+    """Contribute, train, publish, call, attribute, settle, claim: the whole story on real data.
+
+    Run it again after any interruption: it goes on where it stopped.
+    """
+    started = time.monotonic()
+    with told((here := _home_of(of(context), is_tiny=tiny)).output):
+        _prepare_home(here.home, is_fresh=fresh)
+        _run(here, started, _acts(everything=everything, tiny=tiny), is_left_running=serve)
+
+
+def _run(here: Context, started: float, acts: "list[Act]", *, is_left_running: bool) -> None:
+    from openledger.cli.demo.story import Story
+    from openledger.cli.serve import until_interrupted
+    from openledger.web.server import serving
+    from openledger.wiring.platform import open_platform
+
+    with open_platform(here.settings) as platform:
+        story = Story(platform, here.output, started)
+        here.output.talk(f"Everything below happens in {here.home}, on a chain of its own.")
+        made = [act for act in acts if story.make(act)]
+        key = story.fund()
+        with serving(platform, here.settings.serve.port if is_left_running else 0) as server:
+            answers = [view for act in made for view in story.ask(server, key, act)]
+            story.settle()
+            claims = story.claim()
+            story.check()
+            outcome = story.end(made[0], answers, claims)
+            here.output.talk(_next(here.home, answers[0].receipt))
+            here.output.result(outcome, f"\nThe whole demo took {outcome.seconds:.0f} s.")
+            if is_left_running:
+                here.output.talk(f"serving {server.url}/v1 with the key {key}; Ctrl-C stops")
+                until_interrupted()
+
+
+def _acts(*, everything: bool, tiny: bool) -> "list[Act]":
+    from openledger.cli.demo import script
+
+    if tiny:
+        return [script.TINY]
+    return [script.FOLK_MUSIC, *([script.LINUX_MANUAL, script.BRETON] if everything else [])]
+
+
+def _home_of(here: Context, *, is_tiny: bool) -> Context:
+    """A home of the demo's own, unless one was named."""
+    from openledger.settings import HomeSettings
+
+    flags = {section: dict(fields) for section, fields in here.flags.items()}
+    if here.settings.home.path == HomeSettings().path:
+        flags["home"] = {**flags.get("home", {}), "path": HomeSettings().path + "-demo"}
+    if is_tiny:
+        flags["models"] = {"base": "tiny"}
+    return Context(flags=flags, as_json=here.as_json, is_quiet=here.is_quiet or here.as_json)
+
+
+def _prepare_home(home: Path, *, is_fresh: bool) -> None:
+    from openledger.core.errors import ConflictError, HomeBusyError
+    from openledger.storage.home import Home
+
+    marker = home / _MARKER
+    if is_fresh and home.exists() and any(home.iterdir()):
+        if not marker.exists():
+            raise ConflictError(f"{home} was not made by the demo; --fresh deletes only its own")
+        if Home(home).is_owned():
+            raise HomeBusyError(f"{home} is in use; stop that process first")
+        shutil.rmtree(home)
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not any(home.iterdir()):
+        marker.write_text("{}\n")
+
+
+def _next(home: Path, receipt: str) -> str:
+    option = f"--home {home}"
+    return f"""
+What to try next:
+  openledger {option} receipt show {receipt} --bundle receipt.json
+  openledger {option} epoch show --anchors anchors.json
+  openledger --home $(mktemp -d) receipt verify receipt.json --anchors anchors.json
+  openledger {option} wallet balance
+  openledger {option} serve"""
