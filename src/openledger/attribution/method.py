@@ -11,7 +11,7 @@ METHOD_VERSION = 1
 DAMPING = 0.1  # times the mean eigenvalue of each matrix
 KEPT_DIVISOR = 4  # a factor of dimension D keeps D / 4 eigenvectors, the rest is a diagonal tail
 KEPT_LEAST = 64
-CURVATURE_TOKENS = 12_288  # the curvature is estimated on about that many training tokens
+CURVATURE_TOKENS = 32_768  # the curvature is estimated on about that many training tokens
 CURVATURE_EXAMPLES = 256  # and on about that many examples at most
 WIDTH = 16_384  # numbers in a row
 
