@@ -1,12 +1,15 @@
 """Fakes that keep the contracts of the real things, in memory and deterministic; append only."""
 
+import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from threading import Condition
+from typing import Any
 
 from openledger.core.errors import (
+    ChainUnavailableError,
     ConflictError,
     DigestMismatchError,
     EngineFaultError,
@@ -202,3 +205,39 @@ class FakeStream:
         if self.ended.finish is Finish.SHUTDOWN:
             raise UnavailableError("the engine was stopped before the answer ended")
         raise StopIteration
+
+
+class RpcTransport:
+    """A chain behind its JSON-RPC door, in this process."""
+
+    def __init__(self, rpc: Callable[[bytes], bytes]) -> None:
+        self._rpc = rpc
+
+    def make_request(self, method: str, params: Sequence[object]) -> dict[str, Any]:
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
+        found: dict[str, Any] = json.loads(self._rpc(json.dumps(body).encode()))
+        return found
+
+
+class FailingTransport:
+    """A transport that goes down at the n-th request from now, and stays down until it is mended.
+
+    With `is_heard` the request at which it goes down still takes effect: only its answer is lost.
+    """
+
+    def __init__(self, transport: RpcTransport, *, is_heard: bool = False) -> None:
+        self._transport = transport
+        self._is_heard = is_heard
+        self.left: int | None = None  # requests that are still answered; None: all
+        self.requests = 0
+
+    def make_request(self, method: str, params: Sequence[object]) -> dict[str, Any]:
+        self.requests += 1
+        if self.left == 0:
+            raise ChainUnavailableError("the chain is down")
+        if self.left is not None:
+            self.left -= 1
+            if self.left == 0 and self._is_heard:
+                self._transport.make_request(method, params)
+                raise ChainUnavailableError("the answer was lost")
+        return self._transport.make_request(method, params)

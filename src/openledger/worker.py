@@ -28,7 +28,7 @@ class Worker:
     Args:
         database: where jobs are.
         handlers: by kind of job.
-        chores: done between jobs, such as pumping the outbox; they must not raise.
+        chores: done between jobs, such as pumping the outbox.
         clock: microseconds since 1970.
     """
 
@@ -56,8 +56,10 @@ class Worker:
             self._handlers[job.kind](job)
         except OpenLedgerError as error:
             log.warning("job failed", kind=job.kind, key=job.key, code=error.code, why=str(error))
-            with self._database.transaction() as transaction:
-                jobs.fail(transaction, job, str(error), self._clock())
+            self._fail(job, error)
+        except Exception as error:
+            log.exception("job broke", kind=job.kind, key=job.key)
+            self._fail(job, error)
         else:
             with self._database.transaction() as transaction:
                 jobs.complete(transaction, job, self._clock())
@@ -81,8 +83,20 @@ class Worker:
         if self._thread is not None:
             self._thread.join()
 
+    def _fail(self, job: Job, error: Exception) -> None:
+        with self._database.transaction() as transaction:
+            jobs.fail(transaction, job, str(error) or type(error).__name__, self._clock())
+
     def _loop(self) -> None:
         while not self._stop.is_set():
-            self._chores()
-            if not self.run_once():
+            if not self._turn():
                 self._stop.wait(_IDLE_S)
+
+    def _turn(self) -> bool:
+        """Chores and one job; the loop outlives a full disk, a dead database and bugs alike."""
+        try:
+            self._chores()
+            return self.run_once()
+        except Exception:
+            log.exception("worker stumbled")
+            return False

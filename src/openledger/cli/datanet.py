@@ -52,11 +52,9 @@ def add(
     """Contribute files: hashed and committed first, then cleaned, sealed, stored and revealed."""
     from openledger.core.errors import InvalidInputError
     from openledger.datanet.extract import File
-    from openledger.web.operations.datanets import ADD, CLAIMS, Addition
+    from openledger.web.operations.datanets import ADD, Addition
 
     with told((here := of(context)).output):
-        if claim not in CLAIMS:
-            raise InvalidInputError(f"{claim!r} is no claim: say {', '.join(CLAIMS)}")
         read = tuple(File(path.name, _read(path)) for path in files)
         made = here.act(ADD, Addition(datanet, contributor, read, licence, claim))
         if made.reason is not None:

@@ -75,6 +75,7 @@ def list_all(context: typer.Context) -> None:
 
 def _train_here(here: Context, new: msgspec.Struct) -> None:
     from openledger.web.operations.models import NewRun, Which, show_run, start
+    from openledger.web.work import worker_of
     from openledger.wiring.platform import open_platform
 
     assert isinstance(new, NewRun)
@@ -85,7 +86,7 @@ def _train_here(here: Context, new: msgspec.Struct) -> None:
             + (f", loss {step.loss:.2f}" if step.loss is not None else "")
             + (f", {step.seconds_left:.0f} s left" if step.seconds_left is not None else "")
         )
-        platform.models.worker.drain()
+        worker_of(platform).drain()
         ended = show_run(platform, Which(made.id))
         here.output.result(ended, _summary(ended))
 

@@ -159,6 +159,11 @@ def load_base(
     return BaseModel(folder, digest_of(manifest), manifest, model, tokenizer)
 
 
+def use_threads(count: int) -> None:
+    """How many threads the arithmetic of this process may use."""
+    torch.set_num_threads(count)
+
+
 def digest_file(path: Path) -> Digest:
     """The sha256 of a file.
 

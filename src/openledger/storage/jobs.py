@@ -103,6 +103,18 @@ def claim(transaction: Transaction, kinds: Sequence[str], now: int, lease: int) 
     return None
 
 
+def reclaim(transaction: Transaction, kinds: Sequence[str], now: int) -> int:
+    """Make running jobs due at once, for a process that knows their workers dead; how many.
+
+    The attempt counts, so that a job which kills its worker ends as dead.
+    """
+    change = jobs.update().where(
+        jobs.c.kind.in_(kinds), jobs.c.state == JobState.RUNNING.value, jobs.c.lease_until > now
+    )
+    found = transaction.connection.execute(change.values(lease_until=now, updated_at=now))
+    return found.rowcount
+
+
 def heartbeat(transaction: Transaction, job: Job, now: int, lease: int) -> None:
     """Hold the job for `lease` microseconds from now.
 

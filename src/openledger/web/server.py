@@ -18,6 +18,7 @@ from openledger.web.inference import Payer
 from openledger.web.operations.registry import OPERATIONS
 from openledger.web.parts.books import BaseCard, GatewayBooks, KeyBook, ReleaseCatalogue
 from openledger.web.parts.till import Till
+from openledger.web.work import worker_of
 from openledger.wiring.platform import Platform, now_us
 
 _START_TIMEOUT_S = 30.0
@@ -72,12 +73,14 @@ def serving(platform: Platform, port: int) -> Iterator[RunningServer]:
         UnavailableError: the port is taken.
     """
     server = RunningServer(platform, port)
-    platform.models.worker.start()
-    server.start()
+    worker = worker_of(platform)
+    worker.start()
     try:
+        server.start()
         yield server
     finally:
         server.stop()
+        worker.stop()
 
 
 def parts(platform: Platform, token: str) -> Parts:

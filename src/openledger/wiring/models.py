@@ -3,17 +3,16 @@
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import torch
 
 from openledger.attribution.attribute import Attributor
 from openledger.attribution.gradients import ProbedModel
 from openledger.attribution.state import load_state
 from openledger.core.encoding import digest_of
+from openledger.core.errors import OpenLedgerError
 from openledger.core.ids import parse_receipt_id
 from openledger.core.types import Digest
 from openledger.flows.data.obtain import obtain
@@ -22,7 +21,7 @@ from openledger.flows.model.train.plan import Workshop, attribution_folder
 from openledger.flows.money.attribute import Attribute, Scorer
 from openledger.flows.money.infer.answer import refund_orphans
 from openledger.flows.money.infer.request import ATTRIBUTE_JOB, Config, Desk
-from openledger.lm.base import BaseModel, load_base, read_manifest
+from openledger.lm.base import DTYPES, BaseModel, load_base, read_manifest, use_threads
 from openledger.lm.checkpoint import load_adapter
 from openledger.lm.convert import convert_smollm2
 from openledger.lm.tiny import build_tiny
@@ -33,9 +32,9 @@ from openledger.serving.runner import LlamaRunner, ResidentAdapter
 from openledger.storage.jobs import Job
 from openledger.storage.records.model import releases, runs
 from openledger.storage.records.model.releases import Release
+from openledger.storage.records.model.runs import RunState
 from openledger.training.recipe import Precision, Recipe, best_precision
 from openledger.wiring.platform import now_us
-from openledger.worker import Worker
 
 if TYPE_CHECKING:
     from openledger.wiring.platform import Platform
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 TINY = "tiny"
 TRAIN_JOB = "train"
 _TINY_RECIPE = Recipe(last_layers=2, epochs=4)
-_DTYPES: dict[Precision, torch.dtype] = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 _MOST_SCORERS = 4  # releases kept ready for attribution
 
 
@@ -55,7 +53,7 @@ class Models:
         self._bases: dict[Precision, BaseModel] = {}
         self._scorers: dict[str, Attributor] = {}
         threads = platform.settings.models.threads or os.cpu_count() or 1
-        torch.set_num_threads(threads)
+        use_threads(threads)
         self._threads = threads
         self.tell: Tell = lambda _: None  # who hears of a run's steps
 
@@ -82,15 +80,16 @@ class Models:
     def base(self, precision: Precision) -> BaseModel:
         """The base for training and attribution, loaded once per precision."""
         if precision not in self._bases:
-            dtype = _DTYPES[precision]
-            self._bases[precision] = load_base(self.base_folder, self.base_digest, dtype)
+            self._bases[precision] = load_base(
+                self.base_folder, self.base_digest, DTYPES[precision]
+            )
         return self._bases[precision]
 
     @cached_property
     def engine(self) -> EmbeddedEngine[ResidentAdapter]:
         """The inference engine, with every served release loaded."""
         # A copy of its own: training and attribution change the modules of theirs.
-        base = load_base(self.base_folder, self.base_digest, torch.float32)
+        base = load_base(self.base_folder, self.base_digest, DTYPES["float32"])
         settings = self._platform.settings
         config = EngineConfig(
             threads=self._threads,
@@ -180,20 +179,17 @@ class Models:
         is_tiny = self._platform.settings.models.base == TINY
         return _TINY_RECIPE if is_tiny else Recipe()
 
-    @cached_property
-    def worker(self) -> Worker:
-        """Attributes calls, and pumps the outbox in between."""
-        return Worker(
-            self._platform.database,
-            {ATTRIBUTE_JOB: self._attribute, TRAIN_JOB: self._train},
-            self._chores,
-            now_us,
-        )
+    @property
+    def handlers(self) -> Mapping[str, Callable[[Job], None]]:
+        """What the worker does, by kind of job."""
+        return {ATTRIBUTE_JOB: self._attribute, TRAIN_JOB: self._train}
+
+    def chores(self) -> None:
+        """What the worker does between jobs: pump the outbox."""
+        self._platform.acts.outbox.pump()
 
     def close(self) -> None:
         """Stop what runs."""
-        if "worker" in vars(self):
-            self.worker.stop()
         if "engine" in vars(self):
             self.engine.close()
 
@@ -203,10 +199,13 @@ class Models:
     def _train(self, job: Job) -> None:
         with self._platform.database.read() as transaction:
             run = runs.get(transaction, job.key)
-        train(self.workshop, run, self.tell)
-
-    def _chores(self) -> None:
-        self._platform.acts.outbox.pump()
+        try:
+            train(self.workshop, run, self.tell)
+        except OpenLedgerError as error:
+            # A later attempt takes it up again; until then people see why it stopped.
+            with self._platform.database.transaction() as transaction:
+                runs.advance(transaction, run.id, RunState.FAILED, now_us(), error=str(error))
+            raise
 
     def _ref(self, release: Release) -> AdapterRef:
         return AdapterRef(release.adapter, self._platform.home.adapter(release.adapter))

@@ -41,6 +41,8 @@ TREASURY = "treasury"
 # Labels whose derived keys encrypt instead of signing.
 _HOME_KEY = "vault/home"
 _NETWORK_KEY = "vault/duplicates"
+# The same name for ever: whoever owns the home goes on at once after a crash.
+_OUTBOX_OWNER = "home"
 
 
 def now_us() -> int:
@@ -172,6 +174,7 @@ def open_platform(settings: Settings) -> Iterator[Platform]:
         )
         platform.account(OPERATOR, AccountKind.OPERATOR, "the operator")
         platform.account(TREASURY, AccountKind.OPERATOR, "the platform")
+        stack.callback(platform.acts.outbox.close)
         stack.callback(_close_models, platform)
         yield platform
 
@@ -193,7 +196,7 @@ def _keyring(home: Home, settings: Settings) -> Keyring:
 def _acts(
     settings: Settings, home: Home, database: Database, keyring: Keyring, chain: OpenChain
 ) -> Acts:
-    outbox = Outbox(database, chain.client, keyring, now_us)
+    outbox = Outbox(database, chain.client, keyring, now_us, owner=_OUTBOX_OWNER)
     builder = deployment.Builder(chain.client, database, outbox, keyring)
     delay = settings.chain.delay_s
     chosen = ContractSettings(

@@ -3,7 +3,7 @@
 import msgspec
 
 from openledger.core.encoding import decode
-from openledger.core.errors import NotFoundError, VerificationError
+from openledger.core.errors import InvalidInputError, NotFoundError, VerificationError
 from openledger.core.types import Account, Digest
 from openledger.datanet.chunk import Chunk
 from openledger.datanet.contribution import verify
@@ -134,6 +134,8 @@ def create(platform: Platform, new: NewDatanet) -> DatanetView:
 
 def add(platform: Platform, addition: Addition) -> ContributionView:
     """Contribute files."""
+    if addition.claim not in CLAIMS:
+        raise InvalidInputError(f"{addition.claim!r} is no claim: say {', '.join(CLAIMS)}")
     contributor = find(platform, addition.contributor)
     submission = Submission(
         contributor, addition.files, addition.licence, CLAIMS.index(addition.claim)

@@ -1,0 +1,256 @@
+"""A small market for tests: a home with a Datanet, a release and a payer, on the embedded chain.
+
+Contracts, database, vault and receipts are real. Only the model is not: its adapter is a file that
+`FakeEngine` knows, and `Scores` says whose data made an answer.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+
+from openledger.chain.acts import Acts
+from openledger.chain.client import Client
+from openledger.chain.client import Transport as ChainTransport
+from openledger.chain.config import Config as ChainConfig
+from openledger.chain.contracts import Contracts
+from openledger.chain.outbox.outbox import Outbox
+from openledger.chain.outbox.rows import op_id
+from openledger.chain.relay import Relay
+from openledger.core.ids import ReleaseName
+from openledger.core.types import PARTS_PER_BILLION, WEI_PER_OPEN, Account, Digest, ReceiptId, Wei
+from openledger.datanet.sources import tiny
+from openledger.flows.data.contribute.flow import contribute
+from openledger.flows.data.contribute.submission import Outcome, Submission
+from openledger.flows.model.publish import Card, Offer
+from openledger.flows.money.attribute import Attribute
+from openledger.flows.money.infer import answer
+from openledger.flows.money.infer.request import CallRequest, CallResult, Desk
+from openledger.lm.tokenizer import Tokenizer
+from openledger.serving.engine import AdapterRef
+from openledger.settings import ChainSettings, HomeSettings, ModelSettings, Settings
+from openledger.settlement.price import Price, SplitPolicy
+from openledger.settlement.shares import ClusterScore, DocumentScore, Gain
+from openledger.storage.records.data import datanets
+from openledger.storage.records.data.accounts import AccountKind, LocalAccount
+from openledger.storage.records.model import releases, runs
+from openledger.storage.records.model.runs import Run, RunState
+from openledger.wiring.chain import OpenChain
+from openledger.wiring.platform import Platform, now_us, open_platform
+from tests.fakes import FAKE_ADAPTER_FILE, FakeEngine, RpcTransport
+
+DATANET = tiny.RULES.name
+MODEL = "openledger/tiny-tunes"
+PAYER = "user/dev"
+DEPOSITED = Wei(50 * WEI_PER_OPEN)
+PRICE = Price(Wei(10**15), Wei(5 * 10**15), Wei(10**14))
+ADAPTER = Digest(sha256(b"adapter").hexdigest())
+BASE = Digest("b" * 64)
+_CONTEXT = 256
+
+
+def settings(home: Path) -> Settings:
+    """Those of a test: nothing of this machine is read or written."""
+    return Settings(
+        home=HomeSettings(path=str(home), cache=str(home.parent / "cache")),
+        chain=ChainSettings(confirm_timeout_s=20.0),
+        models=ModelSettings(base="tiny", threads=1),
+    )
+
+
+@contextmanager
+def open_copy(source: Path, home: Path) -> Iterator[Platform]:
+    """A copy of a closed home, opened."""
+    shutil.copytree(source, home)
+    with open_platform(settings(home)) as platform:
+        yield platform
+
+
+def build_market(home: Path) -> None:
+    """Contribute, publish, deposit; everything but train."""
+    with open_platform(settings(home)) as platform:
+        owner = operator(platform)
+        platform.create_datanet.run(owner, "Tiny tunes", tiny.RULES)
+        assert all(one.refusal is None for one in bring_tunes(platform))
+        publish(platform, trained(platform, "tiny-tunes"))
+        payer = platform.account(PAYER, AccountKind.USER, "dev")
+        platform.fund.faucet(payer.address, Wei(2 * DEPOSITED), "first")
+        platform.fund.deposit(payer, DEPOSITED, "first")
+
+
+def operator(platform: Platform) -> LocalAccount:
+    """The owner of everything here."""
+    return platform.account("operator", AccountKind.OPERATOR, "the operator")
+
+
+def payer(platform: Platform) -> LocalAccount:
+    """Who pays for calls."""
+    return platform.account(PAYER, AccountKind.USER, "dev")
+
+
+def datanet(platform: Platform) -> datanets.Datanet:
+    """The one Datanet."""
+    with platform.database.read() as transaction:
+        return datanets.by_slug(transaction, DATANET)
+
+
+def tune_submissions(platform: Platform) -> list[Submission]:
+    """The dozen tunes of four contributors, on their behalf."""
+    return [
+        Submission(
+            platform.account(f"behalf/tiny/{one.name}", AccountKind.ON_BEHALF, one.name),
+            (one.as_file(),),
+            claim=2,
+            on_behalf=True,
+        )
+        for one in tiny.contributors()
+    ]
+
+
+def bring_tunes(platform: Platform) -> list[Outcome]:
+    """Contribute them all."""
+    submissions = tune_submissions(platform)
+    return contribute(platform.intake, datanet(platform), operator(platform), submissions)
+
+
+def trained(platform: Platform, name: str) -> Run:
+    """A run that stands on chain, as if it had been trained."""
+    builder = operator(platform)
+    op = Digest(sha256(name.encode()).hexdigest())
+    wanted = datanet(platform).number or 0
+    version = platform.acts.contracts.call("Datanets", "version_of", wanted)
+    assert isinstance(version, tuple)
+    versions = ((wanted, *version[:2]),)
+    root = Digest("7" * 64)
+    contracts = platform.acts.contracts
+    begin = contracts.write("Models", "begin", op, op, root, 12, 1, versions)
+    block = platform.acts.perform({op_id("begin", op): begin})[0].block
+    assert block is not None
+    number = contracts.read(int, "Models", "run_of", builder.address, op)
+    contracts.client.reach(block + contracts.deployment.settings.seed_delay_blocks + 1, 10)
+    platform.acts.perform({op_id("draw", op): contracts.write("Models", "draw_seed", number)})
+    folder = platform.home.adapter(ADAPTER)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FAKE_ADAPTER_FILE).write_bytes(b"adapter")
+    new = runs.NewRun(op, builder.address, name, b"{}", b"[]", root, 12)
+    with platform.database.transaction() as transaction:
+        run = runs.create(transaction, new, now_us())
+        runs.begin(transaction, run.id, number, Digest("5" * 64), now_us())
+        runs.advance(transaction, run.id, RunState.TRAINING, now_us())
+        return runs.finish(transaction, run.id, ADAPTER, b"{}", now_us())
+
+
+def offer(run: Run, name: str = "tiny-tunes") -> Offer:
+    """A run, to be released at `PRICE`."""
+    card = Card("tiny", ("CC0-1.0",), msgspec.Raw(b"{}"))
+    root = Digest("7" * 64)
+    release = ReleaseName("openledger", name, None)
+    return Offer(run, release, BASE, root, 12, card, PRICE, SplitPolicy())
+
+
+def publish(platform: Platform, run: Run) -> releases.Release:
+    """Release a run."""
+    return platform.publish.run(offer(run))
+
+
+class Scores(msgspec.Struct, frozen=True):
+    """What `Attribute` needs of an answer's scores."""
+
+    gain: Gain
+    query: Digest
+    clusters: tuple[ClusterScore, ...]
+
+
+class Scorer:
+    """Says of every answer: three quarters by the first account, one by the second."""
+
+    def __init__(self, accounts: list[Account]) -> None:
+        self._accounts = accounts
+        self.asked = 0
+
+    def attribute(self, prompt_ids: object, answer_ids: object) -> Scores:
+        self.asked += 1
+        clusters = tuple(
+            ClusterScore(place, score, 0, (DocumentScore(place, account, score),))
+            for place, (account, score) in enumerate(zip(self._accounts, (300, 100), strict=False))
+        )
+        return Scores(Gain(800, 1_000, PARTS_PER_BILLION), Digest("9" * 64), clusters)
+
+
+def desk(platform: Platform, tokenizer: Tokenizer, engine: FakeEngine | None = None) -> Desk:
+    """Calls without a model: every answer is the same tune."""
+    engine = engine or FakeEngine(_CONTEXT, tokenizer.size, script=tokenizer.encode("X:1 reel"))
+    engine.load(AdapterRef(ADAPTER, platform.home.adapter(ADAPTER)))
+    numbers = iter(range(1_000_000))
+    return Desk(
+        database=platform.database,
+        engine=engine,
+        tokenizer=tokenizer,
+        gateway=platform.gateway,
+        sealer=platform.sealer,
+        clock=now_us,
+        random=lambda size: sha256(b"%d %d" % (now_us(), next(numbers))).digest()[:size],
+    )
+
+
+def call(desk: Desk, payer: Account, **changes: object) -> CallResult:
+    """One paid call, read to its end."""
+    request = CallRequest(payer, MODEL, "X:1\nT:The Open Door\n", max_tokens=20)
+    made = answer.start(desk, msgspec.structs.replace(request, **changes))
+    for _ in made:
+        pass
+    return made.result()
+
+
+def contributors(platform: Platform) -> list[Account]:
+    """The accounts of the four contributors, most tunes first."""
+    return [one.contributor.address for one in tune_submissions(platform)]
+
+
+def attribute(platform: Platform, receipts: list[ReceiptId]) -> Scorer:
+    """Make the statements of these calls."""
+    scorer = Scorer(contributors(platform))
+    made = Attribute(
+        database=platform.database,
+        gateway=platform.gateway,
+        sealer=platform.sealer,
+        scorer_of=lambda release: scorer,
+        commons=platform.acts.contracts.deployment.payouts,
+        platform=platform.treasury,
+        clock=now_us,
+    )
+    for receipt in receipts:
+        made.run(receipt)
+    return scorer
+
+
+def paid_calls(platform: Platform, tokenizer: Tokenizer, count: int) -> list[CallResult]:
+    """Calls with their statements, ready to be settled."""
+    till = desk(platform, tokenizer)
+    made = [call(till, payer(platform).address) for _ in range(count)]
+    attribute(platform, [one.receipt_id for one in made])
+    return made
+
+
+def over(platform: Platform, transport: ChainTransport, timeout_s: float = 0.0) -> Platform:
+    """The same home behind another door to its chain, with little patience."""
+    profile = platform.chain.client.config.profile
+    config = ChainConfig(profile=profile, read_attempts=1, retry_pause_s=0.0)
+    client = Client(transport, config, sleep=lambda _: None)
+    contracts = Contracts(client, platform.acts.contracts.deployment)
+    outbox = Outbox(
+        platform.database, client, platform.keyring, now_us, sleep=lambda _: None, owner="home"
+    )
+    outbox.relay = Relay(contracts, platform.keyring, now_us)
+    acts = Acts(platform.database, contracts, outbox, timeout_s)
+    return replace(platform, chain=OpenChain(client, platform.chain.rpc), acts=acts)
+
+
+def direct(platform: Platform) -> RpcTransport:
+    """The embedded chain, as a transport to be wrapped."""
+    assert platform.chain.rpc is not None
+    return RpcTransport(platform.chain.rpc)
