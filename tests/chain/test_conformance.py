@@ -13,7 +13,7 @@ from openledger.core.errors import ChainRejectedError, ChainUnavailableError, Un
 from openledger.core.types import WEI_PER_OPEN
 from tests.chain.home import Home, digest
 
-CACHE = platformdirs.user_cache_path("openledger")
+CACHE = platformdirs.user_cache_path("openledger") / "anvil"
 
 
 def flow(home: Home) -> list[str]:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from openledger.chain.config import EVM
-from openledger.chain.contracts import CONTRACTS
+from openledger.chain.contracts import CONTRACTS, artifact, interface, named
 from openledger.chain.deployment import deploy, load
 from openledger.chain.devchain.rpc import DirectTransport
 from openledger.chain.outbox import faucet
@@ -152,3 +152,25 @@ def test_the_faucet_gives_once_and_only_on_a_development_chain(home: Home) -> No
         home.database.transaction() as transaction,
     ):
         faucet.give(transaction, home.outbox, home.contracts, to, Wei(7), "second")
+
+
+def test_arrays_of_structs_are_read_as_records() -> None:
+    class Version(msgspec.Struct, frozen=True):
+        datanet: int
+
+    inputs = interface("Models").function("begin").inputs
+    [versions] = [item for item in inputs if item.name == "versions"]
+
+    assert named(versions, ((1, 5, "ab"),)) == [{"datanet": 1, "sequence": 5, "head": "ab"}]
+    with pytest.raises(NotFoundError, match="there is no contract Nothing"):
+        artifact("Nothing")
+
+
+def test_a_chain_without_its_first_block_is_refused(home: Home) -> None:
+    class Pruned:
+        def make_request(self, method: str, _params: list[object]) -> dict[str, object]:
+            return {"result": hex(31_337) if method == "eth_chainId" else None}
+
+    home.client._transport = Pruned()
+    with pytest.raises(WrongChainError, match="use a full node"):
+        load(home.folder / "chain" / "deployment.json", home.client)

@@ -121,7 +121,7 @@ class Contracts:
         found = interface(contract).function(function)
         value = found.decode(self._output("latest", contract, found, arguments))
         if len(found.outputs) == 1:
-            plain = _named(found.outputs[0], value)
+            plain = named(found.outputs[0], value)
         else:  # outputs have no names in Vyper: they fill the record's fields in order
             assert isinstance(value, tuple)
             names = getattr(kind, "__struct_fields__", ())
@@ -197,15 +197,16 @@ def interface(contract: str) -> Interface:
     return Interface(contract, artifact(contract).abi)
 
 
-def _named(parameter: Parameter, value: Value) -> Any:  # noqa: ANN401 - what msgspec converts
+def named(parameter: Parameter, value: Value) -> Any:  # noqa: ANN401 - what msgspec converts
+    """A value with the names of its structs' fields."""
     if parameter.type.endswith("]"):
         inner = msgspec.structs.replace(
             parameter, type=parameter.type[: parameter.type.rindex("[")]
         )
         assert isinstance(value, tuple)
-        return [_named(inner, item) for item in value]
+        return [named(inner, item) for item in value]
     if parameter.type == "tuple":
         assert isinstance(value, tuple)
         pairs = zip(parameter.components, value, strict=True)
-        return {member.name: _named(member, item) for member, item in pairs}
+        return {member.name: named(member, item) for member, item in pairs}
     return value

@@ -284,3 +284,37 @@ def test_a_block_that_could_not_be_written_never_was(
 
 def test_the_handler_needs_no_parameters_and_no_id(node: Node) -> None:
     assert handle(node.chain, {"method": "eth_chainId"})["id"] is None
+
+
+def test_a_full_disk_loses_nothing(node: Node) -> None:
+    store = node.chain._store._connection
+    node.send(to=OTHER, value=1)
+    [pages] = store.execute("pragma page_count").fetchone()
+    store.execute(f"pragma max_page_count={pages}")
+    raw = node.sign(to=OTHER, value=1, data=b"x" * 9_000, gas=1_000_000)
+    error = node.error("eth_sendRawTransaction", raw)
+    store.execute("pragma max_page_count=1000000")
+    node.send(to=OTHER, value=1)
+
+    assert "no space left" in error["message"]
+    assert node.ask("eth_getBalance", OTHER, "latest") == "0x2"
+
+
+def test_a_file_that_cannot_be_written_is_told(node: Node) -> None:
+    node.chain._store._connection.execute("pragma query_only=1")
+    error = node.error("evm_mine")
+    node.chain._store._connection.execute("pragma query_only=0")
+    node.ask("evm_mine")
+
+    assert "cannot write" in error["message"]
+    assert node.ask("eth_blockNumber") == "0x1"
+
+
+def test_a_set_code_transaction_is_shown_with_its_fees(node: Node) -> None:
+    authorization = RICH.sign_authorization({"chainId": 31_337, "address": OTHER, "nonce": 1})
+    sent = node.send(to=OTHER, type=4, authorizationList=[authorization])
+    found = node.ask("eth_getTransactionByHash", sent)
+
+    assert found["type"] == "0x4"
+    assert found["maxFeePerGas"] == hex(10**10)
+    assert node.ask("eth_getCode", RICH.address, "latest") == "0xef0100" + OTHER[2:]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -17,7 +17,9 @@ from openledger.chain.contracts import Contracts, ContractSettings, Deployment, 
 from openledger.chain.index.indexer import Indexer
 from openledger.chain.index.rows import StoredEvent
 from openledger.core.errors import (
+    ChainRejectedError,
     ChainUnavailableError,
+    ConflictError,
     InvalidInputError,
     VerificationError,
     WrongChainError,
@@ -167,6 +169,17 @@ def test_a_taken_back_final_block_is_an_alarm(world: World) -> None:
         world.indexer.poll()
 
 
+def test_the_final_block_is_a_foothold_after_the_deepest_reorganisation(world: World) -> None:
+    world.chain.mine(15)
+    world.indexer.poll()
+    for _ in range(3):
+        world.chain.reorganise(12, keep=True)
+        world.happen()
+        world.indexer.poll()
+
+    assert numbers(world.indexer.events(only_final=False)) == world.on_chain()
+
+
 def test_a_chain_that_changes_while_it_is_read_is_read_again(world: World) -> None:
     world.happen()
     original = world.chain.eth_getLogs
@@ -199,6 +212,71 @@ def test_a_node_that_refuses_a_range_gets_a_smaller_one(world: World) -> None:
     world.indexer.poll()
 
     assert numbers(world.indexer.events(only_final=False)) == list(range(1, 10))
+
+
+def test_what_is_not_ours_is_passed_over(world: World) -> None:
+    world.happen()
+    foreign = log(2) | {"address": "0x" + "99" * 20}
+    unknown = log(3) | {"topics": ["0x" + "ab" * 32], "logIndex": "0x1"}
+    nameless = log(4) | {"topics": [], "logIndex": "0x2"}
+    world.chain.blocks[-1].logs += [foreign, unknown, nameless]
+    world.indexer.poll()
+
+    assert numbers(world.indexer.events(only_final=False)) == [1]
+
+
+def test_a_node_that_refuses_every_range_is_told(world: World) -> None:
+    def refuse(_wanted: dict[str, str]) -> list[dict[str, object]]:
+        raise RefusalError(-32000, "no logs here")
+
+    world.chain.eth_getLogs = refuse  # type: ignore[method-assign, assignment]  # a useless node
+    world.happen()
+
+    with pytest.raises(ChainRejectedError, match="no logs here"):
+        world.indexer.poll()
+
+
+def test_logs_of_another_block_than_the_header_are_not_believed(world: World) -> None:
+    world.happen()
+    original = world.chain.eth_getLogs
+
+    def stale(wanted: dict[str, str]) -> list[dict[str, object]]:
+        return [found | {"blockHash": "0x" + "ee" * 32} for found in original(wanted)]
+
+    world.chain.eth_getLogs = stale  # type: ignore[method-assign]  # from another node behind it
+    with pytest.raises(ChainUnavailableError, match="changed while it was read"):
+        world.indexer.poll()
+
+
+def test_headers_that_do_not_link_are_not_believed(world: World) -> None:
+    world.chain.mine(2)
+    world.chain.blocks[2].parent = "ee" * 32
+
+    with pytest.raises(ChainUnavailableError, match="changed while it was read"):
+        world.indexer.poll()
+
+
+def test_a_block_that_vanishes_is_tried_again(world: World) -> None:
+    world.chain.mine(2)
+    world.chain.eth_blockNumber = lambda: "0x5"  # type: ignore[method-assign]  # ahead of itself
+
+    with pytest.raises(ChainUnavailableError, match="is gone"):
+        world.indexer.poll()
+
+
+def test_two_indexers_of_one_home_do_not_mix(world: World) -> None:
+    world.happen()
+    other = world.open()
+    original = world.chain.eth_getLogs
+
+    def meanwhile(wanted: dict[str, str]) -> list[dict[str, object]]:
+        world.chain.eth_getLogs = original  # type: ignore[method-assign]  # once
+        other.poll()
+        return original(wanted)
+
+    world.chain.eth_getLogs = meanwhile  # type: ignore[method-assign]  # the other is faster
+    with pytest.raises(ConflictError, match="two indexers"):
+        world.indexer.poll()
 
 
 class Reorganisations(RuleBasedStateMachine):
@@ -262,6 +340,7 @@ Reorganisations.TestCase.settings = settings(
     max_examples=15,
     stateful_step_count=25,
     deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking costs minutes of SQLite
     suppress_health_check=list(HealthCheck),
 )
 TestReorganisations = Reorganisations.TestCase

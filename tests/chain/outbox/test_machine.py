@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -137,6 +137,7 @@ TestHostileChain.settings = settings(
     max_examples=15,
     stateful_step_count=25,
     deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking costs minutes of SQLite
     suppress_health_check=list(HealthCheck),
 )
 
@@ -146,7 +147,7 @@ def test_a_hostile_chain_at_length() -> None:
     run_state_machine_as_test(
         HostileChain,
         settings=settings(
-            max_examples=200,
+            max_examples=100,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -14,7 +14,8 @@ from openledger.core.errors import (
     InvalidInputError,
     NotFoundError,
 )
-from tests.chain.fake_chain import GWEI, Killed
+from openledger.core.types import Account
+from tests.chain.fake_chain import GWEI, Killed, RefusalError
 from tests.chain.outbox.world import TARGET, World
 
 
@@ -311,3 +312,78 @@ def test_the_holder_of_the_home_goes_on_at_once_after_a_crash(world: World) -> N
     world.submit(b"good2")
 
     assert world.open("home").pump().signed == 1
+
+
+def test_a_reorganisation_takes_a_mined_write_back_until_it_is_mined_again(world: World) -> None:
+    op = world.submit(b"good1")
+    world.outbox.pump()
+    world.chain.mine(2)
+    world.outbox.pump()
+    world.chain.reorganise(3, keep=False)
+    world.outbox.pump()
+    [taken_back] = world.outbox.outcomes([op])
+    world.pass_time(31)
+    world.settle()
+
+    assert (taken_back.state, taken_back.block, taken_back.tx_hash) == (State.SIGNED, None, None)
+    assert len({sent.hash for sent in world.chain.seen}) == 1
+    assert world.chain.applied() == [b"good1"]
+
+
+def test_an_act_that_is_not_the_keys_to_do_fails_with_the_reason(world: World) -> None:
+    class NotYours:
+        def actor(self, _what: str, _calldata: bytes, _acting: str) -> Account:
+            return TARGET
+
+        def twin(self, _what: str, _calldata: bytes, _acting: str) -> bytes:
+            raise InvalidInputError("not yours")
+
+    world.outbox.relay = NotYours()  # type: ignore[assignment]  # all that is asked of it here
+    with world.database.transaction() as transaction:
+        write = Write("Escrow.deposit", TARGET, b"good1", acting="user/alice")
+        world.outbox.submit(transaction, op_id("act"), write)
+    behind = world.submit(b"good2")
+    world.settle()
+
+    [act, other] = world.outbox.outcomes([op_id("act"), behind])
+    assert (act.state, act.reason) == (State.FAILED, "not yours")
+    assert other.state is State.FINAL
+
+
+def test_a_node_without_funds_makes_rows_wait(world: World) -> None:
+    def poor(_form: dict[str, str]) -> str:
+        raise RefusalError(-32003, "insufficient funds for gas * price + value")
+
+    world.chain.eth_estimateGas = poor  # type: ignore[method-assign, assignment]  # until somebody funds it
+    world.submit(b"good1")
+    report = world.outbox.pump()
+    del world.chain.eth_estimateGas  # funded
+    world.settle()
+
+    assert "insufficient funds" in str(report.problem)
+    assert world.chain.applied() == [b"good1"]
+
+
+def test_a_node_that_refuses_a_transaction_gets_it_again(world: World) -> None:
+    original = world.chain.eth_sendRawTransaction
+
+    def refuse(_raw: str) -> str:
+        raise RefusalError(-32003, "the pool is full")
+
+    world.chain.eth_sendRawTransaction = refuse  # type: ignore[method-assign, assignment]  # for a moment
+    op = world.submit(b"good1")
+    report = world.outbox.pump()
+    world.chain.eth_sendRawTransaction = original  # type: ignore[method-assign]  # over
+    world.settle()
+
+    assert "the pool is full" in str(report.problem)
+    assert world.outbox.outcomes([op])[0].state is State.FINAL
+    assert len({sent.hash for sent in world.chain.seen}) == 1
+
+
+def test_a_failure_without_a_reason_is_told_as_such(world: World) -> None:
+    op = world.submit(b"trap1")
+    world.chain.eth_call = lambda _form, _tag: "0x"  # type: ignore[method-assign, assignment]  # it works now
+    world.settle()
+
+    assert "without a reason" in str(world.outbox.outcomes([op])[0].reason)

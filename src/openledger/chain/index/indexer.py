@@ -172,8 +172,8 @@ class Indexer:
         return tip, len(found)
 
     def _headers(self, seen: Cursor, last: int, final: int) -> list[Block]:
-        """Every block that may be taken back; of the others none is needed."""
-        first = max(seen.number, final) + 1
+        """Every block that may be taken back, and the final one on which they stand."""
+        first = max(seen.number + 1, final)
         return [self._header(number) for number in range(first, last + 1)]
 
     def _header(self, number: int) -> Block:
