@@ -67,7 +67,7 @@ class Settle:
     def _close(self) -> epochs.Epoch:
         with self.database.transaction() as transaction:
             first = epochs.next_first(transaction, self.gateway)
-            pairs = _fitting(list(calls.pairs(transaction, self.gateway, first, MOST_RECEIPTS)))
+            pairs = fitting(list(calls.pairs(transaction, self.gateway, first, MOST_RECEIPTS)))
             if not pairs:
                 raise ConflictError("no attributed receipt waits to be settled; make a call first")
             earlier = epochs.earned_so_far(transaction, self.gateway)
@@ -163,12 +163,12 @@ def _receipt(pair: calls.Pair) -> Receipt:
     )
 
 
-def _fitting(pairs: Sequence[calls.Pair]) -> list[calls.Pair]:
+def fitting(pairs: Sequence[calls.Pair], most_payers: int = MOST_PAYERS) -> list[calls.Pair]:
     """The longest beginning with few enough payers for one settlement."""
     payers: set[Account] = set()
     for place, pair in enumerate(pairs):
         payers.add(pair.call.payer)
-        if len(payers) > MOST_PAYERS:
+        if len(payers) > most_payers:
             return list(pairs[:place])
     return list(pairs)
 
