@@ -1,5 +1,6 @@
 """An opened home: its database, keys, vault, chain and contracts, and the flows over them."""
 
+import os
 import secrets
 import time
 from collections.abc import Iterator
@@ -129,6 +130,9 @@ class Platform:
     @cached_property
     def models(self) -> "Models":
         """Base model, training, serving and attribution; imports torch."""
+        # Read once, when torch is first imported: threads that wait must sleep instead of spin.
+        # Spinning ones cost a busy machine five times the work (docs/decisions/0018).
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         from openledger.wiring.models import Models
 
         return Models(self)
