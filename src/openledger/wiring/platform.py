@@ -106,7 +106,6 @@ class Platform:
             acts=self.acts,
             keyring=self.keyring,
             gateway=self.gateway.account,
-            is_development=self.chain.client.config.profile.is_development,
             clock=now_us,
             random=secrets.token_bytes,
         )
