@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from openledger.core import encoding
 from openledger.core.errors import InvalidInputError, VerificationError
-from openledger.core.types import Account, Share, Wei
+from openledger.core.types import Account, Digest, Share, Wei
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -115,3 +115,30 @@ def test_the_wire_carries_money_bytes_and_floats() -> None:
 def test_what_is_no_message_is_refused(raw: bytes) -> None:
     with pytest.raises(InvalidInputError, match="no Message"):
         encoding.from_wire(raw, Message)
+
+
+class Named(msgspec.Struct, frozen=True):
+    digest: Digest
+    account: Account | None = None
+
+
+@pytest.mark.parametrize("text", ["AB" * 32, "ab" * 31, "zz" * 32, "0x" + "ab" * 32, ""])
+def test_a_digest_has_one_form(text: str) -> None:
+    raw = b'{"account":null,"digest":"%b"}' % text.encode()
+
+    with pytest.raises(InvalidInputError, match="lower-case hex"):
+        encoding.encode(Named(Digest(text)))
+    with pytest.raises(VerificationError, match="no Named"):
+        encoding.decode(raw, Named)
+
+
+@pytest.mark.parametrize("text", ["0x" + "AB" * 20, "ab" * 20, "0X" + "ab" * 20, "anna"])
+def test_an_account_has_one_form(text: str) -> None:
+    with pytest.raises(InvalidInputError, match="lower-case hex"):
+        encoding.encode(Named(Digest("ab" * 32), Account(text)))
+
+
+def test_accounts_and_digests_read_back() -> None:
+    named = Named(Digest("ab" * 32), Account("0x" + "ab" * 20))
+
+    assert encoding.decode(encoding.encode(named), Named) == named

@@ -63,3 +63,19 @@ def test_the_digest_changes_with_every_field() -> None:
     }
 
     assert len(digests) == 4
+
+
+def test_a_signature_has_one_form() -> None:
+    """Other letter cases, blanks and recovery bytes would be the same signature in other bytes."""
+    signature = signing.sign_typed(DOMAIN, PROMISE, KEY)
+    v = int(signature[-2:], 16)
+    signature_like = [
+        signature.upper(),
+        signature[:2] + " " + signature[2:],
+        signature[:-2] + f"{v - 27:02x}",
+        signature[:-2] + f"{v + 10:02x}",
+    ]
+
+    for other in signature_like:
+        with pytest.raises(VerificationError):
+            signing.recover_typed(DOMAIN, PROMISE, other)

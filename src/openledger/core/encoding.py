@@ -1,6 +1,7 @@
 """The one way a record becomes bytes to hash or sign: RFC 8785 canonical JSON.
 
 Money (`Wei`) and integers beyond 2**53 travel as decimal strings, since JSON numbers lose them.
+Digests and accounts are lower-case hex, or refused: as bytes they would be the same record.
 Floats are refused: nothing that is hashed or signed may depend on how a float prints.
 `decode` accepts exactly the bytes that `encode` makes, so one record has one digest.
 """
@@ -13,7 +14,7 @@ import msgspec
 import rfc8785
 
 from openledger.core.errors import InvalidInputError, VerificationError
-from openledger.core.types import Digest, Wei
+from openledger.core.types import Digest, Wei, is_canonical
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
@@ -94,9 +95,19 @@ def _plain(value: Any, kind: Any, *, is_strict: bool = True) -> Any:  # noqa: AN
     if isinstance(value, tuple | list):
         inner = _arguments(kind)[0]
         return [_plain(item, inner, is_strict=is_strict) for item in value]
+    if is_strict and isinstance(value, str):
+        return _hexadecimal(value, kind)
     if value is None or isinstance(value, _PLAIN if is_strict else _PLAIN_ON_THE_WIRE):
         return value
     raise InvalidInputError(f"a {type(value).__name__} has no canonical form: {value!r}")
+
+
+def _hexadecimal(value: str, kind: Any) -> str:  # noqa: ANN401 - a type expression
+    """Digests and accounts have one form each: other letter cases would be other bytes."""
+    members = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if not all(is_canonical(value, member) for member in members):
+        raise InvalidInputError(f"{value!r} is no account or digest in lower-case hex")
+    return value
 
 
 def _is_money(kind: Any) -> bool:  # noqa: ANN401 - a type expression has no common type

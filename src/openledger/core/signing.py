@@ -72,10 +72,14 @@ def recover_typed(domain: Domain, record: TypedRecord, signature: str) -> Accoun
         raw = bytes.fromhex(signature)
     except ValueError as error:
         raise VerificationError("the signature is not hex") from error
+    if raw.hex() != signature:
+        raise VerificationError("the signature is not in lower-case hex")
     if len(raw) != SIGNATURE_BYTES:
         raise VerificationError(f"a signature has {SIGNATURE_BYTES} bytes, not {len(raw)}")
     if int.from_bytes(raw[32:64], "big") > _HALF_ORDER:
         raise VerificationError("the signature has a high s: it is a copy of another one")
+    if raw[-1] not in _RECOVERY_BYTES:
+        raise VerificationError(f"a signature ends with 27 or 28, not with {raw[-1]}")
     try:
         return account(Keys.recover_message(_signable(domain, record), signature=raw))
     except (BadSignature, ValidationError, ValueError) as error:
@@ -98,6 +102,7 @@ def address_of(private_key: bytes) -> Account:
     return account(Keys.from_key(private_key).address)
 
 
+_RECOVERY_BYTES = (27, 28)  # contracts take no other form
 _HALF_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141 // 2
 
 

@@ -23,6 +23,7 @@ BASIS_POINTS = 10_000
 
 _ACCOUNT = re.compile(r"0x[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_PATTERNS: dict[object, re.Pattern[str]] = {Account: _ACCOUNT, Digest: _DIGEST}
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -62,6 +63,12 @@ def digest(text: str) -> Digest:
     if not _DIGEST.fullmatch(lowered):
         raise InvalidInputError(f"{text!r} is not a digest: give 64 hex digits")
     return Digest(lowered)
+
+
+def is_canonical(text: str, kind: object) -> bool:
+    """Whether an `Account` or `Digest` is written in its one form; any other text is."""
+    pattern = _PATTERNS.get(kind)
+    return pattern is None or pattern.fullmatch(text) is not None
 
 
 def as_bytes(value: Digest | Account) -> bytes:

@@ -12,7 +12,7 @@ from openledger.core.errors import InvalidInputError, VerificationError
 from openledger.core.merkle import Proof
 from openledger.core.merkle import verify as verify_proof
 from openledger.core.signing import Domain
-from openledger.core.types import Account, Digest, ReceiptId, Wei
+from openledger.core.types import Account, Digest, ReceiptId, Wei, is_canonical
 from openledger.settlement.receipt import (
     NO_PREVIOUS,
     CallReceipt,
@@ -167,7 +167,7 @@ def _check_opening(receipt: Receipt, opening: Opening) -> None:
     salt = bytes.fromhex(opening.salt)
     if opening.name == PAYER:
         stated = receipt.call.call.payer_commitment
-        found = payer_commitment(Account(opening.value), salt)
+        found = payer_commitment(_payer(opening), salt)
     elif opening.name in PrivateDigests.__struct_fields__:
         stated = getattr(receipt.call.body.private, opening.name)
         found = salted_digest(salt, opening.value.encode())
@@ -175,3 +175,9 @@ def _check_opening(receipt: Receipt, opening: Opening) -> None:
         raise VerificationError(f"a receipt has no private field {opening.name!r}")
     if stated != found:
         raise VerificationError(f"the opened {opening.name} is not what was signed")
+
+
+def _payer(opening: Opening) -> Account:
+    if not is_canonical(opening.value, Account):
+        raise VerificationError("the opened payer is no address in lower-case hex")
+    return Account(opening.value)

@@ -124,9 +124,7 @@ def test_two_who_bring_the_same_at_once_are_told_apart(market: Platform) -> None
     """Both look before either has stored it; the one who stores second is refused."""
     anna = market.account("user/anna", AccountKind.USER, "Anna")
     bert = market.account("user/bert", AccountKind.USER, "Bert")
-    wanted = [
-        Submission(one, (File("key.abc", TUNE.encode()),), LICENCE) for one in (anna, bert)
-    ]
+    wanted = [Submission(one, (File("key.abc", TUNE.encode()),), LICENCE) for one in (anna, bert)]
     first, second = contribute(market.intake, fair.datanet(market), fair.operator(market), wanted)
 
     assert first.refusal is None

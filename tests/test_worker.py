@@ -1,0 +1,123 @@
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from openledger.core.errors import UnavailableError
+from openledger.storage import jobs, schema
+from openledger.storage.database import Database
+from openledger.storage.jobs import Job, JobState
+from openledger.worker import Worker
+
+NOW = 1_000_000_000
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    made = Database(tmp_path / "openledger.db")
+    schema.upgrade(made)
+    yield made
+    made.close()
+
+
+def enqueue(database: Database, *keys: str, kind: str = "greet") -> None:
+    with database.transaction() as transaction:
+        for key in keys:
+            jobs.enqueue(transaction, jobs.NewJob(kind, key, b""), NOW)
+
+
+def found(database: Database, key: str) -> Job:
+    with database.read() as transaction:
+        job = jobs.find(transaction, "greet", key)
+    assert job is not None
+    return job
+
+
+def nothing() -> None:
+    """No chores."""
+
+
+def test_jobs_run_once_each_in_their_order(database: Database) -> None:
+    seen: list[str] = []
+    enqueue(database, "a", "b")
+    enqueue(database, "c", kind="other")
+    worker = Worker(database, {"greet": lambda job: seen.append(job.key)}, nothing, Clock())
+
+    assert worker.drain() == 2
+    assert seen == ["a", "b"]
+    assert not worker.run_once()
+    assert found(database, "a").state is JobState.DONE
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (UnavailableError("the chain is down"), "the chain is down"),
+        (RuntimeError("a bug"), "a bug"),
+        (KeyError(), "KeyError"),
+    ],
+)
+def test_a_job_that_fails_is_tried_again_later(
+    database: Database, error: Exception, why: str
+) -> None:
+    clock = Clock()
+    failures = [error]
+
+    def greet(job: Job) -> None:
+        if failures:
+            raise failures.pop()
+
+    enqueue(database, "a")
+    worker = Worker(database, {"greet": greet}, nothing, clock)
+    first = worker.drain()
+    failed = found(database, "a")
+    clock.now += jobs.delay(1)
+
+    assert (first, failed.state, failed.error) == (1, JobState.QUEUED, why)
+    assert worker.drain() == 1
+    assert found(database, "a").state is JobState.DONE
+
+
+def test_a_dead_processes_job_is_due_at_once_when_it_is_reclaimed(database: Database) -> None:
+    seen: list[str] = []
+    enqueue(database, "a")
+    with database.transaction() as transaction:
+        jobs.claim(transaction, ["greet"], NOW, 600_000_000)
+    worker = Worker(database, {"greet": lambda job: seen.append(job.key)}, nothing, Clock())
+    before = worker.drain()
+    with database.transaction() as transaction:
+        reclaimed = jobs.reclaim(transaction, ["greet"], NOW)
+
+    assert (before, reclaimed) == (0, 1)
+    assert worker.drain() == 1
+    assert seen == ["a"]
+
+
+def test_the_thread_outlives_chores_that_break(database: Database) -> None:
+    done = threading.Event()
+    stumbles = iter([OSError(28, "No space left on device")])
+
+    def chores() -> None:
+        for error in stumbles:
+            raise error
+
+    enqueue(database, "a")
+    worker = Worker(database, {"greet": lambda job: done.set()}, chores, Clock())
+    worker.start()
+
+    assert done.wait(20)
+    worker.stop()
+    assert not worker.run_once()
+
+
+def test_a_worker_that_never_ran_stops(database: Database) -> None:
+    Worker(database, {}, nothing, Clock()).stop()
