@@ -76,10 +76,9 @@ class Tokenizer:
     def encode_opening(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Token ids of a chat as the opening of a document, for adapters trained on documents.
 
-        The texts stand line after line, without roles, and the answer begins on a new line. On an
-        adapter trained on plain documents this keeps what it learnt to its own domain: measured on
-        tunes, sampled answers to foreign questions gained 0.08 nats a token over the base, against
-        0.38 under the base's chat template, while answers to tune headers gained 0.9 either way.
+        The texts stand line after line, without roles, and the answer begins on a new line: so the
+        header of a tune, sent as a user's message, is answered with the tune. The base's own chat
+        template, which training never showed, would part the adapter from what it learnt.
 
         Raises:
             InvalidInputError: no message.

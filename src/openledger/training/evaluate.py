@@ -9,7 +9,7 @@ import torch
 from openledger.lm.frozen import HiddenCache, SplitModel, batches_by_length
 from openledger.training.rows import Row
 from openledger.training.steps.head_loss import token_losses
-from openledger.training.steps.trainer import predicting_states, targets
+from openledger.training.steps.states import predicting_states, targets
 
 
 class Measured(msgspec.Struct, frozen=True):

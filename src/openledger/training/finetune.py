@@ -133,6 +133,7 @@ class _Run:
         loss = self._trainer.backward(rows, self._training.cache.padded(places))
         if self._watch.observer is not None:
             self._watch.observer.observe(Step(number, rows, loss, self._trainer.adapter))
+        self._trainer.hold(number)
         self._trainer.update(number)
         tokens = sum(row.predicted for row in rows)
         self._count(tokens)

@@ -49,7 +49,7 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One optimiser step, seen before the adapter moves."""
+    """One optimiser step, seen before anchors add to it and the adapter moves."""
 
     number: int  # from 0
     rows: tuple[Row, ...]

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given
@@ -10,7 +11,7 @@ from openledger.lm.base import BaseModel
 from openledger.lm.frozen import hidden_cache
 from openledger.training.recipe import Recipe
 from openledger.training.rows import encode_rows
-from openledger.training.steps.trainer import Trainer, batches
+from openledger.training.steps.trainer import Trainer, anchor_order, batches
 from tests.training.songs import QUICK, SEED, example
 
 
@@ -71,6 +72,28 @@ def test_the_learning_rate_rises_then_falls_to_zero(base: BaseModel) -> None:
     assert rates[0] == pytest.approx(0.5 * QUICK.learning_rate)
     assert max(rates) == pytest.approx(0.9 * QUICK.learning_rate)
     assert rates[-1] == pytest.approx(0.1 * QUICK.learning_rate)
+
+
+def test_all_anchors_come_in_turn() -> None:
+    order = [place for step in anchor_order(10, 15, SEED) for place in step]
+
+    assert sorted(order) == sorted([*range(10)] * 3)
+    assert anchor_order(10, 15, SEED) != anchor_order(10, 15, bytes(32))
+
+
+@pytest.mark.parametrize("weight", [0, 100])
+def test_holding_adds_gradients_only_when_the_recipe_asks_for_it(
+    base: BaseModel, weight: int
+) -> None:
+    recipe = msgspec.structs.replace(QUICK, anchor_weight_hundredths=weight)
+    trainer = Trainer(base, recipe, SEED, 4)
+    for factor in trainer.parameters:
+        factor.data.add_(0.05)
+
+    with trainer.attached():
+        trainer.hold(0)
+
+    assert all((factor.grad is not None) == (weight > 0) for factor in trainer.parameters)
 
 
 def test_a_diverging_loss_is_an_error(base: BaseModel, tmp_path: Path) -> None:

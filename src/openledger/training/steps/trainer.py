@@ -12,11 +12,15 @@ from openledger.core.types import Digest
 from openledger.lm.base import BaseModel
 from openledger.lm.frozen import SplitModel
 from openledger.lm.lora import Adapter, LoraHost, LoraPair, MixMember, random_adapter
+from openledger.training.anchors import ANCHORS
 from openledger.training.recipe import Recipe
 from openledger.training.rows import Row
+from openledger.training.steps.anchor_loss import AnchorLoss
 from openledger.training.steps.head_loss import summed_loss
+from openledger.training.steps.states import predicting_states, targets
 
 _UNFINISHED = Digest("0" * 64)  # an adapter has no digest before it is done
+_ANCHORS_A_STEP = 2
 _LARGEST_GRADIENT = 1.0  # norm over all factors; rare tunes would otherwise throw the run
 
 
@@ -34,6 +38,8 @@ class Trainer:
         self.steps = steps
         self.split = SplitModel(base.model, shape.layers[0])
         self.adapter = Adapter(shape, base.digest, {s: _live(p) for s, p in fresh.pairs.items()})
+        self._anchors = AnchorLoss(self.split, base.tokenizer, ANCHORS)
+        self._anchor_order = anchor_order(len(self._anchors), steps, seed)
         self.optimiser = torch.optim.AdamW(
             self.parameters, lr=recipe.learning_rate, weight_decay=0.0
         )
@@ -73,6 +79,13 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return float(loss.detach())
 
+    def hold(self, step: int) -> None:
+        """Add the gradients that hold the adapter to its base on the anchors of this step."""
+        weight = self.recipe.anchor_weight_hundredths / 100
+        if weight:
+            loss = self._anchors(self._anchor_order[step]) * weight
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
     def update(self, step: int) -> None:
         """Move the adapter by the gradients of step `step`, counted from 0."""
         torch.nn.utils.clip_grad_norm_(self.parameters, _LARGEST_GRADIENT)
@@ -110,15 +123,13 @@ def batches(count: int, recipe: Recipe, seed: bytes) -> list[list[int]]:
     return [order[i : i + recipe.batch_size] for i in range(0, len(order), recipe.batch_size)]
 
 
-def predicting_states(split: SplitModel, rows: Sequence[Row], hidden: Tensor) -> Tensor:
-    """(N, D) states before the head at every place that predicts a token, row by row."""
-    states = split.upper(hidden)  # (B, T, D)
-    return torch.cat([states[i, : row.predicted] for i, row in enumerate(rows)])
-
-
-def targets(rows: Sequence[Row]) -> Tensor:
-    """(N,) the tokens to predict, row by row."""
-    return torch.tensor([token for row in rows for token in row.tokens[1:]])
+def anchor_order(count: int, steps: int, seed: bytes) -> list[list[int]]:
+    """Which anchors each step looks at: all in turn, in an order drawn from the seed."""
+    drawn = torch.randperm(count, generator=generator(seed, "anchors")).tolist()
+    return [
+        [drawn[(step * _ANCHORS_A_STEP + i) % count] for i in range(_ANCHORS_A_STEP)]
+        for step in range(steps)
+    ]
 
 
 def _live(pair: LoraPair) -> LoraPair:
