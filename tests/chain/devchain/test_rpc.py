@@ -9,6 +9,7 @@ from openledger.chain.abi import revert_reason
 from openledger.chain.devchain.node import DevChain
 from openledger.chain.devchain.rpc import handle, handle_body
 from openledger.core.errors import HomeBusyError, StorageFullError, WrongChainError
+from openledger.storage.database import copy_sqlite
 from tests.chain.devchain.conftest import OTHER, RICH, Node
 
 
@@ -264,6 +265,16 @@ def test_a_chain_file_has_one_owner_and_one_id(node: Node, tmp_path: Path) -> No
     with pytest.raises(WrongChainError, match="id 31337, not 5"):
         DevChain(tmp_path / "chain.db", 5, {}, lambda: 0.0)
     node.chain = node.open()
+
+
+def test_others_may_copy_the_chain_file_meanwhile(node: Node, tmp_path: Path) -> None:
+    node.send(to=OTHER, value=1)
+
+    copy_sqlite(node.path, tmp_path / "copy.db")
+
+    copy = Node(tmp_path / "copy.db")
+    assert copy.chain.height == node.chain.height
+    copy.chain.close()
 
 
 def test_a_block_that_could_not_be_written_never_was(

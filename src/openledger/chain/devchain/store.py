@@ -1,9 +1,12 @@
 """The file of the development chain: py-evm's key-value pairs beside receipts and logs to query.
 
 Everything one block changes is written in one SQLite transaction with `synchronous=FULL`, so a
-killed process finds the last whole block. The file is locked exclusively while it is open.
+killed process finds the last whole block. One process owns the file, by a lock beside it that the
+system gives back when it dies; others may read it meanwhile, so that a backup needs no pause.
 """
 
+import fcntl
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -56,22 +59,17 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = _own(path)
         self._connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, timeout=1.0
         )
-        try:
-            self._connection.execute("pragma locking_mode=exclusive")
-            self._connection.execute("pragma journal_mode=wal")
-            self._connection.execute("pragma synchronous=full")
-            self._connection.executescript(f"begin immediate; {_SCHEMA} commit;")
-        except sqlite3.OperationalError as error:
-            self._connection.close()
-            raise HomeBusyError(
-                f"the development chain in {path} is in use by another process; stop that one first"
-            ) from error
+        self._connection.execute("pragma journal_mode=wal")
+        self._connection.execute("pragma synchronous=full")
+        self._connection.executescript(f"begin immediate; {_SCHEMA} commit;")
 
     def close(self) -> None:
         self._connection.close()
+        os.close(self._lock)
 
     @contextmanager
     def block(self) -> Iterator[None]:
@@ -152,3 +150,16 @@ class Store:
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
             self._connection.execute("rollback")
+
+
+def _own(path: Path) -> int:
+    """The handle of the lock beside the file."""
+    handle = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise HomeBusyError(
+            f"the development chain in {path} is in use by another process; stop that one first"
+        ) from error
+    return handle
