@@ -34,7 +34,7 @@ class ChainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     url: str = "embedded"  # "embedded", "anvil", or an http(s) URL
     chain_id: int = 31_337
     confirm_timeout_s: float = 120.0
-    delay_s: int = 0  # of payouts, exits and notices; days on a public chain
+    delay_s: int | None = None  # of payouts, exits, notices; None: 0 in development, else 3 days
     seed_delay_blocks: int = 1
 
 

@@ -111,6 +111,16 @@ def test_the_wire_carries_money_bytes_and_floats() -> None:
     assert encoding.from_wire(raw, Message) == message
 
 
+class Report(msgspec.Struct, frozen=True):
+    lines: tuple[msgspec.Raw, ...]
+
+
+def test_the_wire_carries_json_as_it_is() -> None:
+    report = Report((msgspec.Raw(b'{"loss":1.50}'), msgspec.Raw(b"[]")))
+
+    assert encoding.from_wire(encoding.to_wire(report), Report) == report
+
+
 @pytest.mark.parametrize("raw", [b"{", b"[]", b"\xff", b'{"amount":"x"}'])
 def test_what_is_no_message_is_refused(raw: bytes) -> None:
     with pytest.raises(InvalidInputError, match="no Message"):

@@ -38,7 +38,7 @@ def scores(alice: int = 30, bob: int = 10, gain: int = 50) -> tuple[MemberScores
         ClusterScore(0, alice, 0, (DocumentScore(0, ALICE, alice),)),
         ClusterScore(1, bob, 0, (DocumentScore(1, BOB, bob),)),
     )
-    return (MemberScores(1, 10**9, Gain(gain, 100, 10**9), Digest("dd" * 32), clusters),)
+    return (MemberScores(1, 10**9, Gain(gain, 100, 900_000_000), Digest("dd" * 32), clusters),)
 
 
 def private(number: int, payer: Account = PAYER) -> Private:

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from openledger.core.errors import ConflictError, VerificationError
 from openledger.core.merkle import verify
 from openledger.core.types import Account, Wei
-from openledger.settlement.epoch import Payout, close, payout_leaf, payout_tree, receipt_tree
+from openledger.settlement.epoch import (
+    Before,
+    Payout,
+    close,
+    payout_leaf,
+    payout_tree,
+    receipt_tree,
+)
 from openledger.settlement.receipt import leaf
 from tests.settlement.ledger import DOMAIN, GATEWAY, PAYOUTS, run
 
@@ -16,9 +23,9 @@ RECEIPTS = run(6)
 
 @given(st.integers(1, 5))
 def test_two_epochs_promise_what_was_drawn(cut: int) -> None:
-    first = close(DOMAIN, PAYOUTS, RECEIPTS[:cut], {})
+    first = close(DOMAIN, PAYOUTS, RECEIPTS[:cut], Before())
     earlier = {payout.account: payout.cumulative for payout in first.payouts}
-    second = close(DOMAIN, PAYOUTS, RECEIPTS[cut:], earlier)
+    second = close(DOMAIN, PAYOUTS, RECEIPTS[cut:], Before(RECEIPTS[cut - 1].call.call, earlier))
 
     assert first.promised == first.drawn
     assert second.promised == first.drawn + second.drawn
@@ -27,7 +34,7 @@ def test_two_epochs_promise_what_was_drawn(cut: int) -> None:
 
 
 def test_every_receipt_and_payout_can_be_proved() -> None:
-    epoch = close(DOMAIN, PAYOUTS, RECEIPTS, {})
+    epoch = close(DOMAIN, PAYOUTS, RECEIPTS, Before())
     receipts = receipt_tree(DOMAIN, RECEIPTS)
     payouts = payout_tree(DOMAIN, PAYOUTS, GATEWAY, epoch.payouts)
 
@@ -46,9 +53,16 @@ def test_a_payout_leaf_has_fixed_width() -> None:
 
 def test_an_epoch_without_receipts_is_refused() -> None:
     with pytest.raises(ConflictError, match="at least one receipt"):
-        close(DOMAIN, PAYOUTS, [], {})
+        close(DOMAIN, PAYOUTS, [], Before())
 
 
 def test_an_epoch_with_a_gap_is_refused() -> None:
     with pytest.raises(VerificationError, match="does not continue"):
-        close(DOMAIN, PAYOUTS, [RECEIPTS[0], RECEIPTS[2]], {})
+        close(DOMAIN, PAYOUTS, [RECEIPTS[0], RECEIPTS[2]], Before())
+
+
+def test_an_epoch_continues_the_one_before() -> None:
+    with pytest.raises(VerificationError, match="does not continue"):
+        close(DOMAIN, PAYOUTS, RECEIPTS[2:], Before(RECEIPTS[0].call.call, {}))
+    with pytest.raises(VerificationError, match="does not continue"):
+        close(DOMAIN, PAYOUTS, RECEIPTS[1:], Before())

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from openledger.core.errors import InsufficientBalanceError, InvalidInputError, NotAllowedError
 from openledger.core.types import Account, Digest, Wei
-from openledger.settlement.hold import Ask, Purse, hold
+from openledger.settlement.hold import SETTLE_WITHIN_S, Ask, Purse, hold
 from openledger.settlement.price import Price, SplitPolicy, Terms, fee
 from openledger.settlement.voucher import Channel
 
@@ -16,7 +16,7 @@ TERMS = Terms(1, PRICE, SplitPolicy())
 CHANNEL = Channel(
     payer=Account("0x" + "aa" * 20),
     gateway=Account("0x" + "bb" * 20),
-    expiry=1_000,
+    expiry=1_000_000,
     price_ceiling=Wei(3_000),
     daily_cap=Wei(10**9),
     min_data_bps=5_000,
@@ -83,9 +83,11 @@ def test_an_empty_purse_is_told_which(purse: Purse, what: str) -> None:
         hold(Ask(10, 20), TERMS, CHANNEL, purse, now_s=0)
 
 
-def test_an_expired_voucher_pays_nothing() -> None:
-    with pytest.raises(InsufficientBalanceError, match="expired"):
-        hold(Ask(10, 20), TERMS, CHANNEL, RICH, now_s=1_000)
+def test_a_voucher_must_outlive_its_settlement() -> None:
+    last = CHANNEL.expiry - SETTLE_WITHIN_S
+    hold(Ask(10, 20), TERMS, CHANNEL, RICH, now_s=last - 1)
+    with pytest.raises(InsufficientBalanceError, match="too soon"):
+        hold(Ask(10, 20), TERMS, CHANNEL, RICH, now_s=last)
 
 
 def test_the_payers_conditions_hold() -> None:

@@ -135,6 +135,10 @@ def test_a_resigned_statement_with_another_split_is_found() -> None:
         ({"attribution": Attribution((), PARTS_PER_BILLION)}, "shares do not follow"),
         ({"receipt_id": "rcp_x"}, "different receipt ids"),
         ({"members": ()}, "other releases"),
+        (
+            {"members": (msgspec.structs.replace(honest.body.members[0], weight_ppb=1),)},
+            "weigh the mix",
+        ),
     ):
         body = msgspec.structs.replace(honest.body, **changes)
         forged = _sign_body(honest, body)

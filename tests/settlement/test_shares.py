@@ -1,13 +1,16 @@
 """Shares: integer, complete, blind to identity."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openledger.core.errors import VerificationError
 from openledger.core.types import PARTS_PER_BILLION, Account
 from openledger.settlement.shares import (
     ClusterScore,
     DocumentScore,
     Gain,
+    check_scores,
     data_share_ppb,
     is_paid,
     shares,
@@ -88,3 +91,17 @@ def test_the_cap_holds() -> None:
     made = shares(Gain(99, 100, 500_000_000), (cluster,))
 
     assert made.shares[0].weight_ppb == 500_000_000
+
+
+def test_the_cap_is_the_methods() -> None:
+    check_scores(1, Gain(1, 2, 900_000_000), ())
+    check_scores(1, Gain(0, 0, 7), ())
+    with pytest.raises(VerificationError, match="not the cap"):
+        check_scores(1, Gain(1, 2, PARTS_PER_BILLION), ())
+
+
+def test_a_cluster_is_the_sum_of_its_documents() -> None:
+    gain = Gain(1, 2, 900_000_000)
+    check_scores(1, gain, (ClusterScore(0, 5, 9, ()),))
+    with pytest.raises(VerificationError, match="not the sum"):
+        check_scores(1, gain, (ClusterScore(0, 5, 0, (DocumentScore(0, ALICE, 6),)),))

@@ -41,12 +41,20 @@ class Acts:
             ChainUnavailableError: see `confirm`.
         """
         with self._database.transaction() as transaction:
-            known = [op for op in writes if self.outbox.is_known(transaction, op)]
             for op, write in writes.items():
                 self.outbox.submit(transaction, op, write)
-        failed = [one.op_id for one in self.outbox.outcomes(known) if one.state is State.FAILED]
+        return self.confirm_again(list(writes))
+
+    def confirm_again(self, ops: Sequence[Digest]) -> list[Outcome]:
+        """`confirm`, after queueing again what was refused in an earlier run.
+
+        Raises:
+            ChainRejectedError: see `confirm`.
+            ChainUnavailableError: see `confirm`.
+        """
+        failed = [one.op_id for one in self.outbox.outcomes(ops) if one.state is State.FAILED]
         if failed:
             with self._database.transaction() as transaction:
                 for op in failed:
                     self.outbox.retry(transaction, op)
-        return self.confirm(list(writes))
+        return self.confirm(ops)

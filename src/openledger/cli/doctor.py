@@ -46,7 +46,7 @@ def _look(home: Path, cache: Path) -> list[Finding]:
 
     version = sys.version.split()[0]
     free = shutil.disk_usage(_existing(home)).free
-    models = all(find_spec(name) is not None for name in ("torch", "transformers", "peft"))
+    models = all(find_spec(name) is not None for name in ("torch", "transformers", "safetensors"))
     is_owned = Home(home).is_owned()
     return [
         Finding("Python", sys.version_info >= (3, 11), version, "install Python 3.11 or newer"),

@@ -59,6 +59,8 @@ def told(output: Output) -> Iterator[None]:
         yield
     except errors.OpenLedgerError as error:
         fail(output, error.code, str(error), exit_code(error))
+    except OSError as error:
+        fail(output, "io", f"{error.filename or 'a file'}: {error.strerror or error}", FAILED)
     except KeyboardInterrupt:
         fail(output, "interrupted", "interrupted; run the same command again to go on", INTERRUPTED)
 
@@ -73,7 +75,7 @@ def fail(output: Output, code: str, message: str, status: int) -> None:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Plain columns; numbers to the right."""
-    cells = [list(head), *[list(row) for row in rows]]
+    cells = [list(head), *[[printable(cell) for cell in row] for row in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(head))]
     lines = []

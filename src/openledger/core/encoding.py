@@ -6,6 +6,7 @@ Floats are refused: nothing that is hashed or signed may depend on how a float p
 `decode` accepts exactly the bytes that `encode` makes, so one record has one digest.
 """
 
+import re
 from hashlib import sha256
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -19,6 +20,9 @@ from openledger.core.types import Digest, Wei, is_canonical
 Record = TypeVar("Record", bound=msgspec.Struct)
 
 _LARGEST_JSON_INTEGER = 2**53 - 1
+_DEEPEST = 64
+# A bracket outside of strings; a whole string is one match, so that its brackets do not count.
+_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 _PLAIN = (bool, str)
 _PLAIN_ON_THE_WIRE = (bool, str, float, bytes, msgspec.Raw)
 
@@ -39,13 +43,42 @@ def decode(raw: bytes, kind: type[Record]) -> Record:
         VerificationError: the bytes are not the canonical form of such a record.
     """
     try:
-        record = msgspec.convert(msgspec.json.decode(raw), kind, strict=False)
+        record = msgspec.convert(parse_json(raw), kind, strict=False)
         canonical = encode(record)
     except (msgspec.MsgspecError, UnicodeDecodeError, InvalidInputError) as error:
         raise VerificationError(f"these bytes are no {kind.__name__}: {error}") from error
     if canonical != raw:
         raise VerificationError(f"this {kind.__name__} is not in canonical form (RFC 8785)")
     return record
+
+
+def parse_json(raw: bytes) -> Any:  # noqa: ANN401 - any JSON
+    """Read JSON from anywhere, refusing what nests deeper than any honest document.
+
+    The parser recurses: without a limit a hundred kilobytes of brackets end the process.
+
+    Raises:
+        InvalidInputError: it is no JSON, or nests deeper than 64.
+    """
+    check_depth(raw)
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"this is no JSON: {error}") from error
+
+
+def check_depth(raw: bytes) -> None:
+    """Refuse JSON that nests deeper than 64, before any parser sees it.
+
+    Raises:
+        InvalidInputError: it does.
+    """
+    depth = 0
+    for token in _NESTING.finditer(raw):
+        mark = token[0][:1]
+        depth += (mark in b"[{") - (mark in b"]}")
+        if depth > _DEEPEST:
+            raise InvalidInputError(f"this JSON nests deeper than {_DEEPEST}; flatten it")
 
 
 def to_wire(record: msgspec.Struct) -> bytes:
@@ -63,8 +96,10 @@ def from_wire(raw: bytes, kind: type[Record]) -> Record:
         InvalidInputError: it is no such record.
     """
     try:
-        return msgspec.convert(msgspec.json.decode(raw), kind, strict=False)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        check_depth(raw)
+        # Straight into the type, so that a `msgspec.Raw` field keeps its bytes.
+        return msgspec.json.decode(raw, type=kind, strict=False)
+    except (msgspec.MsgspecError, UnicodeDecodeError, InvalidInputError) as error:
         raise InvalidInputError(f"this is no {kind.__name__}: {error}") from error
 
 
@@ -95,10 +130,8 @@ def _plain(value: Any, kind: Any, *, is_strict: bool = True) -> Any:  # noqa: AN
     if isinstance(value, tuple | list):
         inner = _arguments(kind)[0]
         return [_plain(item, inner, is_strict=is_strict) for item in value]
-    if is_strict and isinstance(value, str):
-        return _hexadecimal(value, kind)
     if value is None or isinstance(value, _PLAIN if is_strict else _PLAIN_ON_THE_WIRE):
-        return value
+        return _hexadecimal(value, kind) if is_strict and isinstance(value, str) else value
     raise InvalidInputError(f"a {type(value).__name__} has no canonical form: {value!r}")
 
 

@@ -53,6 +53,12 @@ class ConflictError(OpenLedgerError):
     code = "conflict"
 
 
+class NothingToSettleError(ConflictError):
+    """Every attributed receipt stands in an epoch already."""
+
+    code = "nothing_to_settle"
+
+
 class DuplicateError(ConflictError):
     """The same content was contributed before; the message names the first."""
 

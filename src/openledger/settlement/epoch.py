@@ -13,7 +13,7 @@ from openledger.core.errors import ConflictError
 from openledger.core.merkle import Proof, Tree
 from openledger.core.signing import Domain
 from openledger.core.types import Account, Digest, Wei
-from openledger.settlement.receipt import Receipt, leaf, verify_chain
+from openledger.settlement.receipt import CallReceipt, Receipt, leaf, verify_chain, verify_follows
 
 
 class Payout(msgspec.Struct, frozen=True):
@@ -43,13 +43,20 @@ class Claim(msgspec.Struct, frozen=True):
     proof: Proof
 
 
+class Before(msgspec.Struct, frozen=True):
+    """Where the gateway stood when the epoch began."""
+
+    last: CallReceipt | None = None  # of the epoch before; None for the first
+    cumulative: Mapping[Account, Wei] = {}
+
+
 def close(
     domain: Domain,
     payouts_contract: Account,
     receipts: Sequence[Receipt],
-    earlier: Mapping[Account, Wei],
+    before: Before,
 ) -> Epoch:
-    """Close an epoch over consecutive receipts; `earlier` is the cumulative table before it.
+    """Close an epoch over consecutive receipts, right after what was settled before.
 
     Invariant: `promised` grows by exactly `drawn`.
 
@@ -60,8 +67,9 @@ def close(
     if not receipts:
         raise ConflictError("an epoch needs at least one receipt; make a call first")
     calls = tuple(receipt.call.call for receipt in receipts)
+    verify_follows(domain, calls[0], before.last)
     verify_chain(domain, calls)
-    cumulative = {account: int(amount) for account, amount in earlier.items()}
+    cumulative = {account: int(amount) for account, amount in before.cumulative.items()}
     for receipt in receipts:
         for part in receipt.statement.body.parts:
             cumulative[part.account] = cumulative.get(part.account, 0) + part.amount

@@ -15,6 +15,8 @@ from openledger.core.types import Wei
 from openledger.settlement.price import TOKENS_PER_PRICE, Price, Terms, fee
 from openledger.settlement.voucher import Channel
 
+SETTLE_WITHIN_S = 86_400  # a call is settled within a day, in any case before its voucher expires
+
 
 class Ask(msgspec.Struct, frozen=True):
     """What the caller wants of one call."""
@@ -65,13 +67,14 @@ def hold(ask: Ask, terms: Terms, channel: Channel, purse: Purse, now_s: int) -> 
 
 
 def _check_conditions(channel: Channel, terms: Terms, now_s: int) -> None:
-    if now_s >= channel.expiry:
-        raise InsufficientBalanceError("the voucher has expired; sign a new one")
-    dearest = max(terms.price.input_1k, terms.price.output_1k)
+    if now_s + SETTLE_WITHIN_S >= channel.expiry:
+        # An expired voucher draws nothing, so a call must be settled before that.
+        raise InsufficientBalanceError("the voucher expires too soon; sign a new one")
+    dearest = max(terms.price.input_1k, terms.price.output_1k, terms.price.request)
     if dearest > channel.price_ceiling:
         raise NotAllowedError(
-            f"{dearest} wei per 1,000 tokens is above the ceiling {channel.price_ceiling} of this "
-            "key; choose another model or raise it"
+            f"{dearest} wei per 1,000 tokens or per request is above the ceiling "
+            f"{channel.price_ceiling} of this key; choose another model or raise it"
         )
     if terms.policy.data < channel.min_data_bps:
         raise NotAllowedError(

@@ -21,7 +21,7 @@ from openledger.core.signing import Domain, TypedRecord, digest_typed, sign_type
 from openledger.core.types import Account, Digest, ReceiptId, Wei, as_bytes
 from openledger.settlement.parts import Part, Roles, check_roles, fee_parts
 from openledger.settlement.price import Terms, fee
-from openledger.settlement.shares import Attribution, ClusterScore, Gain, shares
+from openledger.settlement.shares import Attribution, ClusterScore, Gain, check_scores, shares
 
 RECEIPT_VERSION = 1
 NO_PREVIOUS = Digest("0" * 64)
@@ -71,6 +71,16 @@ class AttributionStatement(TypedRecord, frozen=True):
     body: Digest
 
 
+class EpochRoot(TypedRecord, frozen=True):
+    """What a gateway says its epoch is; a checker without the chain holds it to that."""
+
+    solidity = {"first": "uint256", "size": "uint256", "root": "bytes32"}  # noqa: RUF012 - ClassVar
+
+    first: int
+    size: int
+    root: Digest
+
+
 class Gateway(msgspec.Struct, frozen=True):
     """Who signs receipts, and for which escrow."""
 
@@ -108,7 +118,7 @@ class Private(msgspec.Struct, frozen=True):
     prompt: str  # token ids, separated by blanks
     answer: str
     decoding: str  # canonical JSON
-    nonce: str
+    nonce: str  # nonce or seed | payer sequence at the start | release; its sha256 seeds sampling
 
     def salt(self, field: str) -> bytes:
         """The 32-byte salt of one field."""
@@ -293,14 +303,22 @@ def verify_statement(domain: Domain, signed: SignedCall, statement: SignedStatem
     verify_typed(domain, head, statement.signature, signed.call.gateway)
     if body.receipt_id != signed.body.receipt_id:
         raise VerificationError("call and statement have different receipt ids")
-    if tuple(m.release for m in body.members) != tuple(m.release for m in signed.body.mix):
-        raise VerificationError("the statement attributes other releases than answered")
+    _check_members(signed, body)
     if combine(body.members) != body.attribution:
         raise VerificationError("the shares do not follow from the scores")
     check_roles(body.roles, signed.call.gateway)
     policy = signed.body.terms.policy
     if fee_parts(signed.call.fee, policy, body.roles, body.attribution) != body.parts:
         raise VerificationError("the parts do not follow from fee, policy and shares")
+
+
+def _check_members(signed: SignedCall, body: StatementBody) -> None:
+    if tuple(m.release for m in body.members) != tuple(m.release for m in signed.body.mix):
+        raise VerificationError("the statement attributes other releases than answered")
+    for member, mixed in zip(body.members, signed.body.mix, strict=True):
+        if member.weight_ppb != mixed.weight_ppb:
+            raise VerificationError("call and statement weigh the mix differently")
+        check_scores(body.method, member.gain, member.clusters)
 
 
 def verify_chain(domain: Domain, calls: tuple[CallReceipt, ...]) -> None:

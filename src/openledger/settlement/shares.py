@@ -12,8 +12,12 @@ those of method version 1 (docs/protocol/attribution.md):
 
 import msgspec
 
+from openledger.core.errors import VerificationError
 from openledger.core.types import PARTS_PER_BILLION, Account, Share
 from openledger.settlement.split import apportion
+
+# The most that contributors can get of an answer, by version of the attribution method.
+CAP_PPB_OF_METHOD = {1: 900_000_000}
 
 
 class Gain(msgspec.Struct, frozen=True):
@@ -59,6 +63,22 @@ def data_share_ppb(gain: Gain) -> int:
 def is_paid(cluster: ClusterScore) -> bool:
     """Whether the cluster stands above its noise floor."""
     return cluster.score > cluster.floor
+
+
+def check_scores(method: int, gain: Gain, clusters: tuple[ClusterScore, ...]) -> None:
+    """Check that integers of a statement are such as the method can give.
+
+    Raises:
+        VerificationError: the cap is not the method's, or a cluster is not the sum of its
+            documents.
+    """
+    # A call that cost nothing is not scored: its gain is 0 whatever the cap.
+    if gain.over_base_micronats and gain.cap_ppb != CAP_PPB_OF_METHOD.get(method):
+        raise VerificationError(f"{gain.cap_ppb} is not the cap of attribution method {method}")
+    for cluster in clusters:
+        total = sum(document.score for document in cluster.documents)
+        if cluster.documents and total != cluster.score:
+            raise VerificationError(f"cluster {cluster.cluster} is not the sum of its documents")
 
 
 def shares(gain: Gain, clusters: tuple[ClusterScore, ...]) -> Attribution:

@@ -17,6 +17,7 @@ from openledger.storage.records.rows import every, first, held, insert_new, one,
 from openledger.storage.tables import jobs
 
 DEFAULT_ATTEMPTS = 8
+NEVER_DIES = 2**62  # attempts
 _FIRST_DELAY = 1_000_000
 _LONGEST_DELAY = 600_000_000
 

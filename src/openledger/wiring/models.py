@@ -2,19 +2,21 @@
 
 import os
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
+
 from openledger.attribution.attribute import Attributor
 from openledger.attribution.gradients import ProbedModel
 from openledger.attribution.state import load_state
+from openledger.chain.index.rows import StoredEvent
 from openledger.core.encoding import digest_of
-from openledger.core.errors import OpenLedgerError
+from openledger.core.errors import ChainUnavailableError, OpenLedgerError
 from openledger.core.ids import parse_receipt_id
-from openledger.core.types import Digest
+from openledger.core.types import Account, Digest
 from openledger.flows.data.obtain import obtain
 from openledger.flows.model.train.flow import Tell, train
 from openledger.flows.model.train.plan import Workshop, attribution_folder
@@ -29,18 +31,28 @@ from openledger.serving.embedded import EmbeddedEngine
 from openledger.serving.engine import AdapterRef
 from openledger.serving.engine import Config as EngineConfig
 from openledger.serving.runner import LlamaRunner, ResidentAdapter
+from openledger.storage import jobs
+from openledger.storage.database import Transaction
 from openledger.storage.jobs import Job
 from openledger.storage.records.model import releases, runs
 from openledger.storage.records.model.releases import Release
 from openledger.storage.records.model.runs import RunState
+from openledger.storage.records.money import calls
 from openledger.training.recipe import Precision, Recipe, best_precision
 from openledger.wiring.platform import now_us
 
 if TYPE_CHECKING:
     from openledger.wiring.platform import Platform
 
+log = structlog.get_logger()
+
 TINY = "tiny"
 TRAIN_JOB = "train"
+REFRESH_JOB = "refresh escrow"
+KEEP_PRIVATE_US = 14 * 86_400 * 1_000_000  # the dispute window, as long as a dispute may freeze
+_CHORES_EVERY_US = 1_000_000
+_ERASE_EVERY_US = 3_600 * 1_000_000
+_MOVES = ("Deposited", "ExitRequested", "Exited")
 _TINY_RECIPE = Recipe(last_layers=2, epochs=4)
 _MOST_SCORERS = 4  # releases kept ready for attribution
 
@@ -55,6 +67,7 @@ class Models:
         threads = platform.settings.models.threads or os.cpu_count() or 1
         use_threads(threads)
         self._threads = threads
+        self._next_chores = self._next_erasure = 0
         self.tell: Tell = lambda _: None  # who hears of a run's steps
 
     @cached_property
@@ -100,7 +113,11 @@ class Models:
         with self._platform.database.read() as transaction:
             served = releases.list_served(transaction)
         for release in served:
-            engine.load(self._ref(release))
+            try:
+                engine.load(self._ref(release))
+            except OpenLedgerError:
+                # One bad adapter must not keep the others from being served.
+                log.exception("release not served", release=release.full_name)
         return engine
 
     def serve(self, release: Release) -> None:
@@ -151,11 +168,6 @@ class Models:
     @property
     def workshop(self) -> Workshop:
         """What training needs."""
-        client = self._platform.chain.client
-        is_development = client.config.profile.is_development
-        mine: Callable[[], None] | None = (
-            (lambda: client.read("evm_mine")) if is_development else None
-        )
         return Workshop(
             database=self._platform.database,
             vault=self._platform.vault,
@@ -164,8 +176,6 @@ class Models:
             base=self.base,
             base_digest=self.base_digest,
             clock=now_us,
-            mine=mine,
-            sleep=time.sleep,
         )
 
     @property
@@ -182,11 +192,28 @@ class Models:
     @property
     def handlers(self) -> Mapping[str, Callable[[Job], None]]:
         """What the worker does, by kind of job."""
-        return {ATTRIBUTE_JOB: self._attribute, TRAIN_JOB: self._train}
+        return {
+            ATTRIBUTE_JOB: self._attribute,
+            TRAIN_JOB: self._train,
+            REFRESH_JOB: self._refresh,
+        }
 
     def chores(self) -> None:
-        """What the worker does between jobs: pump the outbox."""
-        self._platform.acts.outbox.pump()
+        """What the worker does between jobs: send, look for news, forget what is old."""
+        platform, now = self._platform, now_us()
+        if now < self._next_chores:
+            return
+        self._next_chores = now + _CHORES_EVERY_US
+        platform.acts.outbox.pump()
+        try:
+            platform.indexer.poll()
+        except ChainUnavailableError as error:
+            log.warning("chain is down", why=str(error))
+        platform.indexer.consume("escrow", _queue_refresh)
+        if now >= self._next_erasure:
+            self._next_erasure = now + _ERASE_EVERY_US
+            with platform.database.transaction() as transaction:
+                calls.erase_private(transaction, now - KEEP_PRIVATE_US)
 
     def close(self) -> None:
         """Stop what runs."""
@@ -195,6 +222,9 @@ class Models:
 
     def _attribute(self, job: Job) -> None:
         self.attribute.run(parse_receipt_id(job.key))
+
+    def _refresh(self, job: Job) -> None:
+        self._platform.fund.refresh(Account(job.payload.decode()))
 
     def _train(self, job: Job) -> None:
         with self._platform.database.read() as transaction:
@@ -209,3 +239,11 @@ class Models:
 
     def _ref(self, release: Release) -> AdapterRef:
         return AdapterRef(release.adapter, self._platform.home.adapter(release.adapter))
+
+
+def _queue_refresh(transaction: Transaction, event: StoredEvent) -> None:
+    """A payer's money in Escrow moved, perhaps by his own hand: look before serving on it."""
+    if event.event in _MOVES:
+        payer = str(event.fields()["payer"])
+        key = f"{payer}/{event.block_hash}/{event.log_index}"
+        jobs.enqueue(transaction, jobs.NewJob(REFRESH_JOB, key, payer.encode()), now_us())

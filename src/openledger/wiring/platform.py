@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 from openledger.chain import deployment, keys
 from openledger.chain.acts import Acts
 from openledger.chain.contracts import OPERATOR, Contracts, ContractSettings
+from openledger.chain.index.indexer import Indexer
 from openledger.chain.keys import Keyring
 from openledger.chain.outbox.outbox import Outbox
 from openledger.chain.relay import Relay
+from openledger.core.errors import InvalidInputError
 from openledger.core.types import Account
 from openledger.flows.data.contribute.submission import Intake
 from openledger.flows.data.create import CreateDatanet
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from openledger.wiring.models import Models
 
 TREASURY = "treasury"
+PUBLIC_DELAY_S = 3 * 86_400
 # Labels whose derived keys encrypt instead of signing.
 _HOME_KEY = "vault/home"
 _NETWORK_KEY = "vault/duplicates"
@@ -127,6 +130,11 @@ class Platform:
         return CheckIdentity(self.database, self.acts, self.gateway.account)
 
     @cached_property
+    def indexer(self) -> Indexer:
+        """What happened on the contracts, kept up by the worker."""
+        return Indexer(self.database, self.acts.contracts, now_us)
+
+    @cached_property
     def models(self) -> "Models":
         """Base model, training, serving and attribution; imports torch."""
         # Read once, when torch is first imported: threads that wait must sleep instead of spin.
@@ -137,11 +145,13 @@ class Platform:
         return Models(self)
 
     def account(self, label: str, kind: AccountKind, name: str) -> LocalAccount:
-        """An account of this home by its label, made when it is new."""
+        """An account of this home by its label, made when it is new; a known one keeps its name."""
         new = LocalAccount(self.keyring.account(label), label, kind, name, now_us())
         with self.database.transaction() as transaction:
-            accounts.add(transaction, new)
-            return accounts.by_label(transaction, label)
+            known = accounts.by_address(transaction, new.address)
+            if known is None:
+                accounts.add(transaction, new)
+            return known or new
 
 
 @contextmanager
@@ -201,7 +211,7 @@ def _acts(
 ) -> Acts:
     outbox = Outbox(database, chain.client, keyring, now_us, owner=_OUTBOX_OWNER)
     builder = deployment.Builder(chain.client, database, outbox, keyring)
-    delay = settings.chain.delay_s
+    delay = _delay_s(settings, chain)
     chosen = ContractSettings(
         identity_delay_s=delay,
         seed_delay_blocks=settings.chain.seed_delay_blocks,
@@ -213,3 +223,15 @@ def _acts(
     contracts = Contracts(chain.client, deployment.deploy(path, builder, chosen))
     outbox.relay = Relay(contracts, keyring, now_us)
     return Acts(database, contracts, outbox, settings.chain.confirm_timeout_s)
+
+
+def _delay_s(settings: Settings, chain: OpenChain) -> int:
+    """Public chains need time to object: without it a payer could leave before he is drawn on."""
+    chosen = settings.chain.delay_s
+    if chain.client.config.profile.is_development:
+        return chosen or 0
+    if chosen is not None and chosen < PUBLIC_DELAY_S:
+        raise InvalidInputError(
+            f"chain.delay_s is {chosen}; on a public chain it is at least {PUBLIC_DELAY_S}"
+        )
+    return chosen or PUBLIC_DELAY_S

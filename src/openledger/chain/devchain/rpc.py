@@ -13,7 +13,8 @@ from openledger import __version__
 from openledger.chain.devchain.evm import GAS_LIMIT, Call
 from openledger.chain.devchain.forms import Form, Json, quantity, text
 from openledger.chain.devchain.node import DevChain, LogFilter, RpcError
-from openledger.core.errors import OpenLedgerError
+from openledger.core.encoding import parse_json
+from openledger.core.errors import InvalidInputError, OpenLedgerError
 
 TIP = 1_000_000_000  # wei per gas suggested to senders, who have no competitors here
 _INVALID_REQUEST = -32600
@@ -45,8 +46,8 @@ def handle(chain: DevChain, request: object) -> dict[str, Any]:
 def handle_body(chain: DevChain, body: bytes) -> bytes:
     """Answer the body of an HTTP request: one JSON-RPC request or a batch of them."""
     try:
-        request = msgspec.json.decode(body)
-    except msgspec.DecodeError as error:
+        request = parse_json(body)
+    except InvalidInputError as error:
         return msgspec.json.encode(_answer(None, error=_error(_PARSE_ERROR, str(error))))
     if isinstance(request, list):
         return msgspec.json.encode([handle(chain, item) for item in request])

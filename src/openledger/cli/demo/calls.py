@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import httpx
 import msgspec
-from openai import OpenAI
+from openai import OpenAI, OpenAIError
 
 from openledger.cli.demo.script import Question
 from openledger.core.errors import UnavailableError
@@ -31,7 +31,17 @@ class Caller:
         self._client = OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
 
     def ask(self, model: str, question: Question, hear: Callable[[str], None]) -> Answer:
-        """Ask once; `hear` gets the pieces of a streamed answer."""
+        """Ask once; `hear` gets the pieces of a streamed answer.
+
+        Raises:
+            UnavailableError: the server refused or did not answer; the message says why.
+        """
+        try:
+            return self._ask(model, question, hear)
+        except OpenAIError as error:
+            raise UnavailableError(f"the call was not answered: {error}") from error
+
+    def _ask(self, model: str, question: Question, hear: Callable[[str], None]) -> Answer:
         if question.is_chat:
             return self._chat(model, question)
         if question.is_streamed:

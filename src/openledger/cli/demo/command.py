@@ -13,6 +13,7 @@ from openledger.cli.output import told
 if TYPE_CHECKING:
     from openledger.cli.demo.script import Act
 
+TINY_BASE = "tiny"
 _MARKER = "demo.json"
 
 
@@ -54,7 +55,7 @@ def _run(here: Context, started: float, acts: "list[Act]", *, is_left_running: b
             claims = story.claim()
             story.check()
             outcome = story.end(made[0], answers, claims)
-            here.output.talk(_next(here.home, answers[0].receipt))
+            here.output.talk(_next(here, answers[0].receipt))
             here.output.result(outcome, f"\nThe whole demo took {outcome.seconds:.0f} s.")
             if is_left_running:
                 here.output.talk(f"serving {server.url}/v1 with the key {key}; Ctrl-C stops")
@@ -75,9 +76,10 @@ def _home_of(here: Context, *, is_tiny: bool) -> Context:
 
     flags = {section: dict(fields) for section, fields in here.flags.items()}
     if here.settings.home.path == HomeSettings().path:
-        flags["home"] = {**flags.get("home", {}), "path": HomeSettings().path + "-demo"}
+        name = "-demo-tiny" if is_tiny else "-demo"
+        flags["home"] = {**flags.get("home", {}), "path": HomeSettings().path + name}
     if is_tiny:
-        flags["models"] = {"base": "tiny"}
+        flags["models"] = {"base": TINY_BASE}
     return Context(flags=flags, as_json=here.as_json, is_quiet=here.is_quiet or here.as_json)
 
 
@@ -97,10 +99,12 @@ def _prepare_home(home: Path, *, is_fresh: bool) -> None:
         marker.write_text("{}\n")
 
 
-def _next(home: Path, receipt: str) -> str:
-    option = f"--home {home}"
+def _next(here: Context, receipt: str) -> str:
+    option = f"--home {here.home}"
+    is_tiny = here.settings.models.base == TINY_BASE
+    before = "\n  export OPENLEDGER_MODELS__BASE=tiny" if is_tiny else ""
     return f"""
-What to try next:
+What to try next:{before}
   openledger {option} receipt show {receipt} --bundle receipt.json
   openledger {option} epoch show --anchors anchors.json
   openledger --home $(mktemp -d) receipt verify receipt.json --anchors anchors.json

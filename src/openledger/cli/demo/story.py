@@ -13,7 +13,12 @@ import msgspec
 from openledger.cli.demo.calls import Caller
 from openledger.cli.demo.script import Act, Question
 from openledger.cli.output import Output, open_amount, percent, printable, table
-from openledger.core.errors import ConflictError, UnavailableError, VerificationError
+from openledger.core.errors import (
+    ConflictError,
+    NothingToSettleError,
+    UnavailableError,
+    VerificationError,
+)
 from openledger.core.types import WEI_PER_OPEN, Account, Wei
 from openledger.flows.model.train.flow import Metrics, Step
 from openledger.flows.money.identity import Identity
@@ -137,7 +142,7 @@ class Story:
         with self.stage("settle", "Settle the epoch on chain"):
             try:
                 made = epochs.settle(self._platform, Nothing())
-            except ConflictError:  # an earlier run settled all of them
+            except NothingToSettleError:  # an earlier run settled all of them
                 made = epochs.show(self._platform, epochs.Which())
             self._output.talk(
                 f"   epoch {made.number}: {made.size} receipts, "

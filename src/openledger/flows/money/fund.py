@@ -14,7 +14,7 @@ from openledger.chain.acts import Acts
 from openledger.chain.keys import Keyring
 from openledger.chain.outbox.faucet import give
 from openledger.chain.outbox.rows import op_id
-from openledger.core.encoding import encode
+from openledger.core.encoding import decode, encode
 from openledger.core.errors import InsufficientBalanceError, InvalidInputError
 from openledger.core.types import Account, Digest, Wei
 from openledger.settlement.voucher import Channel, channel_id, sign_voucher
@@ -24,6 +24,7 @@ from openledger.storage.records.money import balances
 
 NO_LIMIT = Wei(2**127)
 _YEAR_S = 366 * 86_400
+_RENEW_S = 30 * 86_400  # a voucher with less time left is replaced at the next deposit
 
 
 class EscrowView(msgspec.Struct, frozen=True):
@@ -58,7 +59,7 @@ class Fund:
         with self.database.transaction() as transaction:
             outbox, contracts = self.acts.outbox, self.acts.contracts
             op = give(transaction, outbox, contracts, account, amount, name)
-        self.acts.confirm([op])
+        self.acts.confirm_again([op])
 
     def deposit(self, payer: LocalAccount, amount: Wei, name: str) -> balances.Position:
         """Deposit for calls at this gateway, and raise the voucher to all deposits; once per name.
@@ -129,7 +130,9 @@ class Fund:
 
     def _channel(self, has: balances.Position, payer: Account, now: int) -> Channel:
         if has.voucher is not None:
-            return msgspec.convert(msgspec.json.decode(has.voucher.channel), Channel, strict=False)
+            channel = decode(has.voucher.channel, Channel)
+            if channel.expiry > now // 1_000_000 + _RENEW_S:
+                return channel
         return Channel(
             payer=payer,
             gateway=self.gateway,

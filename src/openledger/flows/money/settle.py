@@ -14,11 +14,12 @@ from openledger.chain.acts import Acts
 from openledger.chain.contracts import Write
 from openledger.chain.outbox.rows import op_id
 from openledger.core.encoding import decode
-from openledger.core.errors import ConflictError
+from openledger.core.errors import NothingToSettleError
 from openledger.core.merkle import Tree
 from openledger.core.types import Account
-from openledger.settlement.epoch import close, receipt_tree
+from openledger.settlement.epoch import Before, close, receipt_tree
 from openledger.settlement.receipt import (
+    CallReceipt,
     Receipt,
     SignedCall,
     SignedStatement,
@@ -26,7 +27,7 @@ from openledger.settlement.receipt import (
     verify_statement,
 )
 from openledger.settlement.voucher import Channel
-from openledger.storage.database import Database
+from openledger.storage.database import Database, Transaction
 from openledger.storage.records.money import balances, calls, epochs
 
 # Escrow takes this many payers in one settlement; more payers make more epochs.
@@ -54,7 +55,7 @@ class Settle:
         """Finish the open epoch, or close the next one and finish it.
 
         Raises:
-            ConflictError: no receipt waits to be settled.
+            NothingToSettleError: no receipt waits to be settled.
             VerificationError: a stored receipt does not hold.
             ChainUnavailableError: the chain is down; run it again, nothing is lost.
         """
@@ -65,29 +66,33 @@ class Settle:
         return self._finish(newest)
 
     def _close(self) -> epochs.Epoch:
-        with self.database.transaction() as transaction:
+        # Checking thousands of signatures takes a while: nobody's call waits for it.
+        with self.database.read() as transaction:
             first = epochs.next_first(transaction, self.gateway)
             pairs = fitting(list(calls.pairs(transaction, self.gateway, first, MOST_RECEIPTS)))
-            if not pairs:
-                raise ConflictError("no attributed receipt waits to be settled; make a call first")
-            earlier = epochs.earned_so_far(transaction, self.gateway)
-            domain = self.acts.contracts.domain("Escrow")
-            receipts = [_receipt(pair) for pair in pairs]
-            for receipt in receipts:
-                verify_call(domain, receipt.call)
-                verify_statement(domain, receipt.call, receipt.statement)
-            payouts = self.acts.contracts.deployment.payouts
-            made = close(domain, payouts, receipts, earlier)
-            new = epochs.NewEpoch(
-                gateway=self.gateway,
-                first=made.first,
-                size=made.size,
-                root=made.root,
-                drawn=made.drawn,
-                payouts_root=made.payouts_root,
-                promised=made.promised,
+            before = Before(
+                last=_last_before(transaction, self.gateway, first),
+                cumulative=epochs.earned_so_far(transaction, self.gateway),
             )
-            earned = [(payout.account, payout.cumulative) for payout in made.payouts]
+        if not pairs:
+            raise NothingToSettleError("no attributed receipt waits to be settled; make a call")
+        domain = self.acts.contracts.domain("Escrow")
+        receipts = [_receipt(pair) for pair in pairs]
+        for receipt in receipts:
+            verify_call(domain, receipt.call)
+            verify_statement(domain, receipt.call, receipt.statement)
+        made = close(domain, self.acts.contracts.deployment.payouts, receipts, before)
+        new = epochs.NewEpoch(
+            gateway=self.gateway,
+            first=made.first,
+            size=made.size,
+            root=made.root,
+            drawn=made.drawn,
+            payouts_root=made.payouts_root,
+            promised=made.promised,
+        )
+        earned = [(payout.account, payout.cumulative) for payout in made.payouts]
+        with self.database.transaction() as transaction:
             return epochs.close(transaction, new, earned, self.clock())
 
     def _finish(self, epoch: epochs.Epoch) -> epochs.Epoch:
@@ -100,9 +105,17 @@ class Settle:
         order = list(states)
         for state, make in steps:
             if order.index(epoch.state) < order.index(state):
+                if state is states.ACTIVE and self._must_wait():
+                    return epoch
                 self.acts.perform({op_id(state.value, self.gateway, epoch.number): make(epoch)})
                 epoch = self._note(epoch, state)
         return epoch
+
+    def _must_wait(self) -> bool:
+        """Whether the time in which a proposal can be vetoed still runs."""
+        contracts = self.acts.contracts
+        ready_at = contracts.read(_Pending, "Payouts", "pending", self.gateway).ready_at
+        return ready_at > contracts.client.newest().timestamp
 
     def _note(self, epoch: epochs.Epoch, state: epochs.EpochState) -> epochs.Epoch:
         active = state is epochs.EpochState.ACTIVE
@@ -155,6 +168,17 @@ class Settle:
 
     def _activate_write(self, _epoch: epochs.Epoch) -> Write:
         return self.acts.contracts.write("Payouts", "activate", self.gateway)
+
+
+class _Pending(msgspec.Struct, frozen=True):
+    ready_at: int  # unix seconds; 0: no proposal waits
+
+
+def _last_before(transaction: Transaction, gateway: Account, first: int) -> CallReceipt | None:
+    if first == balances.FIRST_SEQUENCE:
+        return None
+    row = next(calls.in_order(transaction, gateway, first - 1))
+    return decode(row.record, SignedCall).call
 
 
 def _receipt(pair: calls.Pair) -> Receipt:

@@ -11,11 +11,12 @@ from openledger.core.encoding import decode, encode, salted_digest
 from openledger.core.errors import InvalidInputError, VerificationError
 from openledger.core.merkle import Proof
 from openledger.core.merkle import verify as verify_proof
-from openledger.core.signing import Domain
+from openledger.core.signing import Domain, verify_typed
 from openledger.core.types import Account, Digest, ReceiptId, Wei, is_canonical
 from openledger.settlement.receipt import (
     NO_PREVIOUS,
     CallReceipt,
+    EpochRoot,
     PrivateDigests,
     Receipt,
     leaf,
@@ -35,6 +36,7 @@ class EpochProof(msgspec.Struct, frozen=True):
     first: int
     root: Digest
     proof: Proof
+    signature: str  # the gateway's, over `EpochRoot`
 
 
 class Opening(msgspec.Struct, frozen=True):
@@ -61,6 +63,7 @@ class Anchors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chain_id: int
     escrow: Account
     gateway: Account
+    payouts: Account | None = None  # whose address is the commons account
     epoch_root: Digest | None = None
     epoch_first: int | None = None
     epoch_size: int | None = None
@@ -93,7 +96,7 @@ def verify_bundle(raw: bytes, anchors: Anchors | None) -> Report:
     call = bundle.receipt.call.call
     domain = Domain(call.chain_id, call.escrow)
     if anchors is not None:
-        _check_anchors(call, anchors)
+        _check_anchors(bundle.receipt, anchors)
         domain = Domain(anchors.chain_id, anchors.escrow)
     verify_call(domain, bundle.receipt.call)
     _check_previous(domain, bundle)
@@ -133,13 +136,17 @@ def read_anchors(raw: bytes) -> Anchors:
         raise InvalidInputError(f"this is no anchors file: {error}") from error
 
 
-def _check_anchors(call: CallReceipt, anchors: Anchors) -> None:
+def _check_anchors(receipt: Receipt, anchors: Anchors) -> None:
+    call = receipt.call.call
     stated = (call.chain_id, call.escrow, call.gateway)
     known = (anchors.chain_id, anchors.escrow, anchors.gateway)
     if stated != known:
         raise VerificationError(
             f"the receipt names chain, escrow and gateway {stated}, the anchors {known}"
         )
+    commons = receipt.statement.body.roles.commons
+    if anchors.payouts not in (None, commons):
+        raise VerificationError(f"the receipt sends commons' money to {commons}, no commons")
 
 
 def _check_previous(domain: Domain, bundle: Bundle) -> None:
@@ -161,6 +168,9 @@ def _check_epoch(
     if epoch.proof.index != sequence - epoch.first:
         raise VerificationError("the receipt stands at another place of its epoch")
     verify_proof(leaf(domain, bundle.receipt), epoch.proof, epoch.root)
+    # The root alone does not bind the size: one path can fit trees of several sizes.
+    stated_root = EpochRoot(epoch.first, epoch.proof.size, epoch.root)
+    verify_typed(domain, stated_root, epoch.signature, bundle.receipt.call.call.gateway)
 
 
 def _check_opening(receipt: Receipt, opening: Opening) -> None:

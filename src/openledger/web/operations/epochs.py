@@ -109,6 +109,7 @@ def anchors(platform: Platform, epoch: rows.Epoch | None) -> Anchors:
         chain_id=contracts.client.chain_id,
         escrow=contracts.deployment.escrow,
         gateway=platform.gateway.account,
+        payouts=contracts.deployment.payouts,
     )
     if epoch is None or epoch.state is rows.EpochState.CLOSED:
         return plain

@@ -121,7 +121,10 @@ def start(platform: Platform, new: NewRun) -> RunView:
     )
     run = begin(platform.models.workshop, order)
     with platform.database.transaction() as transaction:
-        jobs.enqueue(transaction, jobs.NewJob(TRAIN_JOB, run.id, run.id.encode()), now_us())
+        new_job = jobs.NewJob(TRAIN_JOB, run.id, run.id.encode())
+        job = jobs.enqueue(transaction, new_job, now_us())
+        if job.state is jobs.JobState.DEAD:
+            jobs.revive(transaction, job.id, now_us())
     return _run_view(run)
 
 

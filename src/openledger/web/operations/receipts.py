@@ -7,12 +7,14 @@ import msgspec
 from openledger.core.encoding import decode
 from openledger.core.errors import ConflictError
 from openledger.core.ids import parse_receipt_id
+from openledger.core.signing import sign_typed
 from openledger.core.types import Account, Digest, ReceiptId, Wei
-from openledger.flows.money.verify import PAYER, Bundle, EpochProof, Opening, pack
+from openledger.flows.money.verify import BUNDLE_VERSION, PAYER, Bundle, EpochProof, Opening, pack
 from openledger.settlement.epoch import receipt_tree
 from openledger.settlement.parts import DATA
 from openledger.settlement.receipt import (
     CallReceipt,
+    EpochRoot,
     Private,
     PrivateDigests,
     Receipt,
@@ -26,7 +28,6 @@ from openledger.web.operations.operation import Operation
 from openledger.wiring.platform import Platform
 
 PENDING = "pending attribution"
-_BUNDLE_VERSION = 1
 
 
 class ShowReceipt(msgspec.Struct, frozen=True):
@@ -115,7 +116,7 @@ def _bundle(
         proof = None if epoch is None else _proof(platform, transaction, epoch, call)
     return pack(
         Bundle(
-            version=_BUNDLE_VERSION,
+            version=BUNDLE_VERSION,
             receipt=_receipt(pair),
             previous=previous,
             epoch=proof,
@@ -137,7 +138,13 @@ def _proof(
     pairs = calls.pairs(transaction, call.gateway, epoch.first, epoch.size)
     domain = platform.acts.contracts.domain("Escrow")
     tree = receipt_tree(domain, [_receipt(pair) for pair in pairs])
-    return EpochProof(epoch.first, epoch.root, tree.prove(call.gateway_sequence - epoch.first))
+    root = EpochRoot(epoch.first, epoch.size, epoch.root)
+    return EpochProof(
+        first=epoch.first,
+        root=epoch.root,
+        proof=tree.prove(call.gateway_sequence - epoch.first),
+        signature=sign_typed(domain, root, platform.gateway.private_key),
+    )
 
 
 def _receipt(pair: calls.Pair) -> Receipt:

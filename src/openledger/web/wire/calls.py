@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
+from openledger.core.encoding import check_depth
 from openledger.core.errors import InvalidInputError
 from openledger.web.inference import InferenceRequest, Message, Payer
 from openledger.web.wire.money import from_open
@@ -133,6 +134,7 @@ def parse_completion(raw: bytes, payer: Payer, max_cost: str | None) -> ParsedCa
 
 
 def _decode(raw: bytes, kind: type[Body]) -> tuple[Body, tuple[str, ...]]:
+    check_depth(raw)
     try:
         fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
         _refuse(fields)

@@ -38,7 +38,9 @@ from openledger.training.split import Split, split_by_key
 from openledger.training.task import FineTuned, Progress, Task, Watch
 
 BUILDING = "building attribution"
-_SEED_TIMEOUT_BLOCKS = 250  # block hashes reach no further back
+_SEED_TIMEOUT_S = 600.0
+_MOST_DRAWS = 4
+_NO_SEED = Digest("0" * 64)
 
 
 class Metrics(msgspec.Struct, frozen=True):
@@ -170,29 +172,34 @@ def _begin(shop: Workshop, run: Run) -> Run:
         versions,
         acting=builder.label,
     )
-    began = shop.acts.perform({op_id("begin", run.op): write})[0]
+    shop.acts.perform({op_id("begin", run.op): write})
     number = contracts.read(int, "Models", "run_of", run.builder, run.op)
-    _await_seed_block(shop, began.block or 0)
-    draw = contracts.write("Models", "draw_seed", number)
-    shop.acts.perform({op_id("draw", run.op): draw})
-    seed = Digest(str(contracts.call("Models", "seed_of", number)))
+    seed = _drawn_seed(shop, run, number)
     with shop.database.transaction() as transaction:
         return runs.begin(transaction, run.id, number, seed, shop.clock())
 
 
-def _await_seed_block(shop: Workshop, begun: int) -> None:
-    """The seed comes from a block that did not exist when the run began."""
+class _OnChain(msgspec.Struct, frozen=True):
+    seed_block: int
+    retargets: int
+    seed: Digest
+
+
+def _drawn_seed(shop: Workshop, run: Run, number: int) -> Digest:
+    """The seed, from a block that did not exist when the run began.
+
+    Whoever comes later than 256 blocks after that block finds its hash gone; the contract then
+    aims at a new block, and the draw is made again.
+    """
     contracts = shop.acts.contracts
-    wanted = begun + contracts.deployment.settings.seed_delay_blocks + 1
-    pause = contracts.client.config.profile.block_time_s
-    for _ in range(_SEED_TIMEOUT_BLOCKS):
-        if contracts.client.height() >= wanted:
-            return
-        if shop.mine is not None:
-            shop.mine()
-        else:
-            shop.sleep(pause)
-    raise ChainUnavailableError(f"the chain did not reach block {wanted}; start the run again")
+    for _ in range(_MOST_DRAWS):
+        found = contracts.read(_OnChain, "Models", "runs", number)
+        if found.seed != _NO_SEED:
+            return found.seed
+        contracts.client.reach(found.seed_block + 1, _SEED_TIMEOUT_S)
+        draw = contracts.write("Models", "draw_seed", number)
+        shop.acts.perform({op_id("draw", run.op, found.retargets): draw})
+    raise ChainUnavailableError(f"run {number} missed its seed block too often; start it again")
 
 
 def _report(shop: Workshop, run: Run, tell: Tell, seen: Progress) -> None:

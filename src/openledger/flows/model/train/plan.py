@@ -66,8 +66,6 @@ class Workshop(msgspec.Struct, frozen=True):
     base: Callable[[Precision], BaseModel]  # loaded once per precision
     base_digest: Digest
     clock: Callable[[], int]  # microseconds since 1970
-    mine: Callable[[], None] | None  # makes a block; development chains only
-    sleep: Callable[[float], None]
 
 
 class Order(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from openledger.core.errors import OpenLedgerError, UnavailableError
+from openledger.core.errors import UnavailableError
 from openledger.flows.money.infer.charge import Ending, charge
 from openledger.flows.money.infer.prepare import prepare
 from openledger.flows.money.infer.request import (
@@ -59,10 +59,10 @@ def start(desk: Desk, request: CallRequest) -> "Inference | Replay":
     )
     try:
         stream = desk.engine.submit(generation)
-    except OpenLedgerError:
+    except Exception:  # nothing was handed out: money and key are free again
         with desk.database.transaction() as transaction:
             balances.release_hold(transaction, prepared.receipt, desk.clock())
-            key = request.reservation()
+            key = request.reservation(desk.sealer)
             if key is not None:
                 idempotency.give_up(transaction, key)
         raise
@@ -105,7 +105,7 @@ class Inference:
                     self._stream.cancel()
                     break
             rest = scanner.push(detokenizer.finish()) + scanner.finish()
-        except OpenLedgerError:
+        except Exception:  # whatever broke, it was ours: the caller pays nothing
             self._close(Ending([], "", "error", refund="engine_fault"))
             raise
         finish = "stop" if scanner.is_stopped else self._stream.usage().finish.value

@@ -58,7 +58,10 @@ def charge(desk: Desk, prepared: Prepared, ending: Ending) -> CallResult:
             private=desk.sealer.seal(prepared.receipt, encode(private)),
         )
         calls.append(transaction, new, now)
-        job = jobs.NewJob(ATTRIBUTE_JOB, prepared.receipt, prepared.receipt.encode())
+        # One receipt without its statement would hold up every later payout: it never gives up.
+        job = jobs.NewJob(
+            ATTRIBUTE_JOB, prepared.receipt, prepared.receipt.encode(), jobs.NEVER_DIES
+        )
         jobs.enqueue(transaction, job, now)
         result = CallResult(
             receipt_id=prepared.receipt,
@@ -74,7 +77,7 @@ def charge(desk: Desk, prepared: Prepared, ending: Ending) -> CallResult:
 
 
 def _remember(transaction: Transaction, desk: Desk, prepared: Prepared, result: CallResult) -> None:
-    key = prepared.request.reservation()
+    key = prepared.request.reservation(desk.sealer)
     if key is None:
         return
     if result.refund is not None:

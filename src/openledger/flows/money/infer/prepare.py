@@ -53,8 +53,8 @@ def prepare(desk: Desk, request: CallRequest) -> Prepared | StoredAnswer:
         made = hold(ask, terms, channel, purse, now // _SECOND_US)
         book = balances.payer_book(transaction, desk.gateway.account, request.payer)
         # Checked before the money is held: a wrong temperature must not leave a hold behind.
-        seed = sha256(f"{nonce}|{book.next_sequence}|{release.number}".encode()).digest()
-        sampling = _sampling(request.decoding, seed)
+        basis = f"{nonce}|{book.next_sequence}|{release.number}"
+        sampling = _sampling(request.decoding, sha256(basis.encode()).digest())
         new = balances.NewHold(
             receipt=receipt,
             gateway=desk.gateway.account,
@@ -72,7 +72,7 @@ def prepare(desk: Desk, request: CallRequest) -> Prepared | StoredAnswer:
         terms=terms,
         prompt_ids=prompt_ids,
         hold=made,
-        nonce=nonce,
+        nonce=basis,
         sampling=sampling,
         started_us=now,
     )
@@ -81,7 +81,7 @@ def prepare(desk: Desk, request: CallRequest) -> Prepared | StoredAnswer:
 def _answered(
     transaction: Transaction, desk: Desk, request: CallRequest, now: int
 ) -> StoredAnswer | None:
-    key = request.reservation()
+    key = request.reservation(desk.sealer)
     if key is None:
         return None
     stored = idempotency.reserve(transaction, key, now, desk.config.hold_s * _SECOND_US)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from openledger.core.encoding import digest_of
+from openledger.core.encoding import encode
 from openledger.core.types import Account, ReceiptId, Wei
 from openledger.lm.tokenizer import ChatMessage, Tokenizer
 from openledger.serving.engine import Engine
@@ -58,12 +58,19 @@ class CallRequest(msgspec.Struct, frozen=True):
     nonce: str | None = None  # the client's nonce or seed; None: drawn here
     idempotency_key: str | None = None  # the same key and request are one call, charged once
 
-    def reservation(self) -> Request | None:
-        """The key under which storage remembers this call."""
+    def reservation(self, sealer: Sealer) -> Request | None:
+        """The key under which storage remembers this call, with a keyed digest of what it asks.
+
+        Which API key pays, its caps and streaming do not make it another call.
+        """
         if self.idempotency_key is None:
             return None
-        bare = msgspec.structs.replace(self, is_streamed=False)
-        return Request(f"calls/{self.payer}", self.idempotency_key, digest_of(bare))
+        asked = msgspec.structs.replace(
+            self, is_streamed=False, api_key=None, key_daily_cap=None, key_total_cap=None
+        )
+        return Request(
+            f"calls/{self.payer}", self.idempotency_key, sealer.mark("request", encode(asked))
+        )
 
 
 class CallResult(msgspec.Struct, frozen=True):
