@@ -51,6 +51,7 @@ PRICE = Price(Wei(10**15), Wei(5 * 10**15), Wei(10**14))
 ADAPTER = Digest(sha256(b"adapter").hexdigest())
 BASE = Digest("b" * 64)
 _CONTEXT = 256
+_METRICS = b'{"base_perplexity":42.5,"perplexity":13.5,"held_out_tokens":340,"contributors":4}'
 
 
 def settings(home: Path) -> Settings:
@@ -141,7 +142,7 @@ def trained(platform: Platform, name: str) -> Run:
         run = runs.create(transaction, new, now_us())
         runs.begin(transaction, run.id, number, Digest("5" * 64), now_us())
         runs.advance(transaction, run.id, RunState.TRAINING, now_us())
-        return runs.finish(transaction, run.id, ADAPTER, b"{}", now_us())
+        return runs.finish(transaction, run.id, ADAPTER, _METRICS, now_us())
 
 
 def offer(run: Run, name: str = "tiny-tunes") -> Offer:

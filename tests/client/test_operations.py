@@ -97,5 +97,5 @@ def test_something_else_than_openledger_is_told_apart(url: str) -> None:
 
 
 def test_a_server_that_is_gone_is_named() -> None:
-    with pytest.raises(UnavailableError, match="127.0.0.1:9 does not answer"):
+    with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:9 does not answer"):
         ask("http://127.0.0.1:9")

@@ -13,7 +13,7 @@ from openledger.datanet.extract import Config as ExtractConfig
 from openledger.datanet.extract import File
 from openledger.flows.data.contribute.flow import contribute
 from openledger.flows.data.contribute.submission import Outcome, Submission
-from openledger.storage.blobs import full_disk
+from openledger.storage.blobs import FolderBlobs, full_disk
 from openledger.storage.records.data import contributions, texts
 from openledger.storage.records.data.accounts import AccountKind
 from openledger.storage.records.data.contributions import ContributionState
@@ -172,28 +172,19 @@ def test_the_chain_may_go_down_at_every_request_and_the_end_is_the_same(
     assert market.acts.outbox.pump().waiting == 0
 
 
-class FullBlobs:
-    """A disk without room, until somebody frees some."""
-
-    def __init__(self, market: Platform) -> None:
-        self._market = market
+class FullBlobs(FolderBlobs):
+    """A disk without room."""
 
     def put(self, content: bytes) -> Digest:
         with full_disk():
             raise OSError(errno.ENOSPC, "No space left on device")
-
-    def get(self, name: Digest) -> bytes:
-        raise AssertionError(name)
-
-    has = delete = get
-    names = None
 
 
 def test_a_full_disk_loses_nothing_and_the_same_again_goes_on(market: Platform) -> None:
     key = market.keyring.private_key("vault/home")
     anna = market.account("user/anna", AccountKind.USER, "Anna")
     submission = Submission(anna, (File("key.abc", TUNE.encode()),), LICENCE)
-    full = msgspec.structs.replace(market.intake, vault=Vault(FullBlobs(market), key))
+    full = msgspec.structs.replace(market.intake, vault=Vault(FullBlobs(market.home.blobs), key))
     owner = fair.operator(market)
 
     with pytest.raises(StorageFullError, match="disk is full"):

@@ -1,0 +1,238 @@
+"""The commands as users type them: results on stdout, one sentence and an exit code for errors."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from openledger.cli.main import app
+from openledger.storage.home import Home
+from tests import market as fair
+
+HEAVY = ("torch", "transformers", "web3", "sqlalchemy", "eth", "fastapi")
+MONEY = ("wallet", "deposited", "free", "earned", "claimable", "claimed")
+
+
+@pytest.fixture
+def home(market_home: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(market_home, tmp_path / "home"))
+
+
+def run(home: Path, *arguments: str) -> Result:
+    environment = {
+        "OPENLEDGER_HOME__CACHE": str(home.parent / "cache"),
+        "OPENLEDGER_MODELS__BASE": "tiny",
+    }
+    options = ["--home", str(home), "--json"]
+    return CliRunner().invoke(app, [*options, *arguments], env=environment)
+
+
+def told(home: Path, *arguments: str) -> dict[str, object]:
+    """What a command that succeeds says with --json."""
+    result = run(home, *arguments)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def refusal(home: Path, *arguments: str) -> tuple[int, str]:
+    """Exit code and message of a command that fails."""
+    result = run(home, *arguments)
+    error = json.loads(result.stdout)["error"]
+    assert error["message"] in result.stderr
+    return result.exit_code, error["message"]
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['openledger', '--help']\n"
+        "from openledger.cli.main import run\n"
+        "try: run()\nexcept SystemExit: pass\n"
+        f"print('HEAVY', [m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    began = time.monotonic()
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    seconds = time.monotonic() - began
+
+    assert "HEAVY []" in found.stdout
+    assert "Start with: openledger demo" in found.stdout
+    assert seconds < 1.5
+
+
+def test_the_version_is_printed() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", CliRunner().invoke(app, ["--version"]).stdout)
+
+
+def test_wallets_speak_json_with_money_as_decimal_strings(home: Path) -> None:
+    made = told(home, "wallet", "new", "alice")
+    has = told(home, "wallet", "deposit", "alice", "1.5", "--faucet")
+    every = told(home, "wallet", "balance")
+    accounts = every["accounts"]
+
+    assert made["label"] == "user/alice"
+    assert has["deposited"] == has["free"] == "1500000000000000000"
+    assert isinstance(accounts, list)
+    assert all(isinstance(one[name], str) for one in accounts for name in MONEY)
+    assert told(home, "wallet", "claim") == {"paid": [], "total": "0"}
+
+
+def test_keys_are_made_and_revoked(home: Path) -> None:
+    key = told(home, "wallet", "key", "dev", "--daily-cap", "0.5")
+
+    assert str(key["key"]).startswith(str(key["prefix"]))
+    assert told(home, "wallet", "revoke", str(key["prefix"])) == {}
+    assert refusal(home, "wallet", "revoke", "sk-ol-nobody")[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("datanet", "show", "tiny-tunse"), 3, "tiny-tunes"),
+        (("datanet", "verify", "none"), 3, "none"),
+        (("model", "show", "openledger/tiny-tune"), 3, "tiny-tunes"),
+        (("model", "show", "no name"), 2, ""),
+        (("run", "watch", "tiny-tuns"), 3, "tiny-tunes"),
+        (("wallet", "balance", "devv"), 3, "dev"),
+        (("wallet", "deposit", "dev", "much"), 2, "no amount"),
+        (("wallet", "deposit", "dev", "-1"), 2, ""),
+        (("wallet", "deposit", "dev", "0"), 2, "more than 0"),
+        (("wallet", "deposit", "dev", "1000000"), 5, "get some first"),
+        (("receipt", "show", "rcp_none"), 2, ""),
+        (("receipt", "verify", "/no/such/file"), 3, "there is no file"),
+        (("epoch", "show"), 3, "no epoch is settled"),
+        (("epoch", "show", "7"), 3, "epoch 7"),
+        (("epoch", "settle"), 1, "make a call"),
+        (("datanet", "add", "tiny-tunes", "/no/such/file", "--as", "dev"), 3, "no file"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_exit_code(
+    home: Path, arguments: tuple[str, ...], status: int, message: str
+) -> None:
+    if "-1" in arguments:
+        assert run(home, *arguments).exit_code == status  # Typer itself takes it for an option
+        return
+    found, said = refusal(home, *arguments)
+
+    assert found == status
+    assert message in said
+
+
+def test_files_are_added_or_refused_with_a_reason(home: Path, tmp_path: Path) -> None:
+    good, empty = tmp_path / "note.txt", tmp_path / "empty.txt"
+    good.write_text("The ferry leaves at noon, and the piper plays a slow air for those who wait.")
+    empty.write_bytes(b"")
+    add = ("datanet", "add", "tiny-tunes", "--as", "dev", "--licence", "CC0-1.0")
+    made = told(home, *add, str(good))
+
+    assert made["state"] == "approved"
+    assert told(home, *add, str(good))["id"] == made["id"]
+    assert refusal(home, *add, str(empty)) == (
+        2,
+        "refused: empty.txt is empty (0 bytes): give a file with text",
+    )
+    assert refusal(home, *add, "--claim", "thief", str(good))[0] == 2
+
+
+def test_datanets_are_created_listed_shown_and_verified(home: Path) -> None:
+    create = ("datanet", "create", "sea", "--description", "Songs of the sea.")
+    made = told(home, *create, "--licence", "CC0-1.0")
+    listed = told(home, "datanet", "list")["datanets"]
+
+    assert made["number"] == 2
+    assert isinstance(listed, list)
+    assert [one["name"] for one in listed] == ["tiny-tunes", "sea"]
+    assert told(home, "datanet", "verify", "tiny-tunes")["contributions"] == 4
+    assert len(str(told(home, "datanet", "show", "tiny-tunes")["head"])) == 64
+
+
+def test_a_damaged_blob_fails_verification(home: Path) -> None:
+    blob = max((one for one in Home(home).blobs.rglob("*") if one.is_file()), key=str)
+    raw = bytearray(blob.read_bytes())
+    raw[-1] ^= 1
+    blob.write_bytes(bytes(raw))
+
+    assert refusal(home, "datanet", "verify", "tiny-tunes")[0] == 6
+
+
+def test_models_and_runs_are_listed_shown_and_deprecated(home: Path) -> None:
+    models = told(home, "model", "list")["releases"]
+    shown = told(home, "model", "show", "openledger/tiny-tunes")
+    runs = told(home, "run", "list")["runs"]
+
+    assert isinstance(models, list)
+    assert isinstance(runs, list)
+    assert [one["name"] for one in models] == [shown["name"]] == ["openledger/tiny-tunes@1"]
+    assert models[0]["terms"]["price"]["input_1k"] == "1000000000000000"
+    assert [one["state"] for one in runs] == ["trained"]
+    assert told(home, "run", "watch", "tiny-tunes")["state"] == "trained"
+    assert told(home, "model", "deprecate", "openledger/tiny-tunes@1")["is_deprecated"] is True
+
+
+def test_the_money_identity_is_checked(home: Path) -> None:
+    assert told(home, "epoch", "check")["holds"] is True
+
+
+def test_a_home_in_use_is_not_available(home: Path) -> None:
+    with Home(home).own():
+        status, message = refusal(home, "wallet", "balance")
+
+    assert status == 7
+    assert "another process owns" in message
+
+
+def test_a_tampered_receipt_fails_verification(home: Path, tmp_path: Path) -> None:
+    bundle, anchors = tmp_path / "bundle", tmp_path / "anchors"
+    bundle.write_bytes(b'{"version":1}')
+    anchors.write_bytes(b"{}")
+
+    assert refusal(home, "receipt", "verify", str(bundle))[0] == 6
+    assert refusal(home, "receipt", "verify", str(bundle), "--anchors", str(anchors))[0] == 2
+
+
+def test_a_home_is_backed_up_and_restored(home: Path, tmp_path: Path) -> None:
+    target = tmp_path / "backup"
+    told(home, "db", "backup", str(target))
+    told(tmp_path / "new", "db", "restore", str(target))
+
+    assert told(tmp_path / "new", "wallet", "balance", "dev") == told(
+        home, "wallet", "balance", "dev"
+    )
+    assert told(home, "db", "upgrade")["what"] == "upgraded"
+
+
+def test_the_doctor_looks_at_this_machine(home: Path) -> None:
+    findings = told(home, "doctor")["findings"]
+
+    assert isinstance(findings, list)
+    assert {one["what"] for one in findings} >= {"Python", "disk", "home"}
+
+
+def test_people_read_tables(home: Path) -> None:
+    runner = CliRunner()
+    for command in (
+        ["wallet", "balance"],
+        ["datanet", "show", "tiny-tunes"],
+        ["model", "list"],
+        ["model", "show", "openledger/tiny-tunes"],
+        ["run", "list"],
+        ["epoch", "check"],
+        ["doctor"],
+    ):
+        result = runner.invoke(app, ["--home", str(home), *command])
+        assert result.exit_code == 0
+        assert not result.stdout.startswith("{")
+
+
+def test_another_chain_than_the_homes_is_wrong_use(home: Path) -> None:
+    result = CliRunner().invoke(app, ["--home", str(home), "--chain", "mainnet", "wallet", "claim"])
+
+    assert result.exit_code == 2
+    assert "'mainnet' is no chain" in result.stderr
+    assert fair.MODEL not in result.stdout

@@ -1,0 +1,238 @@
+"""The paid call: what is held, what is paid, and every way in which it is refused."""
+
+import msgspec
+import pytest
+
+from openledger.core.errors import (
+    DigestMismatchError,
+    EngineFaultError,
+    InsufficientBalanceError,
+    InvalidInputError,
+    NotAllowedError,
+    NotFoundError,
+    UnavailableError,
+)
+from openledger.core.types import Wei
+from openledger.flows.money.infer import answer
+from openledger.flows.money.infer.request import CallRequest, Decoding
+from openledger.lm.tokenizer import ChatMessage, Tokenizer
+from openledger.serving.engine import AdapterRef
+from openledger.storage.records.data.accounts import AccountKind
+from openledger.storage.records.model import releases
+from openledger.storage.records.money import balances, calls
+from openledger.wiring.platform import Platform, now_us
+from tests import market as fair
+from tests.fakes import FAKE_ADAPTER_FILE, FakeEngine
+
+
+def position(market: Platform) -> balances.Position:
+    payer = fair.payer(market).address
+    with market.database.transaction() as transaction:
+        return balances.position(transaction, market.gateway.account, payer)
+
+
+def ask(market: Platform, **changes: object) -> CallRequest:
+    request = CallRequest(fair.payer(market).address, fair.MODEL, "X:1\n", max_tokens=20)
+    return msgspec.structs.replace(request, **changes)
+
+
+def test_a_call_holds_then_pays_its_fee(market: Platform, tokenizer: Tokenizer) -> None:
+    desk = fair.desk(market, tokenizer)
+    made = answer.start(desk, ask(market))
+    held = position(market).held
+    text = "".join(made)
+
+    assert text == "X:1 reel"
+    assert position(market).held == 0
+    assert 0 < made.result().fee <= held
+    assert position(market).fees == made.result().fee
+
+
+def test_a_result_is_there_only_at_the_end(market: Platform, tokenizer: Tokenizer) -> None:
+    made = answer.start(fair.desk(market, tokenizer), ask(market))
+
+    with pytest.raises(UnavailableError, match="not ended yet"):
+        made.result()
+    made.cancel()
+    assert made.cancel() == made.cancel()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"model": "openledger/tiny-tunse"}, NotFoundError, "openledger/tiny-tunes"),
+        ({"model": "no name"}, InvalidInputError, "name"),
+        ({"max_tokens": 0}, InvalidInputError, "max_tokens|tokens"),
+        ({"max_tokens": -3}, InvalidInputError, "max_tokens|tokens"),
+        ({"prompt": "X" * 5_000}, InvalidInputError, "context|prompt|tokens"),
+        ({"max_cost": Wei(1)}, InvalidInputError, "max_cost"),
+        ({"api_key": "sk-ol-1", "key_daily_cap": Wei(1)}, InsufficientBalanceError, "cap|day"),
+        ({"api_key": "sk-ol-1", "key_total_cap": Wei(1)}, InsufficientBalanceError, "voucher|cap"),
+        ({"decoding": Decoding(temperature_milli=9_000)}, InvalidInputError, "temperature"),
+    ],
+)
+def test_a_wrong_call_is_refused_and_holds_nothing(
+    market: Platform,
+    tokenizer: Tokenizer,
+    changes: dict[str, object],
+    error: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message):
+        answer.start(fair.desk(market, tokenizer), ask(market, **changes))
+
+    assert position(market).held == 0
+    assert position(market).fees == 0
+
+
+def test_an_account_without_deposit_is_told_to_deposit(
+    market: Platform, tokenizer: Tokenizer
+) -> None:
+    poor = market.account("user/poor", AccountKind.USER, "poor")
+
+    with pytest.raises(InsufficientBalanceError, match="deposit"):
+        answer.start(fair.desk(market, tokenizer), ask(market, payer=poor.address))
+
+
+def test_an_empty_balance_is_refused(market: Platform, tokenizer: Tokenizer) -> None:
+    poor = market.account("user/poor", AccountKind.USER, "poor")
+    market.fund.faucet(poor.address, Wei(10), "1")
+    market.fund.deposit(poor, Wei(1), "1")
+
+    with pytest.raises(InsufficientBalanceError):
+        answer.start(fair.desk(market, tokenizer), ask(market, payer=poor.address))
+
+
+def test_a_daily_cap_counts_what_the_key_spent_today(
+    market: Platform, tokenizer: Tokenizer
+) -> None:
+    desk = fair.desk(market, tokenizer)
+    probe = answer.start(desk, ask(market))
+    cap = position(market).held
+    probe.cancel()
+    capped = ask(market, api_key="sk-ol-1", key_daily_cap=Wei(cap), key_total_cap=Wei(cap))
+    first = answer.start(desk, capped)
+    list(first)
+
+    with pytest.raises(InsufficientBalanceError):
+        answer.start(desk, capped)
+    other = answer.start(desk, msgspec.structs.replace(capped, api_key="sk-ol-2"))
+    other.cancel()
+
+
+def test_a_deprecated_release_is_refused(market: Platform, tokenizer: Tokenizer) -> None:
+    desk = fair.desk(market, tokenizer)
+    with market.database.read() as transaction:
+        release = releases.by_number(transaction, 1)
+    assert release is not None
+    market.publish.deprecate(release, fair.operator(market))
+
+    with pytest.raises(NotAllowedError, match="deprecated"):
+        answer.start(desk, ask(market, model="openledger/tiny-tunes@1"))
+    with pytest.raises(NotFoundError):
+        answer.start(desk, ask(market))
+
+
+def test_a_release_on_its_way_to_the_chain_is_not_served(
+    market: Platform, tokenizer: Tokenizer
+) -> None:
+    desk = fair.desk(market, tokenizer)
+    with market.database.transaction() as transaction:
+        transaction.connection.exec_driver_sql("UPDATE releases SET number = NULL")
+
+    with pytest.raises(NotFoundError, match="still being published"):
+        answer.start(desk, ask(market, model="openledger/tiny-tunes@1"))
+
+
+def test_an_engine_that_is_full_holds_nothing(market: Platform, tokenizer: Tokenizer) -> None:
+    desk = fair.desk(market, tokenizer, FakeEngine(256, tokenizer.size, capacity=0))
+
+    with pytest.raises(UnavailableError, match="full"):
+        answer.start(desk, ask(market, idempotency_key="once"))
+    assert position(market).held == 0
+    answer.start(fair.desk(market, tokenizer), ask(market, idempotency_key="once")).cancel()
+
+
+def test_a_broken_engine_costs_nothing_and_leaves_a_receipt(
+    market: Platform, tokenizer: Tokenizer
+) -> None:
+    engine = FakeEngine(256, tokenizer.size, script=tokenizer.encode("X:1 reel"))
+    engine.breaks_at = 2
+    made = answer.start(fair.desk(market, tokenizer, engine), ask(market, is_streamed=True))
+
+    with pytest.raises(EngineFaultError):
+        list(made)
+    with market.database.read() as transaction:
+        call = calls.get(transaction, made.receipt_id)
+    assert (call.fee, made.result().refund) == (0, "engine_fault")
+    assert position(market).held == 0
+
+
+def test_a_dropped_stream_pays_for_what_was_handed_out(
+    market: Platform, tokenizer: Tokenizer
+) -> None:
+    desk = fair.desk(market, tokenizer)
+    whole = fair.call(desk, fair.payer(market).address, prompt="X:1\n")
+    made = answer.start(desk, ask(market, is_streamed=True))
+    pieces = iter(made)
+    next(pieces)
+    next(pieces)
+    made.cancel()
+    rest = list(pieces)
+    dropped = answer.start(desk, ask(market))
+    next(iter(dropped))
+    dropped.cancel()
+
+    assert rest == []
+    assert 0 < made.result().output_tokens < whole.output_tokens
+    assert made.result().fee < whole.fee
+    assert dropped.result().output_tokens == 0
+
+
+def test_a_stop_word_ends_the_answer_and_is_left_out(
+    market: Platform, tokenizer: Tokenizer
+) -> None:
+    desk = fair.desk(market, tokenizer)
+    request = ask(market, decoding=Decoding(stop=(" re",)))
+    made = answer.start(desk, request)
+
+    assert "".join(made) == "X:1"
+    assert made.result().finish == "stop"
+
+
+def test_a_chat_is_put_into_the_models_own_form(market: Platform, tokenizer: Tokenizer) -> None:
+    desk = fair.desk(market, tokenizer)
+    made = answer.start(desk, ask(market, prompt=(ChatMessage("user", "A reel"),)))
+    list(made)
+
+    assert made.result().input_tokens > len(tokenizer.encode("A reel"))
+
+
+def test_an_idempotency_key_charges_once(market: Platform, tokenizer: Tokenizer) -> None:
+    desk = fair.desk(market, tokenizer)
+    first = answer.start(desk, ask(market, idempotency_key="once"))
+    text = "".join(first)
+    again = answer.start(desk, ask(market, idempotency_key="once"))
+
+    assert "".join(again) == text
+    assert again.result() == again.cancel() == first.result()
+    assert position(market).fees == first.result().fee
+
+
+def test_calls_of_a_dead_process_give_their_holds_back(
+    market: Platform, tokenizer: Tokenizer
+) -> None:
+    answer.start(fair.desk(market, tokenizer), ask(market))
+    now = now_us()
+
+    assert answer.refund_orphans(market.database, now) == 1
+    assert answer.refund_orphans(market.database, now) == 0
+    assert position(market).held == 0
+
+
+def test_a_corrupted_adapter_is_not_served(market: Platform, tokenizer: Tokenizer) -> None:
+    file = market.home.adapter(fair.ADAPTER) / FAKE_ADAPTER_FILE
+    file.write_bytes(b"adaptor")
+
+    with pytest.raises(DigestMismatchError):
+        FakeEngine().load(AdapterRef(fair.ADAPTER, file.parent))
