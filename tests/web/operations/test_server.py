@@ -1,0 +1,102 @@
+"""A home that is served: its owner's commands go through the server, nobody else's do."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from openledger.cli.main import app
+from openledger.core.errors import NotFoundError, UnavailableError
+from openledger.storage.home import Home, read_server
+from openledger.web.server import RunningServer, run_operation, serving
+from openledger.wiring.platform import Platform, open_platform
+from tests import market as fair
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    home = tmp_path_factory.mktemp("served") / "home"
+    with open_platform(fair.settings(home)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def server(platform: Platform) -> Iterator[RunningServer]:
+    with serving(platform, 0) as running:
+        yield running
+
+
+def post(server: RunningServer, name: str, body: bytes, token: str) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {token}"}
+    url = f"{server.url}/api/operations/{name}"
+    return httpx.post(url, content=body, headers=headers, timeout=30)
+
+
+def test_commands_talk_to_the_server_that_owns_the_home(
+    platform: Platform, server: RunningServer
+) -> None:
+    options = ["--home", str(platform.home.root), "--json"]
+    made = CliRunner().invoke(app, [*options, "wallet", "new", "alice"])
+    missing = CliRunner().invoke(app, [*options, "datanet", "show", "none"])
+    running = read_server(Home(platform.home.root))
+
+    assert running is not None
+    assert running.url == server.url
+    assert json.loads(made.stdout)["label"] == "user/alice"
+    assert missing.exit_code == 3
+
+
+def test_a_second_server_is_refused(platform: Platform, server: RunningServer) -> None:
+    second = CliRunner().invoke(app, ["--home", str(platform.home.root), "serve", "--port", "0"])
+
+    assert second.exit_code == 7
+    assert "another process owns" in second.stderr
+
+
+def test_a_port_that_is_taken_is_named(platform: Platform, server: RunningServer) -> None:
+    port = int(server.url.rpartition(":")[2])
+
+    with pytest.raises(UnavailableError, match=f"port {port} of 127.0.0.1 is taken"):
+        RunningServer(platform, port)
+
+
+def test_operations_need_the_homes_token(server: RunningServer) -> None:
+    assert post(server, "wallet.balance", b"{}", server.token).status_code == 200
+    assert post(server, "wallet.balance", b"{}", "sk-ol-guess").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "status"),
+    [
+        ("wallet.balanse", b"{}", 404),
+        ("wallet.new", b"{}", 400),
+        ("wallet.new", b"\xff", 400),
+        ("datanet.show", b'{"name":"none"}', 404),
+    ],
+)
+def test_wrong_operations_are_answered_with_a_reason(
+    server: RunningServer, name: str, body: bytes, status: int
+) -> None:
+    answer = post(server, name, body, server.token)
+
+    assert answer.status_code == status
+    assert answer.json()["error"]["message"]
+
+
+def test_an_unknown_claim_is_refused(platform: Platform) -> None:
+    body = b'{"datanet":"x","contributor":"y","files":[],"claim":"thief"}'
+
+    with pytest.raises(Exception, match="'thief' is no claim"):
+        run_operation(platform, "datanet.add", body)
+    with pytest.raises(NotFoundError, match=r"wallet\.balance"):
+        run_operation(platform, "wallet.balanse", b"{}")
+
+
+def test_nothing_is_left_of_a_server_that_stopped(tmp_path: Path) -> None:
+    with open_platform(fair.settings(tmp_path / "home")) as platform:
+        with serving(platform, 0):
+            assert platform.home.server_file.exists()
+        assert not platform.home.server_file.exists()
