@@ -28,7 +28,7 @@ from openledger.lm.checkpoint import load_adapter
 from openledger.lm.convert import convert_smollm2
 from openledger.lm.tiny import build_tiny
 from openledger.serving.embedded import EmbeddedEngine
-from openledger.serving.engine import AdapterRef
+from openledger.serving.engine import AdapterRef, Engine
 from openledger.serving.engine import Config as EngineConfig
 from openledger.serving.runner import LlamaRunner, ResidentAdapter
 from openledger.storage import jobs
@@ -53,7 +53,7 @@ KEEP_PRIVATE_US = 14 * 86_400 * 1_000_000  # the dispute window, as long as a di
 _CHORES_EVERY_US = 1_000_000
 _ERASE_EVERY_US = 3_600 * 1_000_000
 _MOVES = ("Deposited", "ExitRequested", "Exited")
-_TINY_RECIPE = Recipe(last_layers=2, epochs=4)
+_TINY_RECIPE = Recipe(last_layers=2, epochs=16, learning_rate_micro=20_000)
 _MOST_SCORERS = 4  # releases kept ready for attribution
 
 
@@ -175,6 +175,7 @@ class Models:
             home=self._platform.home,
             base=self.base,
             base_digest=self.base_digest,
+            engine=self._engine_with,
             clock=now_us,
         )
 
@@ -219,6 +220,10 @@ class Models:
         """Stop what runs."""
         if "engine" in vars(self):
             self.engine.close()
+
+    def _engine_with(self, adapter: Digest) -> Engine:
+        self.engine.load(AdapterRef(adapter, self._platform.home.adapter(adapter)))
+        return self.engine
 
     def _attribute(self, job: Job) -> None:
         self.attribute.run(parse_receipt_id(job.key))

@@ -24,6 +24,7 @@ class Act(msgspec.Struct, frozen=True):
     held_out_tokens: int
     held_out_bps: int
     questions: tuple[Question, ...]
+    scored_tunes: int = 4  # written and judged after training
 
 
 FOLK_MUSIC = Act(
@@ -74,6 +75,7 @@ TINY = Act(
     training_tokens=None,
     held_out_tokens=0,
     held_out_bps=2_500,
+    scored_tunes=1,
     questions=tuple(
         msgspec.structs.replace(question, max_tokens=24) for question in FOLK_MUSIC.questions
     ),

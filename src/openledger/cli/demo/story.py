@@ -212,7 +212,9 @@ class Story:
     def _train(self, act: Act) -> None:
         with self.stage(f"train {act.datanet}", f"Fine-tune an adapter on {act.datanet}"):
             self._platform.models.tell = self._hear
-            choice = models.RecipeChoice(held_out_bps=act.held_out_bps)
+            choice = models.RecipeChoice(
+                held_out_bps=act.held_out_bps, scored_tunes=act.scored_tunes
+            )
             new = models.NewRun((act.datanet,), act.datanet, _ONCE + act.datanet, choice=choice)
             run = models.start(self._platform, new)
             self._output.talk(
@@ -227,6 +229,12 @@ class Story:
                 f"   held-out perplexity {metrics.base_perplexity:.1f} -> "
                 f"{metrics.perplexity:.1f} on {metrics.held_out_tokens} tokens of other titles"
             )
+            if metrics.tunes is not None:
+                tunes = metrics.tunes
+                self._output.talk(
+                    f"   {tunes.tunes} tunes written: {tunes.parsed:.0%} parse, "
+                    f"{tunes.full_bars:.0%} of bars sum to the metre, {tunes.copied:.0%} copied"
+                )
 
     def _why(self, run_id: str) -> str | None:
         with self._platform.database.read() as transaction:

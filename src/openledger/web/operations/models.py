@@ -33,6 +33,7 @@ class RecipeChoice(msgspec.Struct, frozen=True):
     last_layers: int | None = None
     learning_rate_micro: int | None = None
     held_out_bps: int = 1_000
+    scored_tunes: int = 4  # written and judged after training, where the texts are tunes
 
 
 class NewRun(msgspec.Struct, frozen=True):
@@ -118,6 +119,7 @@ def start(platform: Platform, new: NewRun) -> RunView:
         datanets=wanted,
         recipe=_recipe(platform, new.choice),
         held_out_bps=new.choice.held_out_bps,
+        scored_tunes=new.choice.scored_tunes,
     )
     run = begin(platform.models.workshop, order)
     with platform.database.transaction() as transaction:

@@ -28,16 +28,19 @@ from openledger.flows.model.train.plan import (
     gather,
     write_manifest,
 )
+from openledger.flows.model.train.score import score
 from openledger.lm.checkpoint import load_adapter, save_adapter
 from openledger.lm.lora import Adapter
 from openledger.storage.records.data import accounts, datanets
 from openledger.storage.records.model import runs
 from openledger.storage.records.model.runs import Run, RunState
+from openledger.training.abc_score import AbcScore
 from openledger.training.finetune import finetune
 from openledger.training.split import Split, split_by_key
 from openledger.training.task import FineTuned, Progress, Task, Watch
 
 BUILDING = "building attribution"
+SCORING = "writing tunes to judge"
 _SEED_TIMEOUT_S = 600.0
 _MOST_DRAWS = 4
 _NO_SEED = Digest("0" * 64)
@@ -58,6 +61,7 @@ class Metrics(msgspec.Struct, frozen=True):
     training_root: Digest
     training_size: int
     attribution_bytes: int
+    tunes: AbcScore | None = None  # the task score; None where the texts are no tunes
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -115,9 +119,11 @@ def train(shop: Workshop, run: Run, tell: Tell) -> Run:
     )
     digest = _keep(shop, tuned.adapter, base.name)
     state = _attribution(shop, run, plan, split, digest, tell)
+    written = _score(shop, plan, split, digest, tell)
     metrics = _metrics(plan, split, tuned, state, attribution_folder(folder))
+    scored = msgspec.structs.replace(metrics, tunes=written)
     with shop.database.transaction() as transaction:
-        return runs.finish(transaction, run.id, digest, msgspec.json.encode(metrics), shop.clock())
+        return runs.finish(transaction, run.id, digest, msgspec.json.encode(scored), shop.clock())
 
 
 def _known(shop: Workshop, op: Digest) -> Run | None:
@@ -131,6 +137,7 @@ def _queued(shop: Workshop, order: Order, op: Digest) -> Run:
     plan = Plan(
         recipe=order.recipe,
         held_out_bps=order.held_out_bps,
+        scored_tunes=order.scored_tunes,
         base=shop.base_digest,
         datanets=tuple(one.id for one in order.datanets),
     )
@@ -237,7 +244,9 @@ def _attribution(
 ) -> AttributionState:
     folder = attribution_folder(shop.home.run(run.op))
     if folder.exists():
-        return load_state(folder)
+        state = load_state(folder)
+        if state.manifest.commitment.adapter == adapter:
+            return state
     base = shop.base(plan.recipe.precision)
     encoded = base.tokenizer.encode_documents([one.text for one in split.training])
     examples = [
@@ -249,6 +258,14 @@ def _attribution(
     return build(
         folder, model, examples, recipe, lambda done, total: tell(Step(BUILDING, done, total))
     )
+
+
+def _score(
+    shop: Workshop, plan: Plan, split: Split, adapter: Digest, tell: Tell
+) -> AbcScore | None:
+    tell(Step(SCORING, 0, plan.scored_tunes))
+    tokenizer = shop.base(plan.recipe.precision).tokenizer
+    return score(shop.engine(adapter), tokenizer, adapter, split, plan.scored_tunes)
 
 
 def _metrics(

@@ -12,6 +12,7 @@ from openledger.core.errors import ConflictError, DigestMismatchError, InvalidIn
 from openledger.core.merkle import root
 from openledger.core.types import DatanetVersion, Digest
 from openledger.lm.base import BaseModel
+from openledger.serving.engine import Engine
 from openledger.storage.blobs import write_atomically
 from openledger.storage.database import Database, Transaction
 from openledger.storage.home import Home
@@ -31,6 +32,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     recipe: Recipe
     held_out_bps: int  # of the text, whole titles at a time
+    scored_tunes: int  # written and judged after training, where the texts are tunes
     base: Digest
     datanets: tuple[str, ...]  # row ids
     method: int = METHOD_VERSION
@@ -65,6 +67,7 @@ class Workshop(msgspec.Struct, frozen=True):
     home: Home
     base: Callable[[Precision], BaseModel]  # loaded once per precision
     base_digest: Digest
+    engine: Callable[[Digest], Engine]  # with this adapter loaded
     clock: Callable[[], int]  # microseconds since 1970
 
 
@@ -77,6 +80,7 @@ class Order(msgspec.Struct, frozen=True):
     datanets: tuple[datanets.Datanet, ...]
     recipe: Recipe = Recipe()
     held_out_bps: int = 1_000
+    scored_tunes: int = 4
 
 
 class Material(msgspec.Struct, frozen=True):
