@@ -22,7 +22,7 @@ from openledger.chain.outbox.outbox import Outbox
 from openledger.chain.outbox.rows import op_id
 from openledger.chain.relay import Relay
 from openledger.core.ids import ReleaseName
-from openledger.core.types import PARTS_PER_BILLION, WEI_PER_OPEN, Account, Digest, ReceiptId, Wei
+from openledger.core.types import WEI_PER_OPEN, Account, Digest, ReceiptId, Wei
 from openledger.datanet.sources import tiny
 from openledger.flows.data.contribute.flow import contribute
 from openledger.flows.data.contribute.submission import Outcome, Submission
@@ -34,7 +34,7 @@ from openledger.lm.tokenizer import Tokenizer
 from openledger.serving.engine import AdapterRef
 from openledger.settings import ChainSettings, HomeSettings, ModelSettings, Settings
 from openledger.settlement.price import Price, SplitPolicy
-from openledger.settlement.shares import ClusterScore, DocumentScore, Gain
+from openledger.settlement.shares import CAP_PPB_OF_METHOD, ClusterScore, DocumentScore, Gain
 from openledger.storage.records.data import datanets
 from openledger.storage.records.data.accounts import AccountKind, LocalAccount
 from openledger.storage.records.model import releases, runs
@@ -179,7 +179,7 @@ class Scorer:
             ClusterScore(place, score, 0, (DocumentScore(place, account, score),))
             for place, (account, score) in enumerate(zip(self._accounts, (300, 100), strict=False))
         )
-        return Scores(Gain(800, 1_000, PARTS_PER_BILLION), Digest("9" * 64), clusters)
+        return Scores(Gain(800, 1_000, CAP_PPB_OF_METHOD[1]), Digest("9" * 64), clusters)
 
 
 def desk(platform: Platform, tokenizer: Tokenizer, engine: FakeEngine | None = None) -> Desk:

@@ -31,8 +31,8 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 def enqueue(database: Database, *keys: str, kind: str = "greet") -> None:
     with database.transaction() as transaction:
-        for key in keys:
-            jobs.enqueue(transaction, jobs.NewJob(kind, key, b""), NOW)
+        for place, key in enumerate(keys):
+            jobs.enqueue(transaction, jobs.NewJob(kind, key, b""), NOW, NOW - len(keys) + place)
 
 
 def found(database: Database, key: str) -> Job:

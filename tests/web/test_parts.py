@@ -269,7 +269,7 @@ def test_the_callers_seed_is_the_nonce_that_the_receipt_binds(desk: Desk) -> Non
     assert sealed is not None
     private = decode(desk.sealer.unseal(call.receipt_id, sealed), Private)
 
-    assert private.nonce == "7"
+    assert private.nonce == "7|1|1"
     assert call.result().completion_tokens == 0
 
 

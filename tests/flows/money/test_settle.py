@@ -7,8 +7,8 @@ import pytest
 from openledger.chain.outbox.rows import op_id
 from openledger.core.errors import (
     ChainUnavailableError,
-    ConflictError,
     EngineFaultError,
+    NothingToSettleError,
     VerificationError,
 )
 from openledger.core.merkle import Tree
@@ -68,7 +68,7 @@ def test_the_shares_of_the_answers_reach_the_accounts_that_made_them(
 
 
 def test_settling_with_nothing_to_settle_says_so(market: Platform) -> None:
-    with pytest.raises(ConflictError, match="make a call first"):
+    with pytest.raises(NothingToSettleError, match="make a call"):
         market.settle.run()
     assert market.claim.run(everybody(market)) == []
     assert market.claim.claimable(everybody(market)) == {}
