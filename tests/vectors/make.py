@@ -1,7 +1,8 @@
-"""Make merkle.json and signing.json from the product's own Python.
+"""Make merkle.json, signing.json and receipt.json from the product's own Python.
 
-`python tests/vectors/make.py` writes them; `tests/core/test_merkle_vectors.py` holds Python to
-them and `tests/contracts/test_vectors.py` the contracts. A change here is a change of format.
+`python -m tests.vectors.make` writes them; `tests/core/test_merkle_vectors.py` holds Python to
+them, `tests/settlement/test_receipt_vectors.py` to the receipt, and
+`tests/contracts/test_vectors.py` the contracts. A change here is a change of format.
 """
 
 import json
@@ -10,6 +11,7 @@ from typing import Any
 
 from eth_utils.crypto import keccak
 
+from openledger.core.encoding import encode
 from openledger.core.merkle import Proof, Tree
 from openledger.core.signing import (
     Domain,
@@ -19,9 +21,17 @@ from openledger.core.signing import (
     sign_typed,
 )
 from openledger.core.types import Account, Digest, Wei
-from openledger.settlement.epoch import Payout, payout_leaf
-from openledger.settlement.receipt import AttributionStatement, CallReceipt, payer_commitment
+from openledger.flows.money.verify import Bundle, EpochProof, Opening, pack
+from openledger.settlement.epoch import Payout, payout_leaf, receipt_tree
+from openledger.settlement.receipt import (
+    AttributionStatement,
+    CallReceipt,
+    EpochRoot,
+    leaf,
+    payer_commitment,
+)
 from openledger.settlement.voucher import Channel, Voucher, channel_id
+from tests.settlement import ledger
 
 HERE = Path(__file__).parent
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 21, 33)
@@ -120,6 +130,32 @@ def signing() -> dict[str, Any]:
     }
 
 
+def receipt() -> dict[str, Any]:
+    """The third receipt of a gateway, in full, with its place in an epoch of five."""
+    run = ledger.run(5)
+    chosen, previous = run[2], run[1].call.call
+    tree = receipt_tree(ledger.DOMAIN, run)
+    private = ledger.private(3)
+    opened = Opening("answer", Digest(private.salt("answer").hex()), private.answer)
+    stated = EpochRoot(1, tree.size, tree.root)
+    signature = sign_typed(ledger.DOMAIN, stated, ledger.GATEWAY_KEY)
+    epoch = EpochProof(1, tree.root, tree.prove(2), signature)
+    call, statement = chosen.call, chosen.statement
+    return {
+        "domain": {"chain_id": ledger.DOMAIN.chain_id, "contract": ledger.DOMAIN.contract},
+        "gateway": {"key": ledger.GATEWAY_KEY.hex(), "account": ledger.GATEWAY},
+        "call_body": encode(call.body).decode(),
+        "call_body_digest": call.call.body,
+        "call_digest": digest_typed(ledger.DOMAIN, call.call),
+        "statement_body": encode(statement.body).decode(),
+        "statement_body_digest": statement.statement.body,
+        "statement_digest": digest_typed(ledger.DOMAIN, statement.statement),
+        "leaf": leaf(ledger.DOMAIN, chosen).hex(),
+        "epoch": {"first": 1, "size": tree.size, "root": tree.root},
+        "bundle": pack(Bundle(1, chosen, previous, epoch, (opened,))).decode(),
+    }
+
+
 def _refused() -> list[dict[str, Any]]:
     cases = []
     for size, index in ((1, 0), (2, 1), (5, 4), (7, 2), (9, 8), (21, 20)):
@@ -171,7 +207,7 @@ def _digest(text: str) -> Digest:
 
 def texts() -> dict[str, str]:
     """File name to content."""
-    made = {"merkle.json": merkle(), "signing.json": signing()}
+    made = {"merkle.json": merkle(), "signing.json": signing(), "receipt.json": receipt()}
     return {name: json.dumps(value, indent=1) + "\n" for name, value in made.items()}
 
 
