@@ -39,7 +39,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # How hard the adapter is held to its base on everyday texts; 0 lets it go.
     anchor_weight_hundredths: int = 100
     evaluations: int = 4  # probes of the held-out loss, evenly over the run
-    probe_tokens: int = 4_000  # how much of the held-out part a probe looks at
+    probe_tokens: int = 3_000  # how much of the held-out part a probe looks at
     patience: int = 2  # probes without a gain before the run stops
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from openledger.training.steps.head_loss import summed_loss
 from openledger.training.steps.states import predicting_states, targets
 
 _UNFINISHED = Digest("0" * 64)  # an adapter has no digest before it is done
-_ANCHORS_A_STEP = 2
+_ANCHORS_A_STEP = 1
 _LARGEST_GRADIENT = 1.0  # norm over all factors; rare tunes would otherwise throw the run
 
 
