@@ -75,7 +75,7 @@ def test_the_learning_rate_rises_then_falls_to_zero(base: BaseModel) -> None:
 
 
 def test_all_anchors_come_in_turn() -> None:
-    order = [place for step in anchor_order(10, 15, SEED) for place in step]
+    order = [place for step in anchor_order(10, 30, SEED) for place in step]
 
     assert sorted(order) == sorted([*range(10)] * 3)
     assert anchor_order(10, 15, SEED) != anchor_order(10, 15, bytes(32))
