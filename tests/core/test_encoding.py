@@ -152,3 +152,20 @@ def test_accounts_and_digests_read_back() -> None:
     named = Named(Digest("ab" * 32), Account("0x" + "ab" * 20))
 
     assert encoding.decode(encoding.encode(named), Named) == named
+
+
+def test_json_from_anywhere_is_read() -> None:
+    assert encoding.parse_json(b'{"a": [1, "]]"]}') == {"a": [1, "]]"]}
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"\xff", b'{"a": \xff}', b"[1,]"])
+def test_what_is_no_json_is_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidInputError, match="no JSON"):
+        encoding.parse_json(raw)
+
+
+def test_json_nests_64_deep_and_no_deeper() -> None:
+    assert encoding.parse_json(b"[" * 64 + b"]" * 64)
+    encoding.check_depth(b'"' + b"[" * 1_000 + b'"')  # brackets in a string nest nothing
+    with pytest.raises(InvalidInputError, match="deeper than 64"):
+        encoding.parse_json(b"[" * 100_000)

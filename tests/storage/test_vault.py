@@ -185,3 +185,12 @@ def test_a_sealed_record_is_bound_to_its_name() -> None:
     assert sealer.unseal("receipt", sealed) == b"prompt"
     with pytest.raises(VerificationError):
         sealer.unseal("other", sealed)
+
+
+def test_a_mark_is_equal_for_equal_content_only() -> None:
+    sealer = Sealer(KEY)
+
+    assert sealer.mark("key", b"content") == sealer.mark("key", b"content")
+    others = {sealer.mark("key", b"contents"), sealer.mark("keys", b"content")}
+    others.add(Sealer(bytes(32)).mark("key", b"content"))
+    assert len(others | {sealer.mark("key", b"content")}) == 4

@@ -219,6 +219,21 @@ def test_an_idempotency_key_charges_once(market: Platform, tokenizer: Tokenizer)
     assert position(market).fees == first.result().fee
 
 
+def test_an_empty_answer_is_replayed_as_nothing(market: Platform, tokenizer: Tokenizer) -> None:
+    desk = fair.desk(market, tokenizer)
+    wanted = ask(market, idempotency_key="empty", decoding=Decoding(stop=("X",)))
+    first = answer.start(desk, wanted)
+    assert "".join(first) == ""
+    again = answer.start(desk, wanted)
+
+    assert list(again) == []
+    assert (again.receipt_id, again.release, again.terms) == (
+        first.receipt_id,
+        first.release,
+        first.terms,
+    )
+
+
 def test_calls_of_a_dead_process_give_their_holds_back(
     market: Platform, tokenizer: Tokenizer
 ) -> None:

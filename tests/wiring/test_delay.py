@@ -1,0 +1,84 @@
+"""Public chains get time to object; and an epoch waits for as long as its proposal may be vetoed."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from openledger.chain.client import Client
+from openledger.chain.config import Config, profile_of
+from openledger.core.errors import InvalidInputError
+from openledger.core.types import Wei
+from openledger.datanet.sources import tiny
+from openledger.lm.tokenizer import Tokenizer
+from openledger.settings import Settings
+from openledger.storage.records.data.accounts import AccountKind
+from openledger.storage.records.money.epochs import EpochState
+from openledger.wiring import platform as wiring
+from openledger.wiring.chain import OpenChain
+from openledger.wiring.platform import PUBLIC_DELAY_S, Platform, open_platform
+from tests import market as fair
+from tests.fakes import RpcTransport
+
+
+def with_delay(home: Path, delay_s: int | None) -> Settings:
+    settings = fair.settings(home)
+    chain = msgspec.structs.replace(settings.chain, delay_s=delay_s)
+    return msgspec.structs.replace(settings, chain=chain)
+
+
+def delay_on(url: str, chosen: int | None) -> int:
+    client = Client(RpcTransport(lambda body: body), Config(profile=profile_of(url)))
+    return wiring._delay_s(with_delay(Path("home"), chosen), OpenChain(client, None))
+
+
+@pytest.mark.parametrize(
+    ("url", "chosen", "delay"),
+    [
+        ("embedded", None, 0),
+        ("embedded", 7, 7),
+        ("https://node.example", None, PUBLIC_DELAY_S),
+        ("op+https://node.example", PUBLIC_DELAY_S + 1, PUBLIC_DELAY_S + 1),
+    ],
+)
+def test_a_public_chain_has_days_and_a_development_chain_none(
+    url: str, chosen: int | None, delay: int
+) -> None:
+    assert delay_on(url, chosen) == delay
+
+
+@pytest.mark.parametrize("chosen", [0, PUBLIC_DELAY_S - 1])
+def test_too_little_time_on_a_public_chain_is_refused(chosen: int) -> None:
+    with pytest.raises(InvalidInputError, match=f"at least {PUBLIC_DELAY_S}"):
+        delay_on("https://node.example", chosen)
+
+
+def open_market(platform: Platform) -> None:
+    owner = fair.operator(platform)
+    platform.create_datanet.run(owner, "Tiny tunes", tiny.RULES)
+    assert all(one.refusal is None for one in fair.bring_tunes(platform))
+    fair.publish(platform, fair.trained(platform, "tiny-tunes"))
+    payer = platform.account(fair.PAYER, AccountKind.USER, "dev")
+    platform.fund.faucet(payer.address, Wei(2 * fair.DEPOSITED), "first")
+    platform.fund.deposit(payer, fair.DEPOSITED, "first")
+
+
+@pytest.mark.slow
+def test_an_epoch_is_not_active_before_its_proposal_can_be_vetoed_no_more(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    delay_s = 3_600
+    with open_platform(with_delay(tmp_path / "home", delay_s)) as platform:
+        open_market(platform)
+        fair.paid_calls(platform, tokenizer, 1)
+        epoch = platform.settle.run()
+        earners = fair.contributors(platform)
+        assert epoch.state is EpochState.PROPOSED
+        assert platform.settle.run() == epoch
+        assert platform.claim.run(earners) == []
+
+        chain = fair.direct(platform)
+        chain.make_request("evm_increaseTime", [delay_s])
+        chain.make_request("evm_mine", [])
+        assert platform.settle.run().state is EpochState.ACTIVE
+        assert platform.claim.run(earners)
