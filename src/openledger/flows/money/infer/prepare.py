@@ -100,7 +100,10 @@ def _served(transaction: Transaction, name: str) -> releases.Release:
 
 
 def _tokens(tokenizer: Tokenizer, prompt: str | tuple[ChatMessage, ...]) -> list[int]:
-    return tokenizer.encode(prompt) if isinstance(prompt, str) else tokenizer.encode_chat(prompt)
+    if isinstance(prompt, str):
+        return tokenizer.encode(prompt)
+    # Adapters are trained on documents: a chat is the opening of one, not the base's template.
+    return tokenizer.encode_opening(prompt)
 
 
 def _sampling(decoding: Decoding, seed: bytes) -> Sampling:
