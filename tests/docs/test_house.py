@@ -81,6 +81,20 @@ def test_no_tracked_file_names_a_machine() -> None:
     assert found == []
 
 
+def test_every_page_and_vector_that_the_code_cites_is_there() -> None:
+    cited = {
+        name
+        for folder in ("src", "contracts", "tests", "bench")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".vy", ".md")
+        for name in re.findall(
+            r"\b(?:docs/[\w/-]+\.md|tests/vectors/\w+\.json)", path.read_text(encoding="utf-8")
+        )
+    }
+
+    assert [name for name in sorted(cited) if not (ROOT / name).is_file()] == []
+
+
 def _paths(tree: str) -> set[str]:
     """The folders drawn under src/openledger, as paths."""
     found = set()

@@ -6,7 +6,7 @@ from openledger.core.errors import InvalidInputError
 from openledger.core.types import BASIS_POINTS, Wei
 
 TOKENS_PER_PRICE = 1_000
-MIN_PLATFORM_BPS = 500  # below it, buying one's own answers could pay (docs/protocol/trust.md)
+MIN_PLATFORM_BPS = 500  # below it, buying one's own answers could pay (docs/explanation/trust.md)
 
 
 class Price(msgspec.Struct, frozen=True):
