@@ -218,3 +218,36 @@ def test_commands_talk_to_the_server_that_owns_the_home(home: Path) -> None:
     assert "stopping" in result.stderr
     assert seen["balance"]["accounts"]
     assert "run served is trained" in seen["watched"].stdout
+
+
+def test_a_demo_that_serves_can_be_called_until_it_is_stopped(home: Path) -> None:
+    seen: dict[str, Any] = {}
+
+    def use() -> None:
+        server = read_server(Home(home))
+        assert server is not None
+        seen["health"] = httpx.get(f"{server.url}/healthz", timeout=30).status_code
+
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    thread = stopped_when(lambda: read_server(Home(home)) is not None, use)
+    try:
+        result = run(home, "demo", "--tiny", "--serve", talks=True)
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])
+    thread.join()
+
+    assert result.exit_code == 0, result.output
+    assert seen["health"] == 200
+    assert "with the key" in result.stderr
+    assert "What to try next" in result.stderr
+
+
+def test_a_private_bundle_holds_too(told: Told, tmp_path: Path) -> None:
+    receipt = told.first["calls"][3]["receipt"]
+    bundle = tmp_path / "private.json"
+    last(told.home, "receipt", "show", receipt, "--private", "--bundle", str(bundle))
+    verified = run(tmp_path / "empty", "receipt", "verify", str(bundle), talks=True)
+
+    assert verified.exit_code == 0, verified.output
+    assert "give --anchors" in verified.stdout

@@ -1,4 +1,4 @@
-"""Public chains get time to object; and an epoch waits for as long as its proposal may be vetoed."""
+"""Public chains get time to object, and an epoch waits while its proposal may be vetoed."""
 
 from pathlib import Path
 

@@ -75,6 +75,7 @@ def bring(platform: Platform, wanted: Bring) -> DatanetView:
         raise NotFoundError(f"there is no corpus {wanted.source!r}{near}")
     corpus = CORPORA[wanted.source]
     rules = corpus.rules
+    people = _people(platform, corpus, wanted)  # first: no Datanet on chain for what is not here
     datanets.create(
         platform,
         NewDatanet(
@@ -87,7 +88,6 @@ def bring(platform: Platform, wanted: Bring) -> DatanetView:
             withdrawal_days=rules.withdrawal_days,
         ),
     )
-    people = _people(platform, corpus, wanted)
     authors = tuple(Behalf(one.name, one.as_file()) for one in people)
     return datanets.bring_in(platform, Import(rules.name, authors))
 

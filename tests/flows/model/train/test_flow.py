@@ -1,0 +1,107 @@
+"""A run trains on what was anchored, once, and goes on from where it died."""
+
+import msgspec
+import pytest
+
+from openledger.core.encoding import decode, encode
+from openledger.core.errors import (
+    ChainUnavailableError,
+    ConflictError,
+    DigestMismatchError,
+    InvalidInputError,
+)
+from openledger.flows.model.train import flow
+from openledger.flows.model.train.plan import (
+    MANIFEST,
+    TrainingManifest,
+    as_begun,
+    gather,
+)
+from openledger.storage.records.model import runs
+from openledger.storage.records.model.runs import Run
+from openledger.web.operations import models
+from openledger.web.operations.models import NewRun, RecipeChoice, Which
+from openledger.web.work import worker_of
+from openledger.wiring.platform import Platform
+from tests import market as fair
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def begun(market: Platform) -> Run:
+    choice = RecipeChoice(epochs=1, rank=2, last_layers=1, scored_tunes=0)
+    made = models.start(market, NewRun((fair.DATANET,), "run", "run", choice=choice))
+    return stored(market, made.id)
+
+
+def stored(market: Platform, run_id: str) -> Run:
+    with market.database.read() as transaction:
+        return runs.get(transaction, run_id)
+
+
+def test_nothing_approved_is_nothing_to_train_on(market: Platform) -> None:
+    with pytest.raises(InvalidInputError, match="no approved contribution"):
+        gather(market.models.workshop, [])
+
+
+def test_only_what_was_anchored_is_trained_on(market: Platform, begun: Run) -> None:
+    folder = market.home.run(begun.op)
+    material = gather(market.models.workshop, [fair.datanet(market)])
+    rows = decode((folder / MANIFEST).read_bytes(), TrainingManifest).rows
+    assert as_begun(folder, material, begun.manifest_root) == material
+
+    (folder / MANIFEST).write_bytes(encode(TrainingManifest(rows[::-1])))
+    with pytest.raises(DigestMismatchError, match="not the one that was anchored"):
+        as_begun(folder, material, begun.manifest_root)
+    gone = msgspec.structs.replace(rows[0], position=99)
+    (folder / MANIFEST).write_bytes(encode(TrainingManifest((gone, *rows[1:]))))
+    with pytest.raises(ConflictError, match="was withdrawn"):
+        as_begun(folder, material, begun.manifest_root)
+
+    worker_of(market).drain()
+    failed = models.show_run(market, Which("run"))
+    assert failed.state == "failed"
+    assert "was withdrawn" in (failed.error or "")
+
+
+def test_a_run_that_died_before_its_end_was_noted_ends_the_same(
+    market: Platform, begun: Run
+) -> None:
+    shop = market.models.workshop
+    ended = flow.train(shop, begun, lambda _: None)
+    assert flow.train(shop, ended, lambda _: None) is ended
+    with market.database.transaction() as transaction:
+        transaction.connection.exec_driver_sql(
+            "UPDATE training_runs SET state = 'training', adapter = NULL, metrics = NULL WHERE name = 'run'"
+        )
+    steps: list[flow.Step] = []
+    again = flow.train(shop, stored(market, begun.id), steps.append)
+
+    assert again.adapter == ended.adapter
+    assert again.metrics == ended.metrics
+    assert flow.BUILDING not in {step.stage for step in steps}
+
+
+def test_a_seed_that_is_always_missed_is_said(market: Platform, begun: Run) -> None:
+    class Late:
+        """Says of every run that its seed is not drawn."""
+
+        def __init__(self) -> None:
+            self.client = market.acts.contracts.client
+
+        def read(self, *_: object) -> flow._OnChain:
+            return flow._OnChain(0, 0, flow._NO_SEED)
+
+        def write(self, *_: object) -> None:
+            return None
+
+    class Acts:
+        contracts = Late()
+
+        def perform(self, _: object) -> None:
+            """Nothing comes of it."""
+
+    shop = msgspec.structs.replace(market.models.workshop, acts=Acts())
+    with pytest.raises(ChainUnavailableError, match="missed its seed block"):
+        flow._drawn_seed(shop, begun, 1)
