@@ -73,7 +73,8 @@ def test_a_run_that_died_before_its_end_was_noted_ends_the_same(
     assert flow.train(shop, ended, lambda _: None) is ended
     with market.database.transaction() as transaction:
         transaction.connection.exec_driver_sql(
-            "UPDATE training_runs SET state = 'training', adapter = NULL, metrics = NULL WHERE name = 'run'"
+            "UPDATE training_runs SET state = 'training', adapter = NULL, metrics = NULL "
+            "WHERE name = 'run'"
         )
     steps: list[flow.Step] = []
     again = flow.train(shop, stored(market, begun.id), steps.append)
