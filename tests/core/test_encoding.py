@@ -169,3 +169,12 @@ def test_json_nests_64_deep_and_no_deeper() -> None:
     encoding.check_depth(b'"' + b"[" * 1_000 + b'"')  # brackets in a string nest nothing
     with pytest.raises(InvalidInputError, match="deeper than 64"):
         encoding.parse_json(b"[" * 100_000)
+
+
+def test_json_that_nests_too_deep_is_refused_before_it_is_read() -> None:
+    encoding.check_depth(b"[" * 64 + b"]" * 64)
+    encoding.check_depth(b'"' + b"[" * 1000 + b'"')
+    with pytest.raises(InvalidInputError, match="nests deeper"):
+        encoding.parse_json(b"[" * 100_000)
+    with pytest.raises(InvalidInputError, match="no JSON"):
+        encoding.parse_json(b"{")

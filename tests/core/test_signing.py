@@ -79,3 +79,11 @@ def test_a_signature_has_one_form() -> None:
     for other in signature_like:
         with pytest.raises(VerificationError):
             signing.recover_typed(DOMAIN, PROMISE, other)
+
+
+@pytest.mark.parametrize("amount", [-1, 2**128])
+def test_a_value_that_its_type_cannot_hold_is_refused(amount: int) -> None:
+    record = Promise(PROMISE.promise_id, Wei(amount), PROMISE.payee)
+
+    with pytest.raises(VerificationError, match="has no such type"):
+        signing.digest_typed(DOMAIN, record)
