@@ -78,7 +78,8 @@ def test_an_epoch_is_not_active_before_its_proposal_can_be_vetoed_no_more(
         assert platform.claim.run(earners) == []
 
         chain = fair.direct(platform)
-        chain.make_request("evm_increaseTime", [delay_s])
+        # Blocks run ahead of the clock by a second each: go well past the end.
+        chain.make_request("evm_increaseTime", [2 * delay_s])
         chain.make_request("evm_mine", [])
         assert platform.settle.run().state is EpochState.ACTIVE
         assert platform.claim.run(earners)
