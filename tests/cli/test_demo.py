@@ -13,8 +13,14 @@ import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
+from openledger.cli.demo.script import TINY
 from openledger.cli.main import app
+from openledger.core.types import Account, Digest, as_bytes
+from openledger.datanet.chunk import text_digest
+from openledger.datanet.sources import tiny
 from openledger.storage.home import Home, read_server
+from openledger.training.rows import Example
+from openledger.training.split import split_by_key
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -92,8 +98,20 @@ def test_the_last_object_tells_the_whole_story(told: Told) -> None:
         assert int(call["fee"]) > 0
     assert found["claims"]
     assert all(int(amount) > 0 for amount in found["claims"].values())
-    assert 2 <= found["contributors"] <= 4  # whose tunes are held out follows the seed
     assert 0 < found["first_answer_seconds"] <= found["seconds"]
+
+
+def test_contributors_are_those_whose_tunes_the_seed_left_to_train_on(told: Told) -> None:
+    [trained] = last(told.home, "run", "list")["runs"]
+    examples = [
+        Example(text_digest(tune.text), 0, Account(contributor.name), tune.text, tune.key)
+        for contributor in tiny.contributors()
+        for tune in contributor.documents
+    ]
+    left = split_by_key(examples, as_bytes(Digest(trained["seed"])), TINY.held_out_bps).training
+
+    assert told.first["contributors"] == len({one.account for one in left})
+    assert trained["metrics"]["training_documents"] == len(left)
 
 
 def test_a_second_telling_charges_and_pays_nothing_twice(told: Told) -> None:
