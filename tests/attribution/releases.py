@@ -53,7 +53,7 @@ def examples_of(
     rows = base.tokenizer.encode_documents(texts)
     return [
         TrainingExample(
-            Digest(sha256(text.encode()).hexdigest()), i, account(owner), text, tuple(row)
+            Digest(sha256(text.encode()).hexdigest()), i, account(owner), text, (tuple(row),)
         )
         for i, (text, owner, row) in enumerate(zip(texts, accounts, rows, strict=True))
     ]

@@ -41,7 +41,7 @@ def test_training_lowers_the_held_out_loss_and_leaves_the_base_plain(
     found = finetune(base, small_task(), tmp_path)
 
     assert found.tuned.perplexity < 0.6 * found.base.perplexity
-    assert (found.steps, found.steps_planned, found.stopped_early) == (8, 8, False)
+    assert (found.steps, found.steps_planned, found.stopped_early) == (9, 9, False)
     assert not any(isinstance(m, MixedLinear) for m in base.model.modules())
     after = list(base.model.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
@@ -108,7 +108,7 @@ def test_progress_tells_stage_loss_speed_and_time_left(base: BaseModel, tmp_path
         Stage.TRAINING,
     ]
     steps = [p for p in told if p.stage is Stage.TRAINING]
-    assert [p.done for p in steps] == list(range(1, 9))
+    assert [p.done for p in steps] == list(range(1, 10))
     assert steps[0].held_out_loss is None
     assert steps[-1].held_out_loss is not None
     assert steps[-1].seconds_left == 0
@@ -129,7 +129,7 @@ def test_an_observer_sees_each_step_with_its_gradients(base: BaseModel, tmp_path
     notes = Notes()
     finetune(base, small_task(), tmp_path, Watch(observer=notes))
 
-    assert len(notes.norms) == 8
+    assert len(notes.norms) == 9
     assert min(notes.norms) > 0
     assert notes.rows == 30
 

@@ -24,7 +24,8 @@ from openledger.lm.base import BaseModel
 from openledger.lm.frozen import SplitModel
 from openledger.lm.lora import Adapter, LoraPair, linear_at
 
-_HEAD_ROWS = 512  # logits of so many positions are in memory at once
+_HEAD_ROWS = 128  # logits of so many positions at once; more of them fall out of the cache
+_DRAW_BLOCK = 256  # tokens of the vocabulary summed together when one is drawn
 _READ_TOGETHER = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "mlp"}
 _READ_TOGETHER |= {"up_proj": "mlp"}
 
@@ -109,14 +110,25 @@ class ProbedModel:
         self.sites = tuple(sites)
 
     @torch.no_grad()
-    def batch(self, rows: Sequence[Sequence[int]], answer_starts: Sequence[int]) -> Batch:
-        """Lay sequences out; only tokens from each start on (at least 1) have a loss, each 1."""
+    def batch(
+        self,
+        rows: Sequence[Sequence[int]],
+        answer_starts: Sequence[int],
+        hidden: Sequence[Tensor] | None = None,
+    ) -> Batch:
+        """Lay sequences out; only tokens from each start on (at least 1) have a loss, each 1.
+
+        Args:
+            rows: token ids.
+            answer_starts: one for every row.
+            hidden: per row the (T, D) input of the lowest adapted layer, where it is known.
+        """
         ids = pad_sequence([torch.tensor(list(row)) for row in rows], batch_first=True)
         places = torch.arange(1, ids.shape[1])  # of the labels
         starts, lengths = torch.tensor(list(answer_starts)), torch.tensor([len(r) for r in rows])
         weights = (places >= starts[:, None]) & (places < lengths[:, None])
-        hidden = self.split.lower(ids)
-        return Batch(ids, tuple(map(len, rows)), weights.float(), hidden)
+        lower = self.split.lower(ids) if hidden is None else pad_sequence(list(hidden), True)
+        return Batch(ids, tuple(map(len, rows)), weights.float(), lower)
 
     def upper(self, batch: Batch, *, is_adapted: bool, has_graph: bool = False) -> Tensor:
         """(B, T - 1, D) of the states that predict each next token."""
@@ -138,7 +150,7 @@ class ProbedModel:
 
     def add_moments(self, total: Moments, batch: Batch, flow: Flow) -> None:
         """Add to `total` the outer products at the tokens whose prediction has a loss."""
-        keep = torch.nn.functional.pad(batch.weights, (0, 1)).flatten() > 0
+        keep = torch.nn.functional.pad(batch.weights, (0, 1)).flatten().nonzero()[:, 0]
         seen: set[str] = set()
         for site in self.sites:
             probe = self._probes[site.name]
@@ -222,11 +234,25 @@ def _add_gram(sums: dict[str, Tensor], name: str, vectors: Tensor) -> None:
 
 
 def _draw(chances: Tensor, uniforms: np.ndarray) -> Tensor:
-    """Tokens by inverse distribution: (N, V) chances and N numbers in [0, 1) to (N,) ids."""
-    sums = chances.cumsum(-1)
+    """Tokens by inverse distribution: (N, V) chances and N numbers in [0, 1) to (N,) ids.
+
+    First the block that holds the token, then the token in it: sums over blocks cost a fraction of
+    running sums over the whole vocabulary.
+    """
+    spare = -chances.shape[1] % _DRAW_BLOCK
+    blocks = torch.nn.functional.pad(chances, (0, spare)).view(len(chances), -1, _DRAW_BLOCK)
+    sums = blocks.sum(-1).cumsum(-1)  # (N, blocks)
     goals = torch.from_numpy(uniforms.astype(np.float32))[:, None] * sums[:, -1:]
-    found = torch.searchsorted(sums, goals, right=True)[:, 0]
-    return found.clamp(max=chances.shape[-1] - 1)
+    block = _first_above(sums, goals)  # (N, 1)
+    before = torch.nn.functional.pad(sums, (1, 0)).gather(1, block)
+    inner = blocks[torch.arange(len(blocks)), block[:, 0]].cumsum(-1)  # (N, _DRAW_BLOCK)
+    found = block * _DRAW_BLOCK + _first_above(inner, goals - before)
+    return found[:, 0].clamp(max=chances.shape[1] - 1)
+
+
+def _first_above(sums: Tensor, goals: Tensor) -> Tensor:
+    """(N, 1) places of the first sum above each goal; the last where rounding leaves none."""
+    return torch.searchsorted(sums, goals, right=True).clamp(max=sums.shape[1] - 1)
 
 
 def _copy_of(model: LlamaForCausalLM) -> LlamaForCausalLM:

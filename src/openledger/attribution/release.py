@@ -17,7 +17,7 @@ from torch import Tensor
 
 from openledger.attribution.clusters import cluster
 from openledger.attribution.curvature import Moments, SiteGradient, Whitener, fit, rounded
-from openledger.attribution.gradients import ProbedModel, label_gradients
+from openledger.attribution.gradients import Batch, ProbedModel, label_gradients
 from openledger.attribution.method import (
     CURVATURE_EXAMPLES,
     CURVATURE_TOKENS,
@@ -43,6 +43,7 @@ from openledger.attribution.state import (
 )
 from openledger.core.errors import InvalidInputError
 from openledger.core.types import Account, Digest
+from openledger.lm.frozen import HiddenCache, hidden_cache
 
 _BATCH_TOKENS = 2_048  # padding included
 _UNSET = Digest("0" * 64)  # of a file that is not written yet
@@ -58,7 +59,15 @@ class TrainingExample(msgspec.Struct, frozen=True):
     document: int  # examples of one document are credited together
     account: Account
     text: str
-    ids: tuple[int, ...]  # exactly as trained on, the end token included
+    # Exactly as trained on, the end token included; of a long example several, each of which begins
+    # with the last token of the one before.
+    rows: tuple[tuple[int, ...], ...]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Its tokens, each once."""
+        first, *others = self.rows
+        return first + tuple(token for row in others for token in row[1:])
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -85,21 +94,24 @@ def build(
     """Build a state and write it to `folder`, whole or not at all.
 
     Args:
-        folder: what stood there before is replaced.
+        folder: what stood there before is replaced. Beside it the output of the frozen layers is
+            cached; the cache of the training on the same rows is used.
         model: the adapter on its base; bfloat16 is many times faster where the CPU has it.
         examples: in the order of the training manifest.
         recipe: identity, seed and width.
-        progress: is told (rows done, rows in all).
+        progress: is told (rows done, rows in all); rows of the curvature are done twice.
 
     Raises:
         InvalidInputError: no examples, one of fewer than two tokens, one document under two
             accounts, or a gradient that is no finite number.
     """
     documents = _documents(examples)
-    work = _Passes(model, recipe.seed, [example.ids for example in examples], progress)
+    trained = [row for example in examples for row in example.rows]
+    hidden = hidden_cache(folder.parent, model.base, model.split.first, trained)
+    work = _Passes(model, recipe.seed, trained, hidden, progress)
     whitener = work.fit_curvature()
     sketch = Sketch(recipe.seed, layout(whitener.sizes(), recipe.width))
-    projected = work.project(whitener, sketch)  # (examples + placebo, P)
+    projected = work.project(whitener, sketch)  # (rows + placebo, P)
     vectors = _sum_by_document(projected, examples, documents)
     numbers = cluster([document.text for document in documents])
     scales, whole = _quantise(vectors, sketch, numbers)
@@ -132,43 +144,62 @@ class _Passes:
         model: ProbedModel,
         seed: Digest,
         rows: Sequence[Sequence[int]],
+        hidden: HiddenCache,
         progress: Progress | None,
     ) -> None:
         self._model = model
         self._stream = np.random.Generator(np.random.Philox(key=_key(seed, "curvature")))
         self._seed = seed
         trained = [list(row[:LONGEST_SEQUENCE]) for row in rows]
-        self._rows = [*trained, *_placebo(trained, seed)]
+        placebo = _placebo(trained, seed)
+        self._rows = [*trained, *placebo]
+        self._hidden = hidden
+        self._placebo_hidden = model.batch(placebo, [1] * len(placebo)).hidden
         self._batches = _batches(self._rows)
         self._kept: dict[int, Gradients] = {}  # by batch: computed on the way
         self._progress = progress
+        self._done, self._total = 0, len(self._rows)
 
     def fit_curvature(self) -> Whitener:
         """EK-FAC from an even selection of the batches."""
         tokens = sum(map(len, self._rows))
         stride = max(1, -(-tokens // CURVATURE_TOKENS), -(-len(self._rows) // CURVATURE_EXAMPLES))
+        chosen = range(0, len(self._batches), stride)
+        self._total += sum(len(self._batches[index]) for index in chosen)
         moments = Moments({}, {}, {}, {})
         sampled = []
-        for index in range(0, len(self._batches), stride):
+        for index in chosen:
             self._kept[index], drawn = self._measure_both(self._batches[index], moments)
             sampled.append(drawn)
+            self._tell(len(self._batches[index]))
         search = torch.Generator().manual_seed(_key(self._seed, "eigenvectors") % 2**63)
         return rounded(fit(self._model.sites, moments, sampled, search))
 
     def project(self, whitener: Whitener, sketch: Sketch) -> Tensor:
         """(rows, P) of every row's whitened and projected gradient."""
         projected = torch.zeros(len(self._rows), sketch.layout.width)
-        done = 0
         for index, members in enumerate(self._batches):
             gradients = self._kept.pop(index, None) or self._measure(members)
             projected[torch.tensor(members)] = sketch.project(whitener.features(gradients))
-            done += len(members)
-            if self._progress is not None:
-                self._progress(done, len(self._rows))
+            self._tell(len(members))
         return projected
 
+    def _tell(self, rows: int) -> None:
+        self._done += rows
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+    def _batch(self, members: Sequence[int]) -> Batch:
+        rows = [self._rows[i] for i in members]
+        trained = len(self._hidden)
+        hidden = [
+            (self._hidden[i] if i < trained else self._placebo_hidden[i - trained])[: len(row)]
+            for i, row in zip(members, rows, strict=True)
+        ]
+        return self._model.batch(rows, [1] * len(rows), hidden)
+
     def _measure(self, members: Sequence[int]) -> Gradients:
-        batch = self._model.batch([self._rows[i] for i in members], [1] * len(members))
+        batch = self._batch(members)
         states = self._model.upper(batch, is_adapted=True, has_graph=True)
         labels = label_gradients(self._model, batch, states)
         return _finite(members, self._model.flow(states, labels.true).gradients)
@@ -176,7 +207,7 @@ class _Passes:
     def _measure_both(
         self, members: Sequence[int], moments: Moments
     ) -> tuple[Gradients, Gradients]:
-        batch = self._model.batch([self._rows[i] for i in members], [1] * len(members))
+        batch = self._batch(members)
         states = self._model.upper(batch, is_adapted=True, has_graph=True)
         uniforms = self._stream.random(sum(batch.lengths) - len(members))
         labels = label_gradients(self._model, batch, states, uniforms)
@@ -193,7 +224,7 @@ def _documents(examples: Sequence[TrainingExample]) -> list[_Document]:
     texts: dict[int, list[str]] = {}
     accounts: dict[int, Account] = {}
     for example in examples:
-        if len(example.ids) < 2:
+        if not example.rows or min(map(len, example.rows)) < 2:
             raise InvalidInputError(f"example {example.digest} has fewer than two tokens")
         if accounts.setdefault(example.document, example.account) != example.account:
             raise InvalidInputError(f"document {example.document} stands under two accounts")
@@ -237,12 +268,12 @@ def _finite(members: Sequence[int], gradients: Gradients) -> Gradients:
 def _sum_by_document(
     projected: Tensor, examples: Sequence[TrainingExample], documents: Sequence[_Document]
 ) -> Tensor:
-    """(documents + placebo, P); a document is the sum of its examples."""
+    """(documents + placebo, P); a document is the sum of its examples' rows."""
     place = {document.number: i for i, document in enumerate(documents)}
-    owner = torch.tensor([place[example.document] for example in examples])
+    owner = torch.tensor([place[one.document] for one in examples for _ in one.rows])
     sums = torch.zeros(len(documents), projected.shape[1])
-    sums.index_add_(0, owner, projected[: len(examples)])
-    return torch.cat([sums, projected[len(examples) :]])
+    sums.index_add_(0, owner, projected[: len(owner)])
+    return torch.cat([sums, projected[len(owner) :]])
 
 
 def _quantise(vectors: Tensor, sketch: Sketch, numbers: Sequence[int]) -> tuple[Scales, np.ndarray]:

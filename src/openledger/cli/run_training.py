@@ -67,7 +67,7 @@ def list_all(context: typer.Context) -> None:
     with told((here := of(context)).output):
         found = here.act(LIST_RUNS, Nothing())
         rows = [
-            [run.name, run.state, f"{run.step}/{run.steps}", str(run.number or "")]
+            [run.name, run.stage or run.state, f"{run.step}/{run.steps}", str(run.number or "")]
             for run in found.runs
         ]
         here.output.result(found, table(["run", "state", "step", "on chain"], rows))
@@ -93,7 +93,7 @@ def _train_here(here: Context, new: msgspec.Struct) -> None:
 
 def _progress(run: "RunView") -> str:
     left = "" if run.seconds_left is None else f", about {run.seconds_left} s left"
-    return f"  {run.state} {run.step}/{run.steps}{left}"
+    return f"  {run.stage or run.state} {run.step}/{run.steps}{left}"
 
 
 def _summary(run: "RunView") -> str:

@@ -124,6 +124,12 @@ def hidden_cache(
     return HiddenCache(path, key, split.width)
 
 
+def forget_caches(folder: Path) -> None:
+    """Delete the caches in `folder`; those in use stay readable until they are closed."""
+    for path in folder.glob("hidden-*"):
+        path.unlink(missing_ok=True)
+
+
 def cache_key(base: BaseModel, first: int, rows: Sequence[Sequence[int]]) -> CacheKey:
     """Name what a cache of these rows depends on."""
     dtype = str(next(base.model.parameters()).dtype).removeprefix("torch.")

@@ -86,7 +86,9 @@ class _Run:
         self._path = folder / STATE
         self._training = _read(base, task.training, task.recipe, folder, watch)
         self._held_out = _read(base, task.held_out, task.recipe, folder, watch)
-        self._batches = batches(len(self._training.rows), task.recipe, task.seed)
+        self._batches = batches(
+            [len(row.tokens) for row in self._training.rows], task.recipe, task.seed
+        )
         self._trainer = Trainer(base, task.recipe, task.seed, len(self._batches))
         key = _TaskKey(
             recipe=task.recipe,

@@ -115,7 +115,7 @@ def test_a_call_that_is_refused_or_late_is_not_available(
 
 def test_how_a_run_ended_is_said() -> None:
     raw = msgspec.Raw(b"{}")
-    view = RunView("r", "tunes", "failed", 1, None, 3, 9, 5, None, "the disk is full", raw)
+    view = RunView("r", "tunes", "failed", None, 1, None, 3, 9, 5, None, "the disk is full", raw)
 
     assert run_training._summary(view) == "run tunes is failed: the disk is full"
     assert run_training._progress(view) == "  failed 3/9, about 5 s left"

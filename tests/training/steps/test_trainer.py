@@ -15,14 +15,36 @@ from openledger.training.steps.trainer import Trainer, anchor_order, batches
 from tests.training.songs import QUICK, SEED, example
 
 
-@given(count=st.integers(1, 40), size=st.integers(1, 9), epochs=st.integers(1, 4))
-def test_every_row_is_seen_equally_often(count: int, size: int, epochs: int) -> None:
-    plan = batches(count, Recipe(batch_size=size, epochs=epochs), SEED)
+@given(
+    lengths=st.lists(st.integers(2, 500), min_size=1, max_size=80),
+    size=st.integers(1, 9),
+    epochs=st.integers(1, 4),
+)
+def test_every_row_is_seen_once_an_epoch(lengths: list[int], size: int, epochs: int) -> None:
+    plan = batches(lengths, Recipe(batch_size=size, epochs=epochs), SEED)
 
-    seen = [row for batch in plan for row in batch]
-    assert sorted(seen) == sorted([*range(count)] * epochs)
-    assert sorted(seen[:count]) == [*range(count)]
-    assert all(len(batch) == size for batch in plan[:-1])
+    steps = -(-len(lengths) // size)
+    assert len(plan) == epochs * steps
+    for epoch in range(epochs):
+        seen = [row for batch in plan[epoch * steps : (epoch + 1) * steps] for row in batch]
+        assert sorted(seen) == [*range(len(lengths))]
+    sizes = {len(batch) for batch in plan}
+    assert 0 < max(sizes) <= size
+    assert max(sizes) - min(sizes) <= size // 2 + 1
+
+
+def test_a_batch_holds_rows_of_like_length() -> None:
+    lengths = [2 + 37 * row % 400 for row in range(200)]
+
+    def padding(plan: list[list[int]]) -> int:
+        return sum(max(lengths[r] for r in b) * len(b) - sum(lengths[r] for r in b) for b in plan)
+
+    grouped = batches(lengths, Recipe(batch_size=4, epochs=2), SEED)
+    order = [row for batch in grouped for row in batch]
+    mixed = [order[i::100] for i in range(100)]
+
+    assert padding(grouped) < padding(mixed) / 4
+    assert [lengths[batch[0]] for batch in grouped] != sorted(lengths[b[0]] for b in grouped)
 
 
 def test_order_and_initial_values_come_from_the_seed(base: BaseModel) -> None:
@@ -31,7 +53,8 @@ def test_order_and_initial_values_come_from_the_seed(base: BaseModel) -> None:
 
     assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
     assert not torch.equal(one[0], other[0])
-    assert batches(20, QUICK, SEED) != batches(20, QUICK, bytes(32))
+    lengths = [*range(2, 22)]
+    assert batches(lengths, QUICK, SEED) != batches(lengths, QUICK, bytes(32))
 
 
 def test_gradients_equal_those_of_the_whole_model(base: BaseModel, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
+from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,8 +21,11 @@ from openledger.training.steps.anchor_loss import AnchorLoss
 from openledger.training.steps.head_loss import summed_loss
 from openledger.training.steps.states import predicting_states, targets
 
+Item = TypeVar("Item")
+
 _UNFINISHED = Digest("0" * 64)  # an adapter has no digest before it is done
 _ANCHORS_A_STEP = 1
+_WINDOW = 8  # batches among which rows are sorted by length
 _LARGEST_GRADIENT = 1.0  # norm over all factors; rare tunes would otherwise throw the run
 
 
@@ -113,14 +118,35 @@ def generator(seed: bytes, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(mixed[:8], "big") >> 1)
 
 
-def batches(count: int, recipe: Recipe, seed: bytes) -> list[list[int]]:
-    """Which rows each step sees; over the run every row is seen `epochs` times."""
-    order = [
-        row
-        for epoch in range(recipe.epochs)
-        for row in torch.randperm(count, generator=generator(seed, f"epoch {epoch}")).tolist()
-    ]
-    return [order[i : i + recipe.batch_size] for i in range(0, len(order), recipe.batch_size)]
+def batches(lengths: Sequence[int], recipe: Recipe, seed: bytes) -> list[list[int]]:
+    """Which rows each step sees; over the run every row is seen `epochs` times.
+
+    Rows are drawn at random, then sorted by length within a window of several batches, so that a
+    batch holds like lengths and little padding; the batches of a window come in random order.
+
+    Args:
+        lengths: of all rows, in tokens.
+        recipe: epochs and rows in a batch.
+        seed: of the run.
+    """
+    drawn: list[list[int]] = []
+    for epoch in range(recipe.epochs):
+        rows = _drawn(range(len(lengths)), generator(seed, f"epoch {epoch}"))
+        together = _cut(rows, -(-len(rows) // recipe.batch_size))
+        for number, window in enumerate(_cut(together, -(-len(together) // _WINDOW))):
+            near = sorted((row for batch in window for row in batch), key=lambda row: lengths[row])
+            drawn += _drawn(_cut(near, len(window)), generator(seed, f"window {epoch} {number}"))
+    return drawn
+
+
+def _drawn(items: Sequence[Item], source: torch.Generator) -> list[Item]:
+    return [items[place] for place in torch.randperm(len(items), generator=source).tolist()]
+
+
+def _cut(items: Sequence[Item], count: int) -> list[list[Item]]:
+    """So many pieces in order, of sizes that differ by one at most."""
+    ends = [len(items) * (i + 1) // count for i in range(count)]
+    return [list(items[start:end]) for start, end in pairwise([0, *ends])]
 
 
 def anchor_order(count: int, steps: int, seed: bytes) -> list[list[int]]:

@@ -13,7 +13,7 @@ from openledger.storage.database import Transaction
 from openledger.storage.records.data import accounts, contributions, datanets, texts
 from openledger.storage.records.model import releases, runs
 from openledger.storage.records.model.releases import Release
-from openledger.storage.records.model.runs import Run
+from openledger.storage.records.model.runs import Run, RunState
 from openledger.web.operations.operation import Nothing, Operation
 from openledger.web.operations.wallets import find
 from openledger.wiring.platform import Platform, now_us
@@ -58,9 +58,10 @@ class RunView(msgspec.Struct, frozen=True):
     id: str
     name: str
     state: str
+    stage: str | None  # what a training run is doing at this moment
     number: int | None
     seed: Digest | None
-    step: int
+    step: int  # of that stage; of the training once it is done
     steps: int
     seconds_left: int | None
     adapter: Digest | None
@@ -232,6 +233,7 @@ def _run_view(run: Run) -> RunView:
         id=run.id,
         name=run.name,
         state=run.state.value,
+        stage=_stage(run),
         number=run.number,
         seed=run.seed,
         step=run.step,
@@ -241,6 +243,16 @@ def _run_view(run: Run) -> RunView:
         error=run.error,
         metrics=msgspec.Raw(run.metrics or b"{}"),
     )
+
+
+def _stage(run: Run) -> str | None:
+    if run.state is not RunState.TRAINING or run.metrics is None:
+        return None
+    return msgspec.json.decode(run.metrics, type=_Stage).stage
+
+
+class _Stage(msgspec.Struct, frozen=True):
+    stage: str | None = None
 
 
 def _view_of(platform: Platform, release: Release) -> ReleaseView:

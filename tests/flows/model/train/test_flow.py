@@ -19,6 +19,7 @@ from openledger.flows.model.train.plan import (
 )
 from openledger.storage.records.model import runs
 from openledger.storage.records.model.runs import Run
+from openledger.training.task import Stage
 from openledger.web.operations import models
 from openledger.web.operations.models import NewRun, RecipeChoice, Which
 from openledger.web.work import worker_of
@@ -82,6 +83,36 @@ def test_a_run_that_died_before_its_end_was_noted_ends_the_same(
     assert again.adapter == ended.adapter
     assert again.metrics == ended.metrics
     assert flow.BUILDING not in {step.stage for step in steps}
+
+
+def test_while_it_trains_everyone_sees_the_stage_and_afterwards_the_steps(
+    market: Platform, begun: Run
+) -> None:
+    seen: list[tuple[str, str | None, int]] = []
+
+    def look(step: flow.Step) -> None:
+        view = models.show_run(market, Which("run"))
+        seen.append((step.stage, view.stage, view.step - step.done))
+
+    ended = flow.train(market.models.workshop, begun, look)
+
+    assert {stage for stage, _, _ in seen} >= {Stage.TRAINING.value, flow.BUILDING}
+    assert all(told == shown and apart == 0 for told, shown, apart in seen)
+    view = models.show_run(market, Which("run"))
+    metrics = msgspec.json.decode(ended.metrics or b"", type=flow.Metrics)
+    assert (view.stage, view.step, view.steps) == (None, metrics.steps, metrics.steps)
+
+
+def test_nothing_readable_of_the_texts_stays_in_the_folder_of_a_run(
+    market: Platform, begun: Run
+) -> None:
+    shop = market.models.workshop
+    folder = shop.home.run(begun.op)
+    caches: set[int] = set()
+    flow.train(shop, begun, lambda _: caches.add(len(list(folder.glob("hidden-*.bin")))))
+
+    assert max(caches) == 2  # training and held out; attribution makes no other
+    assert not list(folder.glob("hidden-*"))
 
 
 def test_a_seed_that_is_always_missed_is_said(market: Platform, begun: Run) -> None:

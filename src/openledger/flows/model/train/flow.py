@@ -30,12 +30,14 @@ from openledger.flows.model.train.plan import (
 )
 from openledger.flows.model.train.score import score
 from openledger.lm.checkpoint import load_adapter, save_adapter
+from openledger.lm.frozen import forget_caches
 from openledger.lm.lora import Adapter
 from openledger.storage.records.data import accounts, datanets
 from openledger.storage.records.model import runs
 from openledger.storage.records.model.runs import Run, RunState
 from openledger.training.abc_score import AbcScore
 from openledger.training.finetune import finetune
+from openledger.training.rows import encode_rows
 from openledger.training.split import Split, split_by_key
 from openledger.training.task import FineTuned, Progress, Task, Watch
 
@@ -100,30 +102,38 @@ def train(shop: Workshop, run: Run, tell: Tell) -> Run:
         ConflictError: the run never began, or is cancelled.
         StorageFullError: the disk is full; call again when there is room.
     """
-    if run.state is RunState.TRAINED:
-        return run
+    folder = shop.home.run(run.op)
+    if run.state is not RunState.TRAINED:
+        run = _trained(shop, run, folder, tell)
+    forget_caches(folder)  # whoever reads them learns the texts, which rest encrypted elsewhere
+    return run
+
+
+def _trained(shop: Workshop, run: Run, folder: Path, tell: Tell) -> Run:
     plan = decode(run.recipe, Plan)
     with shop.database.transaction() as transaction:
         run = runs.advance(transaction, run.id, RunState.TRAINING, shop.clock())
         wanted = tuple(datanets.get(transaction, one) for one in plan.datanets)
-    folder = shop.home.run(run.op)
     material = as_begun(folder, gather(shop, wanted), run.manifest_root)
     seed = as_bytes(run.seed or Digest(""))
     split = split_by_key(material.examples, seed, plan.held_out_bps)
     base = shop.base(plan.recipe.precision)
+    hear = _heard(shop, run, tell)
     tuned = finetune(
         base,
         Task(plan.recipe, seed, split.training, split.held_out),
         folder,
-        Watch(progress=lambda seen: _report(shop, run, tell, seen)),
+        Watch(progress=lambda seen: hear(_step(seen))),
     )
     digest = _keep(shop, tuned.adapter, base.name)
-    state = _attribution(shop, run, plan, split, digest, tell)
-    written = _score(shop, plan, split, digest, tell)
+    state = _attribution(shop, run, plan, split, digest, hear)
+    written = _score(shop, plan, split, digest, hear)
     metrics = _metrics(plan, split, tuned, state, attribution_folder(folder))
-    scored = msgspec.structs.replace(metrics, tunes=written)
+    scored = msgspec.json.encode(msgspec.structs.replace(metrics, tunes=written))
     with shop.database.transaction() as transaction:
-        return runs.finish(transaction, run.id, digest, msgspec.json.encode(scored), shop.clock())
+        trained = runs.Progress(tuned.steps, tuned.steps_planned, 0, None)
+        runs.report(transaction, run.id, trained, shop.clock())
+        return runs.finish(transaction, run.id, digest, scored, shop.clock())
 
 
 def _known(shop: Workshop, op: Digest) -> Run | None:
@@ -209,8 +219,25 @@ def _drawn_seed(shop: Workshop, run: Run, number: int) -> Digest:
     raise ChainUnavailableError(f"run {number} missed its seed block too often; start it again")
 
 
-def _report(shop: Workshop, run: Run, tell: Tell, seen: Progress) -> None:
-    step = Step(
+def _heard(shop: Workshop, run: Run, tell: Tell) -> Tell:
+    """Store each step before it is told, so that whoever asks the home sees it too."""
+
+    def hear(step: Step) -> None:
+        row = runs.Progress(
+            step=step.done,
+            steps=step.total,
+            seconds_left=None if step.seconds_left is None else round(step.seconds_left),
+            metrics=msgspec.json.encode(step),
+        )
+        with shop.database.transaction() as transaction:
+            runs.report(transaction, run.id, row, shop.clock())
+        tell(step)
+
+    return hear
+
+
+def _step(seen: Progress) -> Step:
+    return Step(
         stage=seen.stage.value,
         done=seen.done,
         total=seen.total,
@@ -218,15 +245,6 @@ def _report(shop: Workshop, run: Run, tell: Tell, seen: Progress) -> None:
         held_out_loss=seen.held_out_loss,
         seconds_left=seen.seconds_left,
     )
-    row = runs.Progress(
-        step=seen.done,
-        steps=seen.total,
-        seconds_left=None if seen.seconds_left is None else round(seen.seconds_left),
-        metrics=msgspec.json.encode(step),
-    )
-    with shop.database.transaction() as transaction:
-        runs.report(transaction, run.id, row, shop.clock())
-    tell(step)
 
 
 def _keep(shop: Workshop, adapter: Adapter, base_name: str) -> Digest:
@@ -248,10 +266,12 @@ def _attribution(
         if state.manifest.commitment.adapter == adapter:
             return state
     base = shop.base(plan.recipe.precision)
-    encoded = base.tokenizer.encode_documents([one.text for one in split.training])
+    rows: list[list[tuple[int, ...]]] = [[] for _ in split.training]
+    for row in encode_rows(base.tokenizer, split.training, plan.recipe.max_length):
+        rows[row.example].append(row.tokens)
     examples = [
-        TrainingExample(one.digest, one.document, one.account, one.text, tuple(ids))
-        for one, ids in zip(split.training, encoded, strict=True)
+        TrainingExample(one.digest, one.document, one.account, one.text, tuple(pieces))
+        for one, pieces in zip(split.training, rows, strict=True)
     ]
     model = ProbedModel(base, load_adapter(shop.home.adapter(adapter), base, adapter))
     recipe = AttributionRecipe(adapter, run.seed or Digest(""))
