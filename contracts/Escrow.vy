@@ -8,8 +8,11 @@
         there. The gateway settles a closed range of its receipts at a time: it shows the last
         receipt of each payer, proved to stand in the epoch's Merkle tree, and draws what the
         running totals grew by. The very last receipt's total over all payers must equal the old
-        total plus what is drawn: no receipt, no draw; no draw without its receipt.
-        What is drawn goes to `Payouts`, never to the gateway.
+        total plus what the receipts say: no receipt, no draw; no draw without its receipt.
+        What is drawn goes to `Payouts`, never to the gateway. Where a payer's voucher or money no
+        longer covers his receipts, the gateway that served him pays instead, out of what its
+        controller approved: nobody can keep others from their money by not paying. It gets that
+        back when a later voucher and deposit cover it.
 """
 
 from interfaces import IIdentity
@@ -64,6 +67,11 @@ event Drawn:
     amount: uint256
     spent: uint256
 
+event Unpaid:
+    payer: indexed(address)
+    gateway: indexed(address)
+    amount: uint256  # wei of all his receipts that the gateway paid for him
+
 event Settled:
     gateway: indexed(address)
     number: indexed(uint256)
@@ -90,11 +98,17 @@ balance_of: public(HashMap[address, HashMap[address, Balance]])
 # payer -> gateway -> exit that waits; _request_exit() sets it, _exit() clears it
 exits: public(HashMap[address, HashMap[address, Exit]])
 
+# payer -> gateway -> wei of all settled receipts; what exceeds `spent` the gateway paid for him
+charged: public(HashMap[address, HashMap[address, uint256]])
+
 # sender -> op -> deposited before; the deposits set it
 ops: public(HashMap[address, HashMap[bytes32, bool]])
 
-# gateway -> wei drawn ever; only settle() raises it
+# gateway -> wei of all settled receipts; only settle() raises it
 drawn: public(HashMap[address, uint256])
+
+# gateway -> wei of it that the gateway paid for its payers and did not get back; settle() moves it
+covered: public(HashMap[address, uint256])
 
 # gateway -> receipts settled; only settle() raises it
 _settled: HashMap[address, uint256]
@@ -180,7 +194,8 @@ def settle(
     draws: DynArray[evidence.Draw, MAX_DRAWS],
 ):
     """
-    @notice Settle the gateway's next receipts; the caller is its controller.
+    @notice Settle the gateway's next receipts; the caller is its controller. What payers leave
+            unpaid is taken from the caller, who approves it before.
     @param gateway Whose receipts.
     @param first Sequence of the first one: `next_sequence`.
     @param size How many.
@@ -192,7 +207,8 @@ def settle(
     assert msg.sender == controller, "escrow: not the gateway"
     assert first == self._settled[gateway] + 1, "escrow: not the next receipt"
     assert len(draws) != 0, "escrow: no receipt"
-    amount: uint256 = 0
+    fees: uint256 = 0  # of the epoch's receipts
+    paid: uint256 = 0  # by payers, for these and for what the gateway paid for them before
     following: uint256 = 0  # least index of the next draw
     total: uint256 = 0  # the gateway's, by the receipt looked at last
     for draw: evidence.Draw in draws:
@@ -200,22 +216,23 @@ def settle(
         following = draw.index + 1
         assert draw.receipt.gateway_sequence == first + draw.index, "escrow: wrong sequence"
         evidence._check_receipt(gateway, size, root, draw)
-        evidence._check_voucher(token, gateway, draw)
-        amount += self._draw(gateway, draw)
+        fees += self._charge(gateway, draw)
+        paid += self._draw(gateway, draw)
         total = draw.receipt.gateway_total
     assert following == size, "escrow: last receipt missing"
-    assert total == self.drawn[gateway] + amount, "escrow: totals do not chain"
+    assert total == self.drawn[gateway] + fees, "escrow: totals do not chain"
     number: uint256 = self.epoch_count[gateway] + 1
     self.drawn[gateway] = total
     self._settled[gateway] = first + size - 1
     self.epoch_count[gateway] = number
     self.epochs[gateway][number] = Epoch(first=first, size=size, root=root)
     log Settled(
-        gateway=gateway, number=number, first=first, size=size, root=root, amount=amount
+        gateway=gateway, number=number, first=first, size=size, root=root, amount=fees
     )
-    if amount != 0:
-        assert extcall IOpenToken(token).transfer(payouts, amount), "escrow: transfer failed"
-        extcall IPayouts(payouts).fund(gateway, amount)
+    self._even_out(gateway, fees, paid)
+    if fees != 0:
+        assert extcall IOpenToken(token).transfer(payouts, fees), "escrow: transfer failed"
+        extcall IPayouts(payouts).fund(gateway, fees)
 
 
 @external
@@ -309,15 +326,39 @@ def call_digest(receipt: evidence.CallReceipt) -> bytes32:
 
 
 @internal
+def _charge(gateway: address, draw: evidence.Draw) -> uint256:
+    payer: address = draw.channel.payer
+    before: uint256 = self.charged[payer][gateway]
+    assert draw.receipt.payer_total >= before, "escrow: payer total fell"
+    self.charged[payer][gateway] = draw.receipt.payer_total
+    return draw.receipt.payer_total - before
+
+
+@internal
 def _draw(gateway: address, draw: evidence.Draw) -> uint256:
     payer: address = draw.channel.payer
     balance: Balance = self.balance_of[payer][gateway]
-    spent: uint256 = draw.receipt.payer_total
-    assert spent >= balance.spent, "escrow: payer total fell"
-    assert spent + balance.withdrawn <= balance.deposited, "escrow: over deposit"
-    self.balance_of[payer][gateway].spent = spent
-    log Drawn(payer=payer, gateway=gateway, amount=spent - balance.spent, spent=spent)
+    spent: uint256 = balance.spent
+    if evidence._is_covered(IIdentity(identity), token, gateway, draw):
+        spent = min(draw.receipt.payer_total, balance.deposited - balance.withdrawn)
+        self.balance_of[payer][gateway].spent = spent
+        log Drawn(payer=payer, gateway=gateway, amount=spent - balance.spent, spent=spent)
+    if spent != draw.receipt.payer_total:
+        log Unpaid(payer=payer, gateway=gateway, amount=draw.receipt.payer_total - spent)
     return spent - balance.spent
+
+
+@internal
+def _even_out(gateway: address, fees: uint256, paid: uint256):
+    if paid == fees:
+        return
+    self.covered[gateway] = self.covered[gateway] + fees - paid
+    if paid < fees:
+        taken: bool = extcall IOpenToken(token).transferFrom(msg.sender, self, fees - paid)
+        assert taken, "escrow: transfer failed"
+    else:
+        payee: address = staticcall IIdentity(identity).payee_of(gateway)
+        assert extcall IOpenToken(token).transfer(payee, paid - fees), "escrow: transfer failed"
 
 
 @internal

@@ -90,5 +90,4 @@ __all__ = [
     "renew",
     "use_terms",
     "verify_chunk",
-    "verify_voucher",
 ]

@@ -6,6 +6,7 @@
         holds both to the same bytes.
 """
 
+from interfaces import IIdentity
 from modules import merkle
 from modules import signatures
 
@@ -44,7 +45,7 @@ struct CallReceipt:
 struct Draw:
     channel: Channel
     limit: uint128  # wei, the voucher's
-    voucher: Bytes[65]  # signature by the payer
+    voucher: Bytes[65]  # signature by the payer's controller
     receipt: CallReceipt
     attribution: bytes32  # digest of the attribution statement
     payer_salt: bytes32
@@ -84,12 +85,14 @@ def _check_receipt(gateway: address, size: uint256, root: bytes32, draw: Draw):
 
 @internal
 @view
-def _check_voucher(token: address, gateway: address, draw: Draw):
+def _is_covered(identity: IIdentity, token: address, gateway: address, draw: Draw) -> bool:
+    # A gateway that brings the wrong paper is refused. That time passes, or that the payer takes
+    # other keys, is no fault of its epoch: the voucher then counts for nothing.
     assert draw.channel.gateway == gateway, "escrow: voucher for another gateway"
-    assert block.timestamp <= draw.channel.expiry, "escrow: voucher expired"
     assert draw.receipt.payer_total <= convert(draw.limit, uint256), "escrow: over limit"
     struct_hash: bytes32 = keccak256(
         abi_encode(VOUCHER, self._channel_id(token, draw.channel), draw.limit)
     )
     signer: address = signatures._signer_of(struct_hash, draw.voucher)
-    assert signer == draw.channel.payer, "escrow: voucher not signed by the payer"
+    controller: address = staticcall identity.controller_of(draw.channel.payer)
+    return signer == controller and block.timestamp <= draw.channel.expiry

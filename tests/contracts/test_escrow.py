@@ -8,6 +8,7 @@ from world import (
     ESCROW,
     EXIT_DELAY,
     FAR,
+    IDENTITY_DELAY,
     NOBODY,
     OPEN,
     Book,
@@ -264,12 +265,25 @@ def test_a_receipt_is_drawn_from_its_own_payer_only(world: World, book: Book) ->
         book.submit(root, [draws[0].tuple(payer_salt=b32("x"))])
 
 
+def cover(world: World, amount: int, gateway: str = "gwen") -> None:
+    """Give a gateway money and let Escrow take as much."""
+    world.token.transfer(person(gateway), amount, sender=person("holder"))
+    world.token.approve(world.escrow, amount, sender=person(gateway))
+
+
+def unpaid(world: World) -> list[tuple[str, int]]:
+    """Payer and wei, as the last settlement logged them."""
+    logs = [e for e in world.escrow.get_logs() if type(e).__name__ == "Unpaid"]
+    assert all(e.gateway.lower() == person("gwen") for e in logs)
+    return [(e.payer.lower(), e.amount) for e in logs]
+
+
 def test_a_voucher_is_signed_by_its_payer(world: World, book: Book) -> None:
     book.call("paul", 7)
-    with boa.reverts("escrow: voucher not signed by the payer"):
+    with boa.reverts("token: over allowance"):
         book.submit(*book.draws(signer="mallory"))
     root, draws = book.draws()
-    with boa.reverts("escrow: voucher not signed by the payer"):
+    with boa.reverts("token: over allowance"):
         book.submit(root, [draws[0].tuple(limit=8)])
     with boa.reverts("signature: 65 bytes needed"):
         book.submit(root, [draws[0].tuple(voucher=b"\x01" * 64)])
@@ -282,8 +296,87 @@ def test_every_condition_is_bound_by_the_voucher(world: World, book: Book) -> No
     for position in range(2, 7):
         altered = list(channel)
         altered[position] = b32("x") if position == 6 else altered[position] - 1
-        with boa.reverts("escrow: voucher not signed by the payer"):
+        with boa.reverts("token: over allowance"):
             book.submit(root, [draws[0].tuple(channel=tuple(altered))])
+
+
+def test_whoever_controls_the_payers_account_signs_for_it(world: World, book: Book) -> None:
+    paul = person("paul")
+    world.identity.register(paul, person("safe"), sender=paul)
+    world.identity.propose_change(paul, person("paul2"), paul, person("safe"), sender=paul)
+    book.call("paul", 7)
+    with boa.reverts("token: over allowance"):
+        book.submit(*book.draws(signer="paul2"))
+    boa.env.time_travel(seconds=IDENTITY_DELAY)
+    world.identity.apply_change(paul)
+
+    with boa.reverts("token: over allowance"):
+        book.submit(*book.draws())
+    book.submit(*book.draws(signer="paul2"))
+    assert free(world) == 93
+
+
+def test_the_gateway_pays_what_a_payer_leaves_unpaid(world: World, book: Book) -> None:
+    cover(world, 20)
+    book.call("paula", 5)
+    book.call("paul", 7)
+    book.submit(*book.draws(expiry=boa.env.timestamp - 1))
+
+    escrow, gwen = world.escrow, person("gwen")
+    assert unpaid(world) == [(person("paula"), 5), (person("paul"), 7)]
+    assert (free(world), free(world, "paula")) == (100, 100)
+    assert (escrow.charged(person("paul"), gwen), escrow.charged(person("paula"), gwen)) == (7, 5)
+    assert (escrow.drawn(gwen), escrow.covered(gwen)) == (12, 12)
+    assert world.token.balanceOf(gwen) == 8
+    assert world.token.balanceOf(world.payouts) == world.payouts.funded(gwen) == 12
+    assert world.token.balanceOf(escrow) == 200
+
+
+def test_one_who_pays_nothing_keeps_nobody_from_his_money(world: World, book: Book) -> None:
+    cover(world, 7)
+    book.call("paul", 7)
+    book.call("paula", 5)
+    book.settle(stale=["paul"])
+
+    assert unpaid(world) == [(person("paul"), 7)]
+    assert (free(world), free(world, "paula")) == (100, 95)
+    assert world.escrow.covered(person("gwen")) == 7
+    assert world.payouts.funded(person("gwen")) == 12
+
+
+def test_the_gateway_gets_back_what_a_later_voucher_and_deposit_cover(
+    world: World, book: Book
+) -> None:
+    cover(world, 30)
+    gwen = person("gwen")
+    book.call("paul", 130)
+    book.settle()
+    assert unpaid(world) == [(person("paul"), 30)]
+    assert (free(world), world.token.balanceOf(gwen), world.escrow.covered(gwen)) == (0, 0, 30)
+    world.identity.register(person("purse"), person("safe"), sender=gwen)
+    world.deposit("paul", "gwen", 41)
+    book.call("paul", 1)
+    book.settle()
+
+    assert unpaid(world) == []
+    assert (free(world), world.escrow.covered(gwen)) == (10, 0)
+    assert world.token.balanceOf(person("purse")) == 30
+    assert world.payouts.funded(gwen) == world.escrow.drawn(gwen) == 131
+
+
+def test_what_comes_back_from_one_payer_pays_for_another(world: World, book: Book) -> None:
+    cover(world, 30)
+    gwen = person("gwen")
+    book.call("paul", 130)
+    book.settle()
+    world.deposit("paul", "gwen", 30)
+    book.call("paul", 0)
+    book.call("paula", 120)
+    book.settle()
+
+    assert unpaid(world) == [(person("paula"), 20)]
+    assert (free(world), free(world, "paula"), world.escrow.covered(gwen)) == (0, 0, 20)
+    assert world.token.balanceOf(gwen) == 10
 
 
 def test_a_voucher_counts_at_its_gateway_only(world: World, book: Book) -> None:
@@ -294,7 +387,7 @@ def test_a_voucher_counts_at_its_gateway_only(world: World, book: Book) -> None:
 
 def test_a_voucher_counts_until_it_expires(world: World, book: Book) -> None:
     book.call("paul", 7)
-    with boa.reverts("escrow: voucher expired"):
+    with boa.reverts("token: over allowance"):
         book.submit(*book.draws(expiry=boa.env.timestamp - 1))
     book.submit(*book.draws(expiry=boa.env.timestamp))
 
@@ -318,7 +411,7 @@ def test_nothing_is_drawn_above_the_deposit(world: World, book: Book) -> None:
     book.call("paul", 100)
     book.settle()
     book.call("paul", 1)
-    with boa.reverts("escrow: over deposit"):
+    with boa.reverts("token: over allowance"):
         book.submit(*book.draws())
     world.deposit("paul", "gwen", 1)
     book.submit(*book.draws())
@@ -339,7 +432,7 @@ def test_balances_of_other_gateways_are_out_of_reach(world: World, book: Book) -
     world.deposit("paul", "greg", 50)
     other = Book(world, "greg")
     other.call("paul", 51)
-    with boa.reverts("escrow: over deposit"):
+    with boa.reverts("token: over allowance"):
         other.submit(*other.draws())
 
 
@@ -379,7 +472,7 @@ def test_calls_made_before_the_exit_are_paid_first(world: World, book: Book) -> 
     assert world.token.balanceOf(person("paul")) == 70
     assert tuple(world.escrow.balance_of(person("paul"), person("gwen"))) == (100, 30, 70)
     book.call("paul", 1)
-    with boa.reverts("escrow: over deposit"):
+    with boa.reverts("token: over allowance"):
         book.submit(*book.draws())
 
 

@@ -23,6 +23,7 @@ PAYERS = ("paul", "paula", "peter")
 GATEWAYS = ("gwen", "greg")
 EARNERS = ("ann", "ben", "paul", "commons")
 SUPPLY = 10**9 * OPEN
+RESERVE = 10**6  # wei that a gateway has to pay for its payers with
 
 payers = st.sampled_from(PAYERS)
 gateways = st.sampled_from(GATEWAYS)
@@ -45,13 +46,16 @@ class Money(RuleBasedStateMachine):
         self.deposited = dict.fromkeys(pairs, 0)
         self.withdrawn = dict.fromkeys(pairs, 0)
         self.asked: dict[tuple[str, str], tuple[int, int]] = {}
+        self.spent = dict.fromkeys(pairs, 0)
         self.books = {g: Book(self.w, g) for g in GATEWAYS}
+        for gateway in GATEWAYS:
+            self.w.token.transfer(person(gateway), RESERVE, sender=person("holder"))
         self.earned = {g: dict.fromkeys(self.accounts(), 0) for g in GATEWAYS}
         self.roots: dict[str, list[PayoutTree]] = {g: [] for g in GATEWAYS}
         self.claimed = {(g, a): 0 for g in GATEWAYS for a in self.accounts()}
         for payer, gateway in pairs:
             self.deposit(payer, gateway, 400)
-        self.settle("gwen", [("paul", 2, 0), ("paula", 1, 0)])
+        self.settle("gwen", [("paul", 2, 0), ("paula", 1, 0)], [], 0)
         self.publish("gwen", (1, 2, 3, 4))
 
     def accounts(self) -> dict[str, str]:
@@ -61,8 +65,7 @@ class Money(RuleBasedStateMachine):
 
     def free(self, payer: str, gateway: str) -> int:
         pair = (payer, gateway)
-        spent = self.books[gateway].totals.get(payer, 0)
-        return self.deposited[pair] - self.withdrawn[pair] - spent
+        return self.deposited[pair] - self.withdrawn[pair] - self.spent[pair]
 
     @rule(payer=payers, gateway=gateways, amount=st.integers(1, 1000))
     def deposit(self, payer: str, gateway: str, amount: int) -> None:
@@ -72,22 +75,40 @@ class Money(RuleBasedStateMachine):
     @rule(
         gateway=gateways,
         calls=st.lists(st.tuples(payers, quarters, edges), min_size=1, max_size=4),
+        stale=st.lists(payers, max_size=2),
+        approved=edges,
     )
-    def settle(self, gateway: str, calls: list[tuple[str, int, int]]) -> None:
+    def settle(
+        self, gateway: str, calls: list[tuple[str, int, int]], stale: list[str], approved: int
+    ) -> None:
         book = self.books[gateway]
         before = (dict(book.totals), dict(book.counts), book.total, book.previous)
-        covered = True
+        used: dict[str, int] = {}
         for payer, part, off in calls:
-            fee = max(0, self.free(payer, gateway) * part // 4 + off)
+            left = self.free(payer, gateway) - used.get(payer, 0)
+            fee = max(0, left * part // 4 + off)
             book.call(payer, fee)
-            covered = covered and self.free(payer, gateway) >= 0
-        if covered:
-            book.settle()
+            used[payer] = used.get(payer, 0) + fee
+        pays = {payer: self.pays(payer, gateway) for payer in used if payer not in stale}
+        missing = sum(used.values()) - sum(pays.values())
+        allowed = max(0, missing + approved)
+        self.w.token.approve(self.w.escrow, allowed, sender=person(gateway))
+        if missing > allowed:
+            with boa.reverts("token: over allowance"):
+                book.submit(*book.draws(stale))
+            book.totals, book.counts, book.total, book.previous = before
+            book.calls = []
             return
-        with boa.reverts("escrow: over deposit"):
-            book.submit(*book.draws())
-        book.totals, book.counts, book.total, book.previous = before
-        book.calls = []
+        held = self.w.token.balanceOf(person(gateway))
+        book.settle(stale)
+        for payer, amount in pays.items():
+            self.spent[payer, gateway] += amount
+        assert self.w.token.balanceOf(person(gateway)) == held - missing
+
+    def pays(self, payer: str, gateway: str) -> int:
+        """What a payer's money pays of all that he was ever charged and did not pay."""
+        owes = self.books[gateway].totals.get(payer, 0) - self.spent[payer, gateway]
+        return min(owes, self.free(payer, gateway))
 
     @rule(gateway=gateways, payer=payers, part=quarters, short=st.sampled_from([1, 2]))
     def settle_over_the_voucher(self, gateway: str, payer: str, part: int, short: int) -> None:
@@ -96,7 +117,8 @@ class Money(RuleBasedStateMachine):
         book.call(payer, max(short, self.free(payer, gateway) * part // 4))
         with boa.reverts("escrow: over limit"):
             book.submit(*book.draws(limit=book.totals[payer] - short))
-        with boa.reverts("escrow: voucher not signed by the payer"):
+        self.w.token.approve(self.w.escrow, 0, sender=person(gateway))
+        with boa.reverts("token: over allowance"):
             book.submit(*book.draws(signer=gateway))
         book.totals, book.counts, book.total, book.previous = before
         book.calls = []
@@ -194,7 +216,8 @@ class Money(RuleBasedStateMachine):
         drawn = sum(book.drawn for book in self.books.values())
         assert self.w.token.balanceOf(self.w.escrow) == free
         assert self.w.token.balanceOf(self.w.payouts) == drawn - sum(self.claimed.values())
-        assert sum(self.deposited.values()) == free + drawn + sum(self.withdrawn.values())
+        paid = sum(self.spent.values())
+        assert sum(self.deposited.values()) == free + paid + sum(self.withdrawn.values())
 
     def teardown(self) -> None:
         """Compare every figure at the end of a life: each of them only ever rises."""
@@ -203,7 +226,7 @@ class Money(RuleBasedStateMachine):
         try:
             self.check_escrow()
             self.check_payouts()
-            everyone = [person(n) for n in ("holder", "ann", "ben", *PAYERS)]
+            everyone = [person(n) for n in ("holder", "ann", "ben", *PAYERS, *GATEWAYS)]
             everyone += [self.w.escrow.address, self.w.payouts.address]
             assert sum(self.w.token.balanceOf(one) for one in everyone) == SUPPLY
         finally:
@@ -212,8 +235,14 @@ class Money(RuleBasedStateMachine):
     def check_escrow(self) -> None:
         for (payer, gateway), deposited in self.deposited.items():
             balance = tuple(self.w.escrow.balance_of(person(payer), person(gateway)))
-            spent = self.books[gateway].totals.get(payer, 0)
+            spent = self.spent[payer, gateway]
             assert balance == (deposited, spent, self.withdrawn[payer, gateway])
+            charged = self.w.escrow.charged(person(payer), person(gateway))
+            assert charged == self.books[gateway].totals.get(payer, 0)
+        for gateway, book in self.books.items():
+            covered = book.drawn - sum(self.spent[payer, gateway] for payer in PAYERS)
+            assert self.w.escrow.covered(person(gateway)) == covered
+            assert self.w.token.balanceOf(person(gateway)) == RESERVE - covered
 
     def check_payouts(self) -> None:
         payouts = self.w.payouts

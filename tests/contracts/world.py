@@ -4,7 +4,7 @@ Digests, trees, vouchers and signatures come from the product's own Python, so t
 here is also a test that both sides agree.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
@@ -211,11 +211,17 @@ class Book:
         self.previous = digest
         self.calls.append((payer, receipt, as_bytes(digest) + b32("statement")))
 
-    def draws(self, **channel: object) -> tuple[bytes, list[Draw]]:
-        """Root and draws of the open epoch: the last receipt of every payer."""
+    def draws(self, stale: Collection[str] = (), **channel: object) -> tuple[bytes, list[Draw]]:
+        """Root and draws of the open epoch: the last receipt of every payer.
+
+        Vouchers of `stale` payers have expired.
+        """
         tree = Tree([leaf for _, _, leaf in self.calls])
         last = {payer: index for index, (payer, _, _) in enumerate(self.calls)}
-        draws = [self.draw(tree, index, **channel) for index in sorted(last.values())]
+        draws = [
+            self.draw(tree, index, **(channel | ({"expiry": 1} if payer in stale else {})))
+            for payer, index in sorted(last.items(), key=lambda item: item[1])
+        ]
         return as_bytes(tree.root), draws
 
     def draw(self, tree: Tree, index: int, **changes: object) -> Draw:
@@ -250,9 +256,9 @@ class Book:
         signed = sign_voucher(domain, token, channel, Wei(limit), key(signer))
         return _plain_tuple(channel), bytes.fromhex(signed.signature)
 
-    def settle(self) -> int:
-        """Settle the open epoch; what was drawn."""
-        root, draws = self.draws()
+    def settle(self, stale: Collection[str] = ()) -> int:
+        """Settle the open epoch; what its receipts say."""
+        root, draws = self.draws(stale)
         self.submit(root, draws)
         drawn = self.total - self.drawn
         self.first += len(self.calls)

@@ -22,8 +22,14 @@ CHANNEL = Channel(
 )
 
 
-def test_the_payers_signature_holds() -> None:
-    verify_voucher(DOMAIN, TOKEN, sign_voucher(DOMAIN, TOKEN, CHANNEL, Wei(5), KEY))
+def test_the_controllers_signature_holds_and_nobody_elses() -> None:
+    """An account is an address for ever; the key that signs for it may be another one."""
+    other = b"\x0a" * 32
+    signed = sign_voucher(DOMAIN, TOKEN, CHANNEL, Wei(5), other)
+
+    verify_voucher(DOMAIN, TOKEN, signed, address_of(other))
+    with pytest.raises(VerificationError):
+        verify_voucher(DOMAIN, TOKEN, signed, CHANNEL.payer)
 
 
 @pytest.mark.parametrize(
@@ -43,11 +49,13 @@ def test_every_condition_is_signed(field: str, value: object) -> None:
 
     assert channel_id(DOMAIN, TOKEN, changed) != channel_id(DOMAIN, TOKEN, CHANNEL)
     with pytest.raises(VerificationError):
-        verify_voucher(DOMAIN, TOKEN, msgspec.structs.replace(signed, channel=changed))
+        verify_voucher(
+            DOMAIN, TOKEN, msgspec.structs.replace(signed, channel=changed), CHANNEL.payer
+        )
 
 
 def test_a_raised_limit_is_found() -> None:
     signed = sign_voucher(DOMAIN, TOKEN, CHANNEL, Wei(5), KEY)
 
     with pytest.raises(VerificationError):
-        verify_voucher(DOMAIN, TOKEN, msgspec.structs.replace(signed, limit=Wei(6)))
+        verify_voucher(DOMAIN, TOKEN, msgspec.structs.replace(signed, limit=Wei(6)), CHANNEL.payer)

@@ -172,6 +172,13 @@ class Client:
             raise ChainUnavailableError("the node has no block yet; try again later")
         return block
 
+    def now_s(self, clock_us: int) -> int:
+        """Unix seconds that the next block will be at least, given this computer's clock.
+
+        An idle development chain makes no block, so its newest one may be long ago.
+        """
+        return max(self.newest().timestamp, clock_us // 1_000_000)
+
     def reach(self, height: int, timeout_s: float) -> None:
         """Wait until a block of that number exists; a development chain is told to mine it.
 

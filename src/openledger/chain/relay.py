@@ -113,9 +113,8 @@ class Relay:
         return bytes.fromhex(sign_typed(domain, record, self._keyring.private_key(label)))
 
     def _deadline(self) -> int:
-        newest = self._contracts.client.newest()
-        now = max(newest.timestamp, self._clock() // 1_000_000)
-        return now + self._contracts.client.config.relay_deadline_s
+        client = self._contracts.client
+        return client.now_s(self._clock()) + client.config.relay_deadline_s
 
 
 def names_account(function: Function) -> bool:

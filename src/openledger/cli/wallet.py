@@ -1,5 +1,6 @@
 """`openledger wallet`: accounts, deposits, API keys, claims."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -55,13 +56,40 @@ def deposit(
     faucet: Annotated[
         bool, typer.Option(help="Take play money first; development chain only.")
     ] = False,
+    key: Annotated[
+        str | None, typer.Option(help="Makes a repeat safe: the same key is the same deposit.")
+    ] = None,
 ) -> None:
     """Prepay calls at this gateway; what is not used can leave again."""
     from openledger.web.operations.wallets import DEPOSIT, Deposit
 
     with told((here := of(context)).output):
-        has = here.act(DEPOSIT, Deposit(name, wei_amount(amount), faucet))
+        has = here.act(DEPOSIT, Deposit(name, wei_amount(amount), faucet, key))
         here.output.result(has, f"{has.label} has {open_amount(has.free)} OPEN free for calls")
+
+
+@app.command()
+def withdraw(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="An account of this home.")],
+    amount: Annotated[str, typer.Argument(help="OPEN, such as 5 or 0.25.")],
+    key: Annotated[
+        str | None, typer.Option(help="Goes on with the withdrawal that was given this key.")
+    ] = None,
+) -> None:
+    """Take back what no call has used; where the contract has a delay, run it again after that."""
+    from openledger.web.operations.wallets import WITHDRAW, Withdraw
+
+    with told((here := of(context)).output):
+        made = here.act(WITHDRAW, Withdraw(name, wei_amount(amount), key))
+        when = datetime.fromtimestamp(made.ready_at, UTC).isoformat(timespec="minutes")
+        text = (
+            f"{open_amount(made.waiting)} OPEN wait until {when}; then run\n"
+            f"  openledger wallet withdraw {name} {amount} --key {made.key}"
+            if made.waiting
+            else f"{amount} OPEN are back in the account of {made.label}"
+        )
+        here.output.result(made, text)
 
 
 @app.command()

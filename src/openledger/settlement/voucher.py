@@ -69,11 +69,13 @@ def sign_voucher(
     return SignedVoucher(channel, limit, sign_typed(domain, voucher, private_key))
 
 
-def verify_voucher(domain: Domain, token: Account, signed: SignedVoucher) -> None:
-    """Check that the payer signed this limit for this channel.
+def verify_voucher(
+    domain: Domain, token: Account, signed: SignedVoucher, controller: Account
+) -> None:
+    """Check that the payer's present controller signed this limit for this channel.
 
     Raises:
         VerificationError: somebody else did.
     """
     voucher = Voucher(channel_id(domain, token, signed.channel), signed.limit)
-    verify_typed(domain, voucher, signed.signature, signed.channel.payer)
+    verify_typed(domain, voucher, signed.signature, controller)

@@ -14,6 +14,8 @@ from openledger.core.errors import (
     NotAllowedError,
 )
 from openledger.core.types import Wei
+from openledger.flows.money.fund import Exit
+from openledger.lm.tokenizer import Tokenizer
 from openledger.storage.records.data.accounts import AccountKind
 from openledger.storage.records.money import balances
 from openledger.wiring.platform import Platform
@@ -92,3 +94,74 @@ def test_a_chain_that_goes_down_at_any_request_deposits_once(
     assert failures > 3
     assert (has.escrow.deposited, held) == (AMOUNT, 9 * AMOUNT)
     assert has.free == AMOUNT
+
+
+def held(market: Platform) -> int:
+    return market.acts.contracts.read(int, "OpenToken", "balanceOf", fair.payer(market).address)
+
+
+def test_what_no_call_used_is_taken_back(market: Platform) -> None:
+    before = held(market)
+    left = market.fund.withdraw(fair.payer(market), AMOUNT, "first")
+    again = market.fund.withdraw(fair.payer(market), AMOUNT, "first")
+
+    assert left == again == Exit(0, 0)
+    assert held(market) == before + AMOUNT
+    assert position(market).escrow.withdrawn == AMOUNT
+    market.fund.withdraw(fair.payer(market), AMOUNT, "second")
+    assert held(market) == before + 2 * AMOUNT
+
+
+def test_what_calls_used_stays(market: Platform, tokenizer: Tokenizer) -> None:
+    (made,) = fair.paid_calls(market, tokenizer, 1)
+    everything = fair.DEPOSITED
+    with pytest.raises(InsufficientBalanceError, match="withdraw less"):
+        market.fund.withdraw(fair.payer(market), everything, "all")
+    with pytest.raises(InvalidInputError, match="more than 0"):
+        market.fund.withdraw(fair.payer(market), Wei(0), "none")
+    market.fund.withdraw(fair.payer(market), Wei(everything - made.fee), "rest")
+
+    assert position(market).free == 0
+    with pytest.raises(InsufficientBalanceError, match="deposit more"):
+        fair.call(fair.desk(market, tokenizer), fair.payer(market).address)
+
+
+def test_a_withdrawal_waits_for_its_time_and_then_goes_on(
+    market: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Client.now_s
+    monkeypatch.setattr(Client, "now_s", lambda self, us: real(self, us) if us > 0 else us)
+    early = replace(market.fund, clock=lambda: 0)  # to it nothing is ready
+    before = held(market)
+    waiting = early.withdraw(fair.payer(market), AMOUNT, "first")
+
+    assert waiting.amount == AMOUNT
+    assert waiting.ready_at > 0
+    assert position(market).escrow.exiting == AMOUNT
+    assert position(market).free == fair.DEPOSITED - AMOUNT
+    assert held(market) == before
+    assert market.fund.withdraw(fair.payer(market), AMOUNT, "first") == Exit(0, 0)
+    assert held(market) == before + AMOUNT
+
+
+@pytest.mark.parametrize("is_heard", [False, True])
+def test_a_chain_that_goes_down_at_any_request_pays_back_once(
+    market: Platform, is_heard: bool
+) -> None:
+    before = held(market)
+    fault = FailingTransport(fair.direct(market), is_heard=is_heard)
+    weak = fair.over(market, fault)
+    failures = 0
+    for patience in range(60):
+        fault.left = patience
+        try:
+            weak.fund.withdraw(fair.payer(market), AMOUNT, "first")
+        except ChainUnavailableError:
+            failures += 1
+        else:
+            break
+    fault.left = None
+
+    assert failures > 3
+    assert market.fund.withdraw(fair.payer(market), AMOUNT, "first") == Exit(0, 0)
+    assert held(market) == before + AMOUNT

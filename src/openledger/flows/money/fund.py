@@ -1,4 +1,4 @@
-"""Put money in: a payer's deposit in Escrow, and the voucher that lets the gateway draw on it.
+"""Put money in and take it out: a payer's deposit in Escrow, the voucher on it, and the exit.
 
 The payer needs no gas: an EIP-3009 authorization of his binds gateway and operation, and the
 operator sends it (`chain.relay`). The voucher's limit follows the deposits, so the gateway can
@@ -17,6 +17,7 @@ from openledger.chain.outbox.rows import op_id
 from openledger.core.encoding import decode, encode
 from openledger.core.errors import InsufficientBalanceError, InvalidInputError
 from openledger.core.types import Account, Digest, Wei
+from openledger.flows.money.cover import EscrowView
 from openledger.settlement.voucher import Channel, channel_id, sign_voucher
 from openledger.storage.database import Database
 from openledger.storage.records.data.accounts import LocalAccount
@@ -27,16 +28,11 @@ _YEAR_S = 366 * 86_400
 _RENEW_S = 30 * 86_400  # a voucher with less time left is replaced at the next deposit
 
 
-class EscrowView(msgspec.Struct, frozen=True):
-    """What `Escrow.balance_of` returns, in wei."""
+class Exit(msgspec.Struct, frozen=True):
+    """What a payer asked back; wei, and unix seconds from which it is paid out."""
 
-    deposited: int
-    spent: int
-    withdrawn: int
-
-
-class _ExitView(msgspec.Struct, frozen=True):
-    amount: int  # wei asked back and not yet paid out
+    amount: int
+    ready_at: int  # 0: nothing is asked back
 
 
 @dataclass(frozen=True)
@@ -84,12 +80,45 @@ class Fund:
         self.refresh(payer.address)
         return self._raise_voucher(payer)
 
+    def withdraw(self, payer: LocalAccount, amount: Wei, name: str) -> Exit:
+        """Take money back that no call has used: ask for it, and once its time has come take it.
+
+        Called again under the same name it goes on where it was; a new one replaces it.
+
+        Returns:
+            What still waits; nothing once it is paid out, to the account's payee.
+
+        Raises:
+            InvalidInputError: nothing to withdraw.
+            InsufficientBalanceError: calls have used or hold a part of it.
+            ChainUnavailableError: the chain is down; call again.
+        """
+        if amount <= 0:
+            raise InvalidInputError("withdraw more than 0 OPEN")
+        acts = self.acts
+        ask, take = (op_id(act, payer.address, name) for act in ("request exit", "exit"))
+        self._require_free(payer, amount, ask)
+        request = acts.contracts.write(
+            "Escrow", "request_exit", self.gateway, amount, acting=payer.label
+        )
+        acts.perform({ask: request})
+        waiting = self.exit_of(payer.address)
+        if 0 < waiting.ready_at <= acts.contracts.client.now_s(self.clock()):
+            write = acts.contracts.write("Escrow", "exit", self.gateway, acting=payer.label)
+            acts.perform({take: write})
+        self.refresh(payer.address)
+        return self.exit_of(payer.address)
+
+    def exit_of(self, payer: Account) -> Exit:
+        """What a payer asked back and was not paid yet."""
+        return self.acts.contracts.read(Exit, "Escrow", "exits", payer, self.gateway)
+
     def refresh(self, payer: Account) -> None:
         """Note what Escrow says about a payer now."""
         contracts = self.acts.contracts
         block = contracts.client.height()
         view = contracts.read(EscrowView, "Escrow", "balance_of", payer, self.gateway)
-        exit_ = contracts.read(_ExitView, "Escrow", "exits", payer, self.gateway)
+        exit_ = self.exit_of(payer)
         row = balances.EscrowBalance(
             gateway=self.gateway,
             payer=payer,
@@ -101,6 +130,19 @@ class Fund:
         )
         with self.database.transaction() as transaction:
             balances.set_escrow(transaction, row)
+
+    def _require_free(self, payer: LocalAccount, amount: Wei, ask: Digest) -> None:
+        self.refresh(payer.address)
+        with self.database.transaction() as transaction:
+            if self.acts.outbox.is_known(transaction, ask):
+                return
+            has = balances.position(transaction, self.gateway, payer.address)
+        free = has.free + has.escrow.exiting  # a new request replaces the one that waits
+        if amount > free:
+            raise InsufficientBalanceError(
+                f"{payer.label} has {max(0, free)} wei here that no call has used, less than "
+                f"{amount}; withdraw less"
+            )
 
     def _is_deposited(self, payer: LocalAccount, op: Digest) -> bool:
         return self.acts.contracts.read(bool, "Escrow", "ops", payer.address, op)

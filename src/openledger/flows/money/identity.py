@@ -1,7 +1,8 @@
 """The money identity: does every wei stand where it should, on chain and in the books alike?
 
     deposits  = spent + withdrawn + free
-    spent     = the fees of all settled receipts = the sum of their parts
+    spent + what gateways paid for their payers
+              = the fees of all settled receipts = the sum of their parts
     promised - claimed <= what Payouts holds
     supply is constant
 
@@ -15,6 +16,7 @@ import msgspec
 from openledger.chain.acts import Acts
 from openledger.core.encoding import decode
 from openledger.core.types import WEI_PER_OPEN, Account, Wei
+from openledger.flows.money.cover import EscrowView
 from openledger.settlement.receipt import SignedStatement
 from openledger.storage.database import Database, Transaction
 from openledger.storage.records.money import balances, calls, epochs, totals
@@ -30,7 +32,8 @@ class OnChain(msgspec.Struct, frozen=True):
     deposited: Wei
     spent: Wei
     withdrawn: Wei
-    drawn: Wei
+    drawn: Wei  # by settled receipts
+    covered: Wei  # of it, paid by the gateway for its payers
     payouts_holds: Wei
     funded: Wei
     promised: Wei
@@ -54,12 +57,6 @@ def _settled_parts(transaction: Transaction, gateway: Account) -> int:
     pairs = calls.pairs(transaction, gateway, balances.FIRST_SEQUENCE, settled)
     statements = (decode(pair.statement.record, SignedStatement) for pair in pairs)
     return sum(part.amount for said in statements for part in said.body.parts)
-
-
-class _Balance(msgspec.Struct, frozen=True):
-    deposited: int
-    spent: int
-    withdrawn: int
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,8 @@ class CheckIdentity:
             # At least: anyone may send a contract OPEN that belongs to nobody.
             "Escrow holds what is neither spent nor withdrawn": chain.escrow_holds
             >= chain.deposited - chain.spent - chain.withdrawn,
-            "Escrow's draws are what payers spent": chain.drawn == chain.spent,
+            "Escrow's draws are what payers spent and the gateway covered": chain.drawn
+            == chain.spent + chain.covered,
             "Payouts was funded with what was drawn": chain.funded == chain.drawn,
             "Payouts promised no more than it was funded with": chain.promised <= chain.funded,
             "Payouts paid no more than it promised": chain.paid <= chain.promised,
@@ -108,7 +106,7 @@ class CheckIdentity:
             return Wei(contracts.read(int, contract, function, *arguments))
 
         balances = [
-            contracts.read(_Balance, "Escrow", "balance_of", payer, self.gateway)
+            contracts.read(EscrowView, "Escrow", "balance_of", payer, self.gateway)
             for payer in payers
         ]
         return OnChain(
@@ -118,6 +116,7 @@ class CheckIdentity:
             spent=Wei(sum(one.spent for one in balances)),
             withdrawn=Wei(sum(one.withdrawn for one in balances)),
             drawn=ask("Escrow", "drawn", self.gateway),
+            covered=ask("Escrow", "covered", self.gateway),
             payouts_holds=ask("OpenToken", "balanceOf", where.payouts),
             funded=ask("Payouts", "funded", self.gateway),
             promised=ask("Payouts", "promised", self.gateway),

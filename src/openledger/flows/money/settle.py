@@ -17,6 +17,7 @@ from openledger.core.encoding import decode
 from openledger.core.errors import NothingToSettleError
 from openledger.core.merkle import Tree
 from openledger.core.types import Account
+from openledger.flows.money.cover import Due, approve, unpaid
 from openledger.settlement.epoch import Before, close, receipt_tree
 from openledger.settlement.receipt import (
     CallReceipt,
@@ -26,7 +27,7 @@ from openledger.settlement.receipt import (
     verify_call,
     verify_statement,
 )
-from openledger.settlement.voucher import Channel
+from openledger.settlement.voucher import Channel, SignedVoucher
 from openledger.storage.database import Database, Transaction
 from openledger.storage.records.money import balances, calls, epochs
 
@@ -36,10 +37,15 @@ MOST_RECEIPTS = 10_000
 
 
 class _Draw(msgspec.Struct, frozen=True):
-    """A payer's last receipt of the epoch, as `Escrow.settle` wants it."""
+    """A payer's last receipt of the epoch, and the voucher that covers it."""
 
     index: int
     pair: calls.Pair
+    voucher: SignedVoucher
+
+    @property
+    def receipt(self) -> CallReceipt:
+        return decode(self.pair.call.record, SignedCall).call
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,8 @@ class Settle:
             if order.index(epoch.state) < order.index(state):
                 if state is states.ACTIVE and self._must_wait():
                     return epoch
+                if state is states.SETTLED:
+                    self._cover(epoch)
                 self.acts.perform({op_id(state.value, self.gateway, epoch.number): make(epoch)})
                 epoch = self._note(epoch, state)
         return epoch
@@ -115,9 +123,7 @@ class Settle:
         """Whether the time in which a proposal can be vetoed still runs."""
         contracts = self.acts.contracts
         ready_at = contracts.read(_Pending, "Payouts", "pending", self.gateway).ready_at
-        # An idle development chain makes no block: the next one will have the clock's time.
-        now = max(contracts.client.newest().timestamp, self.clock() // 1_000_000)
-        return ready_at > now
+        return ready_at > self.acts.contracts.client.now_s(self.clock())
 
     def _note(self, epoch: epochs.Epoch, state: epochs.EpochState) -> epochs.Epoch:
         active = state is epochs.EpochState.ACTIVE
@@ -134,18 +140,26 @@ class Settle:
                 payout_number=number,
             )
 
-    def _settle_write(self, epoch: epochs.Epoch) -> Write:
+    def _cover(self, epoch: epochs.Epoch) -> None:
+        _, draws = self._draws(epoch)
+        dues = [Due(draw.voucher, draw.receipt.payer_total) for draw in draws]
+        missing = unpaid(self.acts.contracts, dues, self.acts.contracts.client.now_s(self.clock()))
+        if missing:
+            approve(self.acts, self.gateway, epoch.number, missing)
+
+    def _draws(self, epoch: epochs.Epoch) -> tuple[Tree, list[_Draw]]:
         with self.database.transaction() as transaction:
             pairs = list(calls.pairs(transaction, self.gateway, epoch.first, epoch.size))
-            draws = _draws(pairs)
-            vouchers = {
-                payer: balances.position(transaction, self.gateway, payer).voucher
-                for payer in {draw.pair.call.payer for draw in draws}
-            }
-        tree = receipt_tree(
-            self.acts.contracts.domain("Escrow"), [_receipt(pair) for pair in pairs]
-        )
-        arguments = [_argument(draw, vouchers[draw.pair.call.payer], tree) for draw in draws]
+            last = {pair.call.payer: index for index, pair in enumerate(pairs)}
+            draws = [
+                _Draw(index, pairs[index], _voucher(transaction, self.gateway, payer))
+                for payer, index in sorted(last.items(), key=lambda item: item[1])
+            ]
+        domain = self.acts.contracts.domain("Escrow")
+        return receipt_tree(domain, [_receipt(pair) for pair in pairs]), draws
+
+    def _settle_write(self, epoch: epochs.Epoch) -> Write:
+        tree, draws = self._draws(epoch)
         return self.acts.contracts.write(
             "Escrow",
             "settle",
@@ -153,7 +167,7 @@ class Settle:
             epoch.first,
             epoch.size,
             epoch.root,
-            arguments,
+            [_argument(draw, tree) for draw in draws],
         )
 
     def _propose_write(self, epoch: epochs.Epoch) -> Write:
@@ -199,18 +213,18 @@ def fitting(pairs: Sequence[calls.Pair], most_payers: int = MOST_PAYERS) -> list
     return list(pairs)
 
 
-def _draws(pairs: Sequence[calls.Pair]) -> list[_Draw]:
-    last = {pair.call.payer: index for index, pair in enumerate(pairs)}
-    return [_Draw(index, pairs[index]) for index in sorted(last.values())]
+def _voucher(transaction: Transaction, gateway: Account, payer: Account) -> SignedVoucher:
+    row = balances.voucher(transaction, gateway, payer)
+    assert row is not None, "no call is served without a voucher"
+    return SignedVoucher(decode(row.channel, Channel), row.limit, row.signature)
 
 
-def _argument(draw: _Draw, voucher: balances.VoucherRow | None, tree: Tree) -> Sequence[Argument]:
-    assert voucher is not None, "no call is served without a voucher"
+def _argument(draw: _Draw, tree: Tree) -> Sequence[Argument]:
     return (
-        decode(voucher.channel, Channel),
-        voucher.limit,
-        bytes.fromhex(voucher.signature),
-        decode(draw.pair.call.record, SignedCall).call,
+        draw.voucher.channel,
+        draw.voucher.limit,
+        bytes.fromhex(draw.voucher.signature),
+        draw.receipt,
         draw.pair.statement.digest,
         draw.pair.call.payer_salt.hex(),
         draw.index,

@@ -25,6 +25,7 @@ OPERATIONS: dict[str, Operation[Any, Any]] = {
         wallets.NEW,
         wallets.BALANCE,
         wallets.DEPOSIT,
+        wallets.WITHDRAW,
         wallets.NEW_KEY,
         wallets.REVOKE_KEY,
         wallets.CLAIM,

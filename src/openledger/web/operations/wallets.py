@@ -58,6 +58,24 @@ class Deposit(msgspec.Struct, frozen=True):
     name: str
     amount: Wei
     from_faucet: bool  # take play money first; development chain only
+    key: str | None = None  # the same key is the same deposit, however often it comes; None: a new
+
+
+class Withdraw(msgspec.Struct, frozen=True):
+    """Money that no call has used, to take back."""
+
+    name: str
+    amount: Wei
+    key: str | None = None  # the same key is the same withdrawal; None: a new one
+
+
+class Withdrawal(msgspec.Struct, frozen=True):
+    """How far a withdrawal came."""
+
+    label: str
+    key: str
+    waiting: Wei  # still in Escrow; 0 once it is paid out
+    ready_at: int  # unix seconds from which the same withdrawal, made again, pays out
 
 
 class NewKey(msgspec.Struct, frozen=True):
@@ -119,13 +137,21 @@ def balance(platform: Platform, wanted: ClaimFor) -> Balances:
 
 
 def deposit(platform: Platform, wanted: Deposit) -> Balance:
-    """Deposit once more; every call is a deposit of its own."""
+    """Deposit; without a key every call is a deposit of its own."""
     payer = find(platform, wanted.name)
-    name = secrets.token_hex(16)
+    name = wanted.key or secrets.token_hex(16)
     if wanted.from_faucet:
         platform.fund.faucet(payer.address, wanted.amount, name)
     platform.fund.deposit(payer, wanted.amount, name)
     return _balance(platform, payer)
+
+
+def withdraw(platform: Platform, wanted: Withdraw) -> Withdrawal:
+    """Take back what no call has used, after Escrow's delay."""
+    payer = find(platform, wanted.name)
+    key = wanted.key or secrets.token_hex(8)
+    left = platform.fund.withdraw(payer, wanted.amount, key)
+    return Withdrawal(payer.label, key, Wei(left.amount), left.ready_at)
 
 
 def new_key(platform: Platform, wanted: NewKey) -> KeyView:
@@ -209,6 +235,7 @@ def _view(account: LocalAccount) -> AccountView:
 NEW = Operation("wallet.new", Name, AccountView, new)
 BALANCE = Operation("wallet.balance", ClaimFor, Balances, balance)
 DEPOSIT = Operation("wallet.deposit", Deposit, Balance, deposit)
+WITHDRAW = Operation("wallet.withdraw", Withdraw, Withdrawal, withdraw)
 NEW_KEY = Operation("wallet.key", NewKey, KeyView, new_key)
 REVOKE_KEY = Operation("wallet.revoke", Prefix, Nothing, revoke_key)
 CLAIM = Operation("wallet.claim", ClaimFor, Claims, claim)
