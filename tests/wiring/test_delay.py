@@ -7,8 +7,11 @@ import pytest
 
 from openledger.chain.client import Client
 from openledger.chain.config import Config, profile_of
+from openledger.chain.deployment import GUARDIAN
+from openledger.chain.outbox.faucet import give_gas
+from openledger.chain.outbox.rows import op_id
 from openledger.core.errors import InvalidInputError
-from openledger.core.types import Wei
+from openledger.core.types import Digest, Wei
 from openledger.datanet.sources import tiny
 from openledger.lm.tokenizer import Tokenizer
 from openledger.settings import Settings
@@ -83,3 +86,30 @@ def test_an_epoch_is_not_active_before_its_proposal_can_be_vetoed_no_more(
         chain.make_request("evm_mine", [])
         assert platform.settle.run().state is EpochState.ACTIVE
         assert platform.claim.run(earners)
+
+
+@pytest.mark.slow
+def test_what_the_guardian_vetoes_is_proposed_again_until_he_lets_it_pass(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    with open_platform(with_delay(tmp_path / "home", 3_600)) as platform:
+        open_market(platform)
+        fair.paid_calls(platform, tokenizer, 1)
+        contracts, gateway = platform.acts.contracts, platform.gateway.account
+        with platform.database.transaction() as transaction:
+            guardian = contracts.deployment.guardian
+            gas = give_gas(
+                transaction, platform.acts.outbox, contracts, guardian, Wei(10**18), "veto"
+            )
+        platform.acts.confirm([gas])
+        for turn in range(2):
+            assert platform.settle.run().state is EpochState.PROPOSED
+            veto = contracts.write("Payouts", "veto", gateway, Digest("01" * 32))
+            veto = msgspec.structs.replace(veto, sender=GUARDIAN)
+            platform.acts.perform({op_id("veto", turn): veto})
+        assert platform.settle.run().state is EpochState.PROPOSED
+        fair.direct(platform).make_request("evm_increaseTime", [7_200])
+        fair.direct(platform).make_request("evm_mine", [])
+
+        assert platform.settle.run().state is EpochState.ACTIVE
+        assert platform.claim.run(fair.contributors(platform))

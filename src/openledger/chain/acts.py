@@ -1,6 +1,6 @@
 """Writing to the contracts as flows do: queue in a business transaction, confirm afterwards."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from openledger.chain.contracts import Contracts, Write
 from openledger.chain.outbox.outbox import Outbox, Outcome
@@ -44,6 +44,23 @@ class Acts:
             for op, write in writes.items():
                 self.outbox.submit(transaction, op, write)
         return self.confirm_again(list(writes))
+
+    def perform_latest(self, op: Digest, make: Callable[[], Write]) -> Outcome:
+        """Queue what `make` gives now, unless the operation is under way, and wait for it.
+
+        For writes that hold what may change before they are sent, such as a payer's voucher.
+
+        Raises:
+            ChainRejectedError: see `confirm`.
+            ChainUnavailableError: see `confirm`.
+        """
+        with self._database.read() as transaction:
+            is_under_way = self.outbox.is_under_way(transaction, op)
+        if not is_under_way:
+            write = make()
+            with self._database.transaction() as transaction:
+                self.outbox.renew(transaction, op, write)
+        return self.confirm([op])[0]
 
     def confirm_again(self, ops: Sequence[Digest]) -> list[Outcome]:
         """`confirm`, after queueing again what was refused in an earlier run.

@@ -25,7 +25,7 @@ from openledger.flows.model.publish import Publish
 from openledger.flows.money.claim import Claim
 from openledger.flows.money.fund import Fund
 from openledger.flows.money.identity import CheckIdentity
-from openledger.flows.money.settle import Settle
+from openledger.flows.money.settle.flow import Settle
 from openledger.settings import Settings
 from openledger.settlement.receipt import Gateway
 from openledger.storage import schema

@@ -100,6 +100,22 @@ class Outbox:
         """
         rows.requeue(transaction, op, self._clock())
 
+    def is_under_way(self, transaction: Transaction, op: Digest) -> bool:
+        """Whether that operation was queued and did not fail."""
+        return rows.is_under_way(transaction, op)
+
+    def renew(self, transaction: Transaction, op: Digest, write: Write) -> None:
+        """Queue an operation, unless it is under way; what failed gets this content.
+
+        The content of an operation that is under way stays: it may have reached the chain.
+        """
+        if rows.is_under_way(transaction, op):
+            return
+        if rows.is_known(transaction, op):
+            rows.replace(transaction, op, write, self._clock())
+        else:
+            self.submit(transaction, op, write)
+
     def is_known(self, transaction: Transaction, op: Digest) -> bool:
         """Whether that operation was ever queued."""
         return rows.is_known(transaction, op)

@@ -139,6 +139,23 @@ def find_all(transaction: Transaction, ops: Sequence[Digest]) -> list[Row]:
     return [found[op] for op in ops]
 
 
+def is_under_way(transaction: Transaction, op: Digest) -> bool:
+    """Whether that operation was queued and did not fail."""
+    row = first(transaction, select(outbox).where(outbox.c.op_id == op), Row)
+    return row is not None and row.state is not State.FAILED
+
+
+def replace(transaction: Transaction, op: Digest, write: Write, now: int) -> None:
+    """Queue a failed row again, in its old place, with another content of the same kind.
+
+    Raises:
+        ConflictError: it did not fail.
+    """
+    requeue(transaction, op, now)
+    content = {"contract": write.contract, "calldata": write.calldata, "value": write.value}
+    update(transaction, find(transaction, op).position, content)
+
+
 def requeue(transaction: Transaction, op: Digest, now: int) -> None:
     """Put a failed row back in its place in the queue, as if it were new.
 

@@ -38,10 +38,11 @@ class Claim:
     def claimable(self, accounts: Sequence[Account]) -> dict[Account, Wei]:
         """What each account may claim now, in wei; those without are left out."""
         rows, _ = self._newest()
+        wanted = set(accounts)
         due = {
             row.account: Wei(row.cumulative - self._claimed(row.account))
             for row in rows
-            if row.account in set(accounts) and not self._is_commons(row.account)
+            if row.account in wanted and not self._is_commons(row.account)
         }
         return {account: amount for account, amount in due.items() if amount > 0}
 
@@ -64,7 +65,8 @@ class Claim:
             }
         )
         # What an interrupted run, or somebody else, claimed for them is noted as well.
-        mine = [row.account for row in rows if row.account in set(accounts)]
+        wanted = set(accounts)
+        mine = [row.account for row in rows if row.account in wanted]
         return [paid for account in mine if (paid := self._note(account, number)) is not None]
 
     def _newest(self) -> tuple[list[epochs.PayoutRow], int | None]:

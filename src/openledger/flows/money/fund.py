@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import msgspec
 
 from openledger.chain.acts import Acts
+from openledger.chain.escrow import escrow_balance
 from openledger.chain.keys import Keyring
 from openledger.chain.outbox.faucet import give
 from openledger.chain.outbox.rows import op_id
 from openledger.core.encoding import decode, encode
 from openledger.core.errors import InsufficientBalanceError, InvalidInputError
 from openledger.core.types import Account, Digest, Wei
-from openledger.flows.money.cover import EscrowView
 from openledger.settlement.voucher import Channel, channel_id, sign_voucher
 from openledger.storage.database import Database
 from openledger.storage.records.data.accounts import LocalAccount
@@ -117,7 +117,7 @@ class Fund:
         """Note what Escrow says about a payer now."""
         contracts = self.acts.contracts
         block = contracts.client.height()
-        view = contracts.read(EscrowView, "Escrow", "balance_of", payer, self.gateway)
+        view = escrow_balance(contracts, payer, self.gateway)
         exit_ = self.exit_of(payer)
         row = balances.EscrowBalance(
             gateway=self.gateway,

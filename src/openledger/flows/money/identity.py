@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import msgspec
 
 from openledger.chain.acts import Acts
+from openledger.chain.escrow import escrow_balance
 from openledger.core.encoding import decode
 from openledger.core.types import WEI_PER_OPEN, Account, Wei
-from openledger.flows.money.cover import EscrowView
 from openledger.settlement.receipt import SignedStatement
 from openledger.storage.database import Database, Transaction
 from openledger.storage.records.money import balances, calls, epochs, totals
@@ -105,10 +105,7 @@ class CheckIdentity:
         def ask(contract: str, function: str, *arguments: str) -> Wei:
             return Wei(contracts.read(int, contract, function, *arguments))
 
-        balances = [
-            contracts.read(EscrowView, "Escrow", "balance_of", payer, self.gateway)
-            for payer in payers
-        ]
+        balances = [escrow_balance(contracts, payer, self.gateway) for payer in payers]
         return OnChain(
             supply=ask("OpenToken", "totalSupply"),
             escrow_holds=ask("OpenToken", "balanceOf", where.escrow),

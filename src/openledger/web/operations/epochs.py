@@ -57,7 +57,7 @@ def settle(platform: Platform, _: Nothing) -> EpochView:
 def show(platform: Platform, which: Which) -> EpochView:
     """One epoch."""
     gateway = platform.gateway.account
-    with platform.database.transaction() as transaction:
+    with platform.database.read() as transaction:
         if which.number is None:
             epoch = rows.latest(transaction, gateway)
             if epoch is None:

@@ -212,7 +212,7 @@ def _accounts(platform: Platform, name: str | None) -> list[LocalAccount]:
 def _balance(platform: Platform, account: LocalAccount) -> Balance:
     gateway = platform.gateway.account
     contracts = platform.acts.contracts
-    with platform.database.transaction() as transaction:
+    with platform.database.read() as transaction:
         has = balances.position(transaction, gateway, account.address)
         earned = epochs.earned_so_far(transaction, gateway).get(account.address, Wei(0))
     due = platform.claim.claimable([account.address])

@@ -13,10 +13,10 @@ from openledger.core.errors import (
 )
 from openledger.core.merkle import Tree
 from openledger.core.types import Account, Wei
-from openledger.flows.money import settle as settling
 from openledger.flows.money.claim import UNKNOWN_TRANSACTION, Paid
 from openledger.flows.money.infer import answer
 from openledger.flows.money.infer.request import CallRequest
+from openledger.flows.money.settle import flow as settling
 from openledger.lm.tokenizer import Tokenizer
 from openledger.settlement.epoch import Payout, payout_tree
 from openledger.storage.records.data.accounts import AccountKind
@@ -285,3 +285,30 @@ def test_the_identity_names_every_line_that_is_broken(
 
     assert not first.holds
     assert "chain and books agree on deposits" in first.broken
+
+
+@pytest.mark.parametrize("is_heard", [False, True])
+def test_a_deposit_while_a_settlement_waits_for_the_chain_does_not_stop_it(
+    market: Platform, tokenizer: Tokenizer, is_heard: bool
+) -> None:
+    """The voucher in what was queued is not the newest one any more."""
+    fault = FailingTransport(fair.direct(market), is_heard=is_heard)
+    weak = fair.over(market, fault)
+    payer = fair.payer(market)
+    stopped = 0
+    for patience in range(60):
+        fair.paid_calls(market, tokenizer, 1)
+        fault.left = patience
+        try:
+            weak.settle.run()
+        except ChainUnavailableError:
+            stopped += 1
+        else:
+            break
+        fault.left = None
+        market.fund.deposit(payer, Wei(1 + patience), f"meanwhile {patience}")
+        assert market.settle.run().state is EpochState.ACTIVE
+    fault.left = None
+
+    assert stopped > 5
+    assert broken(market) == ()

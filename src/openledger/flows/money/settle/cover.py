@@ -13,20 +13,13 @@ import structlog
 
 from openledger.chain.acts import Acts
 from openledger.chain.contracts import OPERATOR, Contracts
+from openledger.chain.escrow import escrow_balance
 from openledger.chain.outbox.rows import op_id
 from openledger.core.errors import InsufficientBalanceError, VerificationError
 from openledger.core.types import Account, Wei
 from openledger.settlement.voucher import SignedVoucher, verify_voucher
 
 log = structlog.get_logger()
-
-
-class EscrowView(msgspec.Struct, frozen=True):
-    """What `Escrow.balance_of` returns, in wei."""
-
-    deposited: int
-    spent: int
-    withdrawn: int
 
 
 class Due(msgspec.Struct, frozen=True):
@@ -45,7 +38,7 @@ def unpaid(contracts: Contracts, dues: Sequence[Due], now_s: int) -> Wei:
     fees = paid = 0
     for due in dues:
         payer, gateway = due.voucher.channel.payer, due.voucher.channel.gateway
-        view = contracts.read(EscrowView, "Escrow", "balance_of", payer, gateway)
+        view = escrow_balance(contracts, payer, gateway)
         fees += due.total - contracts.read(int, "Escrow", "charged", payer, gateway)
         if _counts(contracts, due.voucher, now_s):
             paid += min(due.total, view.deposited - view.withdrawn) - view.spent

@@ -6,18 +6,21 @@ receipts, stored before the first transaction is queued, so that starting over d
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 
 import msgspec
+import structlog
 
 from openledger.chain.abi import Argument
 from openledger.chain.acts import Acts
 from openledger.chain.contracts import Write
-from openledger.chain.outbox.rows import op_id
+from openledger.chain.outbox.rows import State, op_id
 from openledger.core.encoding import decode
 from openledger.core.errors import NothingToSettleError
 from openledger.core.merkle import Tree
-from openledger.core.types import Account
-from openledger.flows.money.cover import Due, approve, unpaid
+from openledger.core.types import Account, Digest
+from openledger.flows.money.settle.cover import Due, approve, unpaid
 from openledger.settlement.epoch import Before, close, receipt_tree
 from openledger.settlement.receipt import (
     CallReceipt,
@@ -30,6 +33,8 @@ from openledger.settlement.receipt import (
 from openledger.settlement.voucher import Channel, SignedVoucher
 from openledger.storage.database import Database, Transaction
 from openledger.storage.records.money import balances, calls, epochs
+
+log = structlog.get_logger()
 
 # Escrow takes this many payers in one settlement; more payers make more epochs.
 MOST_PAYERS = 32
@@ -103,27 +108,55 @@ class Settle:
 
     def _finish(self, epoch: epochs.Epoch) -> epochs.Epoch:
         states = epochs.EpochState
-        steps: tuple[tuple[epochs.EpochState, Callable[[epochs.Epoch], Write]], ...] = (
-            (states.SETTLED, self._settle_write),
-            (states.PROPOSED, self._propose_write),
-            (states.ACTIVE, self._activate_write),
-        )
-        order = list(states)
-        for state, make in steps:
-            if order.index(epoch.state) < order.index(state):
-                if state is states.ACTIVE and self._must_wait():
-                    return epoch
-                if state is states.SETTLED:
-                    self._cover(epoch)
-                self.acts.perform({op_id(state.value, self.gateway, epoch.number): make(epoch)})
-                epoch = self._note(epoch, state)
+        if epoch.state is states.CLOSED:
+            self._cover(epoch)
+            epoch = self._do(epoch, states.SETTLED, self._settle_write)
+        if epoch.state is states.SETTLED:
+            epoch = self._do(epoch, states.PROPOSED, self._propose_write)
+        if epoch.state is states.PROPOSED:
+            if self._is_vetoed(epoch):
+                log.warning("the guardian vetoed the payouts; proposing again", epoch=epoch.number)
+                self.acts.perform_latest(
+                    self._next_proposal(epoch), partial(self._propose_write, epoch)
+                )
+            if self._must_wait():
+                return epoch
+            epoch = self._do(epoch, states.ACTIVE, self._activate_write)
         return epoch
+
+    def _do(
+        self, epoch: epochs.Epoch, state: epochs.EpochState, make: Callable[[epochs.Epoch], Write]
+    ) -> epochs.Epoch:
+        # What it holds, such as a voucher, may be newer than what was queued before.
+        op = op_id(state.value, self.gateway, epoch.number)
+        self.acts.perform_latest(op, partial(make, epoch))
+        return self._note(epoch, state)
+
+    def _is_vetoed(self, epoch: epochs.Epoch) -> bool:
+        """Whether a proposal that was made neither waits nor counts."""
+        contracts = self.acts.contracts
+        if contracts.read(_Pending, "Payouts", "pending", self.gateway).ready_at:
+            return False
+        newest = contracts.read(int, "Payouts", "root_count", self.gateway)
+        active = contracts.read(_Root, "Payouts", "roots", self.gateway, newest)
+        return active.root != epoch.payouts_root
+
+    def _next_proposal(self, epoch: epochs.Epoch) -> Digest:
+        """The operation after those that were proposed and vetoed."""
+        name = (epochs.EpochState.PROPOSED.value, self.gateway, epoch.number)
+        return next(op for turn in count(1) if not self._is_final(op := op_id(*name, turn)))
+
+    def _is_final(self, op: Digest) -> bool:
+        with self.database.read() as transaction:
+            if not self.acts.outbox.is_known(transaction, op):
+                return False
+        return self.acts.outbox.outcomes([op])[0].state is State.FINAL
 
     def _must_wait(self) -> bool:
         """Whether the time in which a proposal can be vetoed still runs."""
         contracts = self.acts.contracts
         ready_at = contracts.read(_Pending, "Payouts", "pending", self.gateway).ready_at
-        return ready_at > self.acts.contracts.client.now_s(self.clock())
+        return ready_at > contracts.client.now_s(self.clock())
 
     def _note(self, epoch: epochs.Epoch, state: epochs.EpochState) -> epochs.Epoch:
         active = state is epochs.EpochState.ACTIVE
@@ -148,7 +181,7 @@ class Settle:
             approve(self.acts, self.gateway, epoch.number, missing)
 
     def _draws(self, epoch: epochs.Epoch) -> tuple[Tree, list[_Draw]]:
-        with self.database.transaction() as transaction:
+        with self.database.read() as transaction:
             pairs = list(calls.pairs(transaction, self.gateway, epoch.first, epoch.size))
             last = {pair.call.payer: index for index, pair in enumerate(pairs)}
             draws = [
@@ -188,6 +221,10 @@ class Settle:
 
 class _Pending(msgspec.Struct, frozen=True):
     ready_at: int  # unix seconds; 0: no proposal waits
+
+
+class _Root(msgspec.Struct, frozen=True):
+    root: Digest  # zeros: none
 
 
 def _last_before(transaction: Transaction, gateway: Account, first: int) -> CallReceipt | None:

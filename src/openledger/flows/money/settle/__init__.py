@@ -1,0 +1,1 @@
+"""Closing epochs: draw what was spent, cover what was not, promise it to those who earned it."""
