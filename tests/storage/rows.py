@@ -10,7 +10,7 @@ from sqlalchemy import event
 from openledger.core.types import Account, Digest, ReceiptId, Wei
 from openledger.storage import schema
 from openledger.storage.database import Database, Transaction
-from openledger.storage.records.money import balances, calls
+from openledger.storage.records.money import balances, calls, epochs, totals
 from openledger.storage.records.money.balances import EscrowBalance, NewHold, VoucherRow
 from openledger.storage.records.money.calls import Call, NewCall, Statement
 
@@ -18,6 +18,13 @@ GATEWAY = Account("0x" + "1" * 40)
 PAYER = Account("0x" + "2" * 40)
 OTHER = Account("0x" + "3" * 40)
 CHANNEL = Digest("c" * 64)
+
+
+def sums(transaction: Transaction, gateway: Account = GATEWAY) -> totals.Totals:
+    """The sums when the contracts are as far as the books."""
+    known = epochs.list_all(transaction, gateway)
+    active = known[-1].payouts_root if known else None
+    return totals.totals(transaction, gateway, totals.Progress(len(known), active))
 
 
 def digest_of(number: int) -> Digest:

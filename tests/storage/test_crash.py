@@ -10,14 +10,14 @@ import pytest
 
 from openledger.storage import schema
 from openledger.storage.database import Database
-from openledger.storage.records.money import calls, totals
-from tests.storage.rows import GATEWAY, PAYER
+from openledger.storage.records.money import calls
+from tests.storage.rows import GATEWAY, PAYER, sums
 
 WRITER = """
 import sys
 from openledger.storage.database import Database
-from tests.storage.rows import charge, fund, next_call
-from tests.storage.rows import GATEWAY, PAYER
+from tests.storage.rows import charge, fund, next_call, sums
+from tests.storage.rows import GATEWAY, PAYER, sums
 from openledger.storage.records.money import calls
 
 database = Database(sys.argv[1])
@@ -54,12 +54,12 @@ def test_a_killed_writer_loses_nothing_acknowledged(
     database = Database(path)
     schema.check(database)
     with database.transaction() as transaction:
-        sums = totals.totals(transaction, GATEWAY)
+        found = sums(transaction)
         at = calls.tip(transaction, GATEWAY, PAYER)
         assert transaction.connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
     database.close()
 
-    assert sums.receipts >= acknowledged
-    assert sums.receipts == at.gateway_sequence - 1
-    assert sums.fees == 7 * sums.receipts == at.payer_total
-    assert sums.held == 0
+    assert found.receipts >= acknowledged
+    assert found.receipts == at.gateway_sequence - 1
+    assert found.fees == 7 * found.receipts == at.payer_total
+    assert found.held == 0

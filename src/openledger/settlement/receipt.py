@@ -152,7 +152,7 @@ class CallBody(msgspec.Struct, frozen=True):
     terms: Terms
     input_tokens: int
     output_tokens: int  # handed to the socket
-    finish: str  # stop, length, cancelled or error
+    finish: str  # stop, length, cancelled, deadline, slow_reader or error
     refund: str | None  # why the fee is 0 although the price is not
     engine: str  # build and determinism class
     method: int  # version of the attribution method

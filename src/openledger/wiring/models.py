@@ -37,7 +37,7 @@ from openledger.storage.jobs import Job
 from openledger.storage.records.model import releases, runs
 from openledger.storage.records.model.releases import Release
 from openledger.storage.records.model.runs import RunState
-from openledger.storage.records.money import calls
+from openledger.storage.records.money import balances, calls, idempotency
 from openledger.training.recipe import Precision, Recipe, best_precision
 from openledger.wiring.platform import now_us
 
@@ -161,7 +161,8 @@ class Models:
             adapter = load_adapter(
                 self._platform.home.adapter(release.adapter), base, release.adapter
             )
-            state = load_state(attribution_folder(self._platform.home.root / release.folder))
+            folder = attribution_folder(self._platform.home.root / release.folder)
+            state = load_state(folder, expected_root=release.training_root)
             self._scorers[release.id] = Attributor(state, ProbedModel(base, adapter))
         return self._scorers[release.id]
 
@@ -215,6 +216,9 @@ class Models:
             self._next_erasure = now + _ERASE_EVERY_US
             with platform.database.transaction() as transaction:
                 calls.erase_private(transaction, now - KEEP_PRIVATE_US)
+                idempotency.erase(transaction, now - KEEP_PRIVATE_US)
+        with platform.database.transaction() as transaction:
+            balances.release_expired(transaction, now)
 
     def close(self) -> None:
         """Stop what runs."""

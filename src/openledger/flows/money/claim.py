@@ -69,6 +69,13 @@ class Claim:
         mine = [row.account for row in rows if row.account in wanted]
         return [paid for account in mine if (paid := self._note(account, number)) is not None]
 
+    def catch_up(self) -> None:
+        """Note what anybody claimed for the accounts of the newest payouts; anyone may."""
+        rows, number = self._newest()
+        for row in rows:
+            if number is not None:
+                self._note(row.account, number)
+
     def _newest(self) -> tuple[list[epochs.PayoutRow], int | None]:
         with self.database.read() as transaction:
             known = epochs.list_all(transaction, self.gateway)

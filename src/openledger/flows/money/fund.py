@@ -63,16 +63,16 @@ class Fund:
         Raises:
             InvalidInputError: nothing to deposit.
             InsufficientBalanceError: the account does not hold as much.
+            ConflictError: the same name was another amount.
         """
         if amount <= 0:
             raise InvalidInputError("deposit more than 0 OPEN")
         op = op_id("deposit", payer.address, name)
-        if not self._is_deposited(payer, op):
-            held = self.acts.contracts.read(int, "OpenToken", "balanceOf", payer.address)
-            if held < amount:
-                raise InsufficientBalanceError(
-                    f"{payer.label} holds {held} wei of OPEN, less than {amount}; get some first"
-                )
+        with self.database.read() as transaction:
+            is_known = self.acts.outbox.is_known(transaction, op)
+        if is_known or not self._is_deposited(payer, op):
+            if not is_known:
+                self._require_held(payer, amount)
             write = self.acts.contracts.write(
                 "Escrow", "deposit", payer.address, self.gateway, amount, op, acting=payer.label
             )
@@ -130,6 +130,13 @@ class Fund:
         )
         with self.database.transaction() as transaction:
             balances.set_escrow(transaction, row)
+
+    def _require_held(self, payer: LocalAccount, amount: Wei) -> None:
+        held = self.acts.contracts.read(int, "OpenToken", "balanceOf", payer.address)
+        if held < amount:
+            raise InsufficientBalanceError(
+                f"{payer.label} holds {held} wei of OPEN, less than {amount}; get some first"
+            )
 
     def _require_free(self, payer: LocalAccount, amount: Wei, ask: Digest) -> None:
         self.refresh(payer.address)

@@ -16,7 +16,7 @@ import msgspec
 from openledger.chain.acts import Acts
 from openledger.chain.escrow import escrow_balance
 from openledger.core.encoding import decode
-from openledger.core.types import WEI_PER_OPEN, Account, Wei
+from openledger.core.types import WEI_PER_OPEN, Account, Digest, Wei
 from openledger.settlement.receipt import SignedStatement
 from openledger.storage.database import Database, Transaction
 from openledger.storage.records.money import balances, calls, epochs, totals
@@ -49,12 +49,16 @@ class Identity(msgspec.Struct, frozen=True):
     broken: tuple[str, ...]
 
 
-def _settled_parts(transaction: Transaction, gateway: Account) -> int:
-    """Every part of every receipt that stands in an epoch, read from the signed statements."""
-    settled = epochs.next_first(transaction, gateway) - 1
-    if settled == 0:
+class _Root(msgspec.Struct, frozen=True):
+    root: Digest
+
+
+def _settled_parts(transaction: Transaction, gateway: Account, settled: int) -> int:
+    """Every part of every receipt of the first epochs, read from the signed statements."""
+    size = sum(epoch.size for epoch in epochs.list_all(transaction, gateway)[:settled])
+    if size == 0:
         return 0
-    pairs = calls.pairs(transaction, gateway, balances.FIRST_SEQUENCE, settled)
+    pairs = calls.pairs(transaction, gateway, balances.FIRST_SEQUENCE, size)
     statements = (decode(pair.statement.record, SignedStatement) for pair in pairs)
     return sum(part.amount for said in statements for part in said.body.parts)
 
@@ -68,16 +72,16 @@ class CheckIdentity:
     gateway: Account
 
     def run(self, payers: tuple[Account, ...]) -> Identity:
-        """Sum up and compare; `payers` are all that ever deposited for the gateway.
+        """Sum up and compare; `payers` are all that the books know of.
 
         Raises:
             VerificationError: the database contradicts itself.
             ChainUnavailableError: the chain does not answer.
         """
-        chain = self._chain(payers)
+        progress, chain = self._progress(), self._chain(payers)
         with self.database.read() as transaction:
-            books = totals.totals(transaction, self.gateway)
-            parts = _settled_parts(transaction, self.gateway)
+            books = totals.totals(transaction, self.gateway, progress)
+            parts = _settled_parts(transaction, self.gateway, progress.settled)
         lines = {
             "the supply is constant": chain.supply == SUPPLY,
             # At least: anyone may send a contract OPEN that belongs to nobody.
@@ -97,6 +101,12 @@ class CheckIdentity:
         }
         broken = tuple(line for line, is_true in lines.items() if not is_true)
         return Identity(not broken, chain, books, broken)
+
+    def _progress(self) -> totals.Progress:
+        read = self.acts.contracts.read
+        newest = read(int, "Payouts", "root_count", self.gateway)
+        active = read(_Root, "Payouts", "roots", self.gateway, newest).root if newest else None
+        return totals.Progress(read(int, "Escrow", "epoch_count", self.gateway), active)
 
     def _chain(self, payers: tuple[Account, ...]) -> OnChain:
         contracts = self.acts.contracts

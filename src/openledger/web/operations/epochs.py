@@ -7,7 +7,7 @@ from openledger.core.types import Account, Digest, Wei
 from openledger.flows.money.identity import Identity
 from openledger.flows.money.verify import Anchors
 from openledger.storage.records.data import accounts
-from openledger.storage.records.money import calls
+from openledger.storage.records.money import balances, calls
 from openledger.storage.records.money import epochs as rows
 from openledger.web.operations.operation import Nothing, Operation
 from openledger.wiring.platform import Platform
@@ -70,8 +70,12 @@ def show(platform: Platform, which: Which) -> EpochView:
 def identity(platform: Platform, _: Nothing) -> Identity:
     """The money identity, from chain and database apart."""
     with platform.database.read() as transaction:
-        known = accounts.list_all(transaction)
-    return platform.check_identity.run(tuple(one.address for one in known))
+        payers = balances.payers(transaction, platform.gateway.account)
+    # Anyone may deposit and claim on chain: the books take that up before they are compared.
+    for payer in payers:
+        platform.fund.refresh(payer)
+    platform.claim.catch_up()
+    return platform.check_identity.run(payers)
 
 
 def _view(platform: Platform, epoch: rows.Epoch) -> EpochView:

@@ -10,6 +10,7 @@ from openledger.core.errors import (
     InvalidInputError,
     NotAllowedError,
     NotFoundError,
+    StorageFullError,
     UnavailableError,
 )
 from openledger.core.types import Wei
@@ -185,8 +186,8 @@ def test_a_dropped_stream_pays_for_what_was_handed_out(
 
     assert rest == []
     assert 0 < made.result().output_tokens < whole.output_tokens
-    assert made.result().fee < whole.fee
-    assert dropped.result().output_tokens == 0
+    assert 0 < made.result().fee < whole.fee
+    assert (dropped.result().fee, dropped.result().refund) == (0, "not_delivered")
 
 
 def test_a_stop_word_ends_the_answer_and_is_left_out(
@@ -217,6 +218,44 @@ def test_an_idempotency_key_charges_once(market: Platform, tokenizer: Tokenizer)
     assert "".join(again) == text
     assert again.result() == again.cancel() == first.result()
     assert position(market).fees == first.result().fee
+
+
+def test_who_hangs_up_on_an_answer_may_ask_again_under_the_same_key(
+    market: Platform, tokenizer: Tokenizer
+) -> None:
+    desk = fair.desk(market, tokenizer)
+    dropped = answer.start(desk, ask(market, idempotency_key="once"))
+    next(iter(dropped))
+    dropped.cancel()
+    again = answer.start(desk, ask(market, idempotency_key="once"))
+
+    assert "".join(again) == "X:1 reel"
+    assert position(market).fees == again.result().fee > 0
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_a_call_whose_receipt_cannot_be_stored_costs_nothing(
+    market: Platform, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, is_streamed: bool
+) -> None:
+    desk = fair.desk(market, tokenizer)
+    wanted = ask(market, idempotency_key="once", is_streamed=is_streamed)
+    made = answer.start(desk, wanted)
+    with monkeypatch.context() as full:
+        full.setattr(calls, "append", _no_room)
+        with pytest.raises(StorageFullError):
+            list(made)
+        with pytest.raises(StorageFullError):
+            made.cancel()
+    assert position(market).held > 0
+
+    assert made.cancel().refund == "gateway_fault"
+    assert (position(market).held, position(market).fees) == (0, 0)
+    again = answer.start(desk, wanted)
+    assert "".join(again) == "X:1 reel"
+
+
+def _no_room(*_: object) -> None:
+    raise StorageFullError("the disk is full: free some space")
 
 
 def test_an_empty_answer_is_replayed_as_nothing(market: Platform, tokenizer: Tokenizer) -> None:

@@ -1,6 +1,7 @@
 """Settling and claiming: to the wei, once, and through every outage."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -19,10 +20,13 @@ from openledger.flows.money.infer.request import CallRequest
 from openledger.flows.money.settle import flow as settling
 from openledger.lm.tokenizer import Tokenizer
 from openledger.settlement.epoch import Payout, payout_tree
+from openledger.storage.database import Database, copy_sqlite
 from openledger.storage.records.data.accounts import AccountKind
 from openledger.storage.records.money import calls, epochs
 from openledger.storage.records.money.epochs import Epoch, EpochState
 from openledger.storage.tables import call_receipts
+from openledger.web.operations import epochs as operations
+from openledger.web.operations.operation import Nothing
 from openledger.wiring.platform import Platform
 from tests import market as fair
 from tests.fakes import FailingTransport, FakeEngine
@@ -312,3 +316,33 @@ def test_a_deposit_while_a_settlement_waits_for_the_chain_does_not_stop_it(
 
     assert stopped > 5
     assert broken(market) == ()
+
+
+def test_the_check_is_not_alarmed_by_what_others_may_do(
+    market: Platform, tokenizer: Tokenizer
+) -> None:
+    """Deposit for any payer, claim for any account, and ask while an epoch is under way."""
+    fair.paid_calls(market, tokenizer, 1)
+    market.settle.run()
+    (first, *_) = fair.contributors(market)
+    somebody = replace(market.claim, database=_elsewhere(market))
+    assert [one.account for one in somebody.run([first])] == [first]
+    contracts = market.acts.contracts
+    payer = fair.payer(market)
+    write = contracts.write(
+        "Escrow", "deposit", payer.address, market.gateway.account, 5, "a" * 64, acting=payer.label
+    )
+    market.acts.perform({op_id("past the books"): write})
+    fair.paid_calls(market, tokenizer, 1)
+    market.settle._close()
+
+    found = operations.identity(market, Nothing())
+    assert found.broken == ()
+    assert found.database.claimed == found.chain.paid > 0
+
+
+def _elsewhere(market: Platform) -> Database:
+    """The same books, in which nothing is noted here."""
+    copy = market.home.root / "elsewhere.db"
+    copy_sqlite(market.home.database, copy)
+    return Database(copy)

@@ -6,7 +6,9 @@ from openledger.core.types import Account, Wei
 from openledger.storage.database import Database, Transaction
 from openledger.storage.records.money import calls, epochs, totals
 from openledger.storage.records.money.epochs import ClaimRow, Epoch, EpochState, NewEpoch
+from openledger.storage.records.money.totals import Progress
 from openledger.storage.tables import call_receipts, payer_books, payouts
+from openledger.storage.tables import epochs as epoch_table
 from tests.storage.rows import (
     GATEWAY,
     OTHER,
@@ -15,6 +17,7 @@ from tests.storage.rows import (
     digest_of,
     fund,
     statement_of,
+    sums,
 )
 
 EARNED: list[tuple[Account, Wei]] = [(PAYER, Wei(10)), (OTHER, Wei(20))]
@@ -65,7 +68,7 @@ def test_epochs_follow_each_other(database: Database) -> None:
         assert epochs.holding(transaction, GATEWAY, 3) == first
         assert epochs.holding(transaction, GATEWAY, 5) == second
         assert epochs.holding(transaction, GATEWAY, 6) is None
-        assert totals.totals(transaction, GATEWAY).promised == 50
+        assert sums(transaction).promised == 50
 
 
 @pytest.mark.parametrize(
@@ -141,9 +144,9 @@ def test_claims_are_noted_once(database: Database) -> None:
         assert epochs.claims_of(transaction, GATEWAY, OTHER) == []
         with pytest.raises(ConflictError, match="another amount"):
             epochs.note_claim(transaction, msgspec.structs.replace(row, amount=Wei(11)))
-        sums = totals.totals(transaction, GATEWAY)
-        assert (sums.receipts, sums.fees, sums.drawn) == (3, 30, 30)
-        assert (sums.promised, sums.claimed, sums.deposited) == (30, 10, 1000)
+        found = sums(transaction)
+        assert (found.receipts, found.fees, found.drawn) == (3, 30, 30)
+        assert (found.promised, found.claimed, found.deposited) == (30, 10, 1000)
 
 
 def test_more_claimed_than_promised_is_found(database: Database) -> None:
@@ -153,7 +156,7 @@ def test_more_claimed_than_promised_is_found(database: Database) -> None:
         epochs.note_claim(transaction, row)
 
         with pytest.raises(VerificationError, match="do not agree"):
-            totals.totals(transaction, GATEWAY)
+            sums(transaction)
 
 
 def test_a_changed_row_is_found(sqlite: Database) -> None:
@@ -168,6 +171,29 @@ def test_a_changed_row_is_found(sqlite: Database) -> None:
             point = connection.begin_nested()
             connection.execute(table.update().values({column: Wei(29)}))
             with pytest.raises(VerificationError, match=message):
-                totals.totals(transaction, GATEWAY)
+                sums(transaction)
             point.rollback()
-        assert totals.totals(transaction, GATEWAY).claimed == 0
+        assert sums(transaction).claimed == 0
+
+
+def test_what_the_contracts_did_not_take_yet_is_not_counted(database: Database) -> None:
+    with database.transaction() as transaction:
+        made = _closed(transaction)
+        waiting = totals.totals(transaction, GATEWAY, Progress(0, None))
+        settled = totals.totals(transaction, GATEWAY, Progress(1, None))
+        active = totals.totals(transaction, GATEWAY, Progress(1, made.payouts_root))
+
+        assert (waiting.drawn, waiting.promised, waiting.fees) == (0, 0, 30)
+        assert (settled.drawn, settled.promised) == (30, 0)
+        assert (active.drawn, active.promised) == (30, 30)
+        for unknown in (Progress(2, None), Progress(1, digest_of(99))):
+            with pytest.raises(VerificationError, match="its books do not"):
+                totals.totals(transaction, GATEWAY, unknown)
+
+
+def test_an_epoch_that_promises_other_than_was_drawn_is_found(sqlite: Database) -> None:
+    with sqlite.transaction() as transaction:
+        _closed(transaction)
+        transaction.connection.execute(epoch_table.update().values(promised=Wei(31)))
+        with pytest.raises(VerificationError, match="all that was drawn"):
+            sums(transaction)

@@ -52,3 +52,16 @@ def test_a_request_that_failed_may_be_sent_again_at_once(database: Database) -> 
 def test_a_response_needs_its_reservation(database: Database) -> None:
     with database.transaction() as transaction, pytest.raises(NotFoundError):
         idempotency.answer(transaction, REQUEST, b"done")
+
+
+def test_an_erased_response_keeps_its_request_from_running_again(database: Database) -> None:
+    with database.transaction() as transaction:
+        idempotency.reserve(transaction, REQUEST, now=1, lease=100)
+        assert idempotency.erase(transaction, before=10) == 0
+        idempotency.answer(transaction, REQUEST, b"done")
+
+        assert idempotency.erase(transaction, before=1) == 0
+        assert idempotency.erase(transaction, before=10) == 1
+        assert idempotency.erase(transaction, before=10) == 0
+        with pytest.raises(ConflictError, match="answered long ago"):
+            idempotency.reserve(transaction, REQUEST, now=500, lease=100)

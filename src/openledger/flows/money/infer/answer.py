@@ -79,6 +79,7 @@ class Inference:
         self._handed: list[int] = []  # tokens that certainly reached the caller
         self._made: list[int] = []  # all tokens read from the engine
         self._text: list[str] = []
+        self._ending: Ending | None = None  # the first one decides
         self._result: CallResult | None = None
         self._closing = threading.Lock()
         self.receipt_id = prepared.receipt
@@ -106,7 +107,7 @@ class Inference:
                     break
             rest = scanner.push(detokenizer.finish()) + scanner.finish()
         except Exception:  # whatever broke, it was ours: the caller pays nothing
-            self._close(Ending([], "", "error", refund="engine_fault"))
+            self._close(_fault("engine_fault"))
             raise
         finish = "stop" if scanner.is_stopped else self._stream.usage().finish.value
         if finish == CANCELLED:
@@ -119,7 +120,10 @@ class Inference:
             yield rest
 
     def cancel(self) -> CallResult:
-        """Stop; what was handed out is paid for. Harmless at any time and twice."""
+        """Stop; what was handed out is paid for. Harmless at any time and twice.
+
+        A call whose receipt could not be stored costs nothing: this tries to say so once more.
+        """
         self._stream.cancel()
         return self._close(self._cut())
 
@@ -134,16 +138,28 @@ class Inference:
         return self._result
 
     def _cut(self) -> Ending:
-        # Nothing reaches a caller who does not stream before the whole answer is there.
+        # Nothing reaches a caller who does not stream before the whole answer is there: he pays
+        # nothing, and the same request may come again.
         if not self._prepared.request.is_streamed:
-            return Ending([], "", CANCELLED)
+            return Ending([], "", CANCELLED, refund="not_delivered")
         return Ending(self._handed, self._desk.tokenizer.decode(self._handed), CANCELLED)
 
     def _close(self, ending: Ending) -> CallResult:
         with self._closing:
             if self._result is None:
-                self._result = charge(self._desk, self._prepared, ending)
+                self._ending = self._ending or ending
+                try:
+                    self._result = charge(self._desk, self._prepared, self._ending)
+                except Exception:
+                    # The disk is full, say: the caller gets an error, so he must not be charged
+                    # when it has room again. Until then the hold waits, and expires.
+                    self._ending = _fault("gateway_fault")
+                    raise
             return self._result
+
+
+def _fault(reason: str) -> Ending:
+    return Ending([], "", "error", refund=reason)
 
 
 class Replay:

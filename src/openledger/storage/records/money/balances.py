@@ -156,6 +156,13 @@ def escrow(transaction: Transaction, gateway: Account, payer: Account) -> Escrow
     return first(transaction, query, EscrowBalance)
 
 
+def payers(transaction: Transaction, gateway: Account) -> tuple[Account, ...]:
+    """All whose money in Escrow for this gateway was ever looked at, in order."""
+    rows = escrow_balances.c
+    query = select(rows.payer).where(rows.gateway == gateway).order_by(rows.payer)
+    return tuple(Account(payer) for payer in transaction.connection.execute(query).scalars())
+
+
 def voucher(transaction: Transaction, gateway: Account, payer: Account) -> VoucherRow | None:
     """The payer's latest voucher."""
     query = select(vouchers).where(vouchers.c.gateway == gateway, vouchers.c.payer == payer)

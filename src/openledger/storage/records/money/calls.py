@@ -7,7 +7,7 @@ nothing can be charged without a receipt, and no number is ever skipped or used 
 from collections.abc import Iterator
 
 import msgspec
-from sqlalchemy import Select, select
+from sqlalchemy import Select, exists, select
 
 from openledger.core.errors import ConflictError
 from openledger.core.types import Account, Digest, ReceiptId, Wei
@@ -225,9 +225,15 @@ def pairs(
 
 
 def erase_private(transaction: Transaction, before: int) -> int:
-    """Forget what calls before a time kept for disputes; how many did."""
+    """Forget what calls before a time kept for disputes; how many did.
+
+    A call without its statement keeps it: nobody could be paid for it any more.
+    """
     rows = call_receipts.c
-    change = call_receipts.update().where(rows.created_at < before, rows.private.is_not(None))
+    is_stated = exists().where(statements.c.receipt == rows.id)
+    change = call_receipts.update().where(
+        rows.created_at < before, rows.private.is_not(None), is_stated
+    )
     return transaction.connection.execute(change.values(private=None)).rowcount
 
 

@@ -13,6 +13,8 @@ from openledger.storage.database import Transaction
 from openledger.storage.records.rows import held, insert_new, one, values_of
 from openledger.storage.tables import idempotency_keys
 
+_FORGOTTEN = b""  # stands for a response that is erased: its request must not run again
+
 
 class Request(msgspec.Struct, frozen=True):
     """A request under its key."""
@@ -32,7 +34,8 @@ def reserve(transaction: Transaction, request: Request, now: int, lease: int) ->
     """The stored response, or None: then the caller must do the work and `answer`.
 
     Raises:
-        ConflictError: the key was used for another request.
+        ConflictError: the key was used for another request, or so long ago that the response is
+            forgotten.
         UnavailableError: the first request still runs.
     """
     fresh = _Entry(request.scope, request.key, request.request, None, 0, now)
@@ -40,6 +43,11 @@ def reserve(transaction: Transaction, request: Request, now: int, lease: int) ->
     found = _find(transaction, request)
     if found.request != request.request:
         raise ConflictError(f"the key {request.key!r} was used for another request; take a new one")
+    if found.response == _FORGOTTEN:
+        raise ConflictError(
+            f"the key {request.key!r} was answered long ago and the answer is erased; "
+            "take a new one"
+        )
     if found.response is not None:
         return found.response
     if found.lease_until > now:
@@ -70,6 +78,15 @@ def give_up_all(transaction: Transaction) -> None:
     rows = idempotency_keys
     change = rows.update().where(rows.c.response.is_(None)).values(lease_until=0)
     transaction.connection.execute(change)
+
+
+def erase(transaction: Transaction, before: int) -> int:
+    """Forget the responses to requests before a time, but not that they were; how many."""
+    rows = idempotency_keys
+    change = rows.update().where(
+        rows.c.created_at < before, rows.c.response.is_not(None), rows.c.response != _FORGOTTEN
+    )
+    return transaction.connection.execute(change.values(response=_FORGOTTEN)).rowcount
 
 
 def _find(transaction: Transaction, request: Request) -> _Entry:

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Select, Table, select
 
 from openledger.core.errors import VerificationError
-from openledger.core.types import Account, Wei
+from openledger.core.types import Account, Digest, Wei
 from openledger.storage.database import Transaction
 from openledger.storage.records.money import calls, epochs
 from openledger.storage.records.money.balances import EscrowBalance, Hold, HoldState, PayerBook
@@ -27,22 +27,29 @@ class Totals(msgspec.Struct, frozen=True):
     withdrawn: Wei
     held: Wei  # open holds
     fees: Wei  # of all receipts
-    drawn: Wei  # of all epochs
-    promised: Wei  # by the newest epoch
+    drawn: Wei  # of the settled epochs
+    promised: Wei  # by the active one of them
     claimed: Wei
 
 
-def totals(transaction: Transaction, gateway: Account) -> Totals:
-    """Sum up a gateway's rows and check them against its books.
+class Progress(msgspec.Struct, frozen=True):
+    """How far the contracts are with this gateway's epochs; the books may be further."""
+
+    settled: int  # epochs that Escrow took
+    active: Digest | None  # the root in Payouts that can be claimed; None before the first
+
+
+def totals(transaction: Transaction, gateway: Account, progress: Progress) -> Totals:
+    """Sum up a gateway's rows, up to where the contracts are, and check them against its books.
 
     Raises:
         VerificationError: rows and books differ, numbers have a gap, or more is promised or
-            claimed than was drawn or promised.
+            claimed than was drawn or promised, or the contracts know an epoch that they do not.
     """
     receipts, fees = _fees(transaction, gateway)
-    drawn, promised = _epochs(transaction, gateway)
+    drawn, promised = _epochs(transaction, gateway, progress)
     claimed = sum(row.amount for row in epochs.claims_of(transaction, gateway))
-    if drawn > fees or promised != drawn or claimed > promised:
+    if drawn > fees or promised > drawn or claimed > promised:
         raise VerificationError(
             f"fees {fees}, drawn {drawn}, promised {promised}, claimed {claimed} wei do not agree"
         )
@@ -78,15 +85,24 @@ def _fees(transaction: Transaction, gateway: Account) -> tuple[int, int]:
     return count, fees
 
 
-def _epochs(transaction: Transaction, gateway: Account) -> tuple[int, int]:
-    """What all epochs drew and what the newest one promises."""
+def _epochs(transaction: Transaction, gateway: Account, progress: Progress) -> tuple[int, int]:
+    """What the settled epochs drew and what the active one promises."""
+    drawn = 0
+    promised: dict[Digest | None, int] = {None: 0}
     closed = epochs.list_all(transaction, gateway)
-    if not closed:
-        return 0, 0
-    listed = epochs.payouts_of(transaction, gateway, closed[-1].number)
-    if sum(row.cumulative for row in listed) != closed[-1].promised:
-        raise VerificationError("the newest epoch's payouts do not sum to what it promises")
-    return sum(epoch.drawn for epoch in closed), closed[-1].promised
+    for epoch in closed:
+        drawn += epoch.drawn
+        if epoch.promised != drawn:
+            raise VerificationError(f"epoch {epoch.number} promises other than all that was drawn")
+        promised[epoch.payouts_root] = epoch.promised
+    if closed:
+        listed = epochs.payouts_of(transaction, gateway, closed[-1].number)
+        if sum(row.cumulative for row in listed) != closed[-1].promised:
+            raise VerificationError("the newest epoch's payouts do not sum to what it promises")
+    if progress.settled > len(closed) or progress.active not in promised:
+        raise VerificationError("the contracts know an epoch of this gateway that its books do not")
+    settled = sum(epoch.drawn for epoch in closed[: progress.settled])
+    return settled, promised[progress.active]
 
 
 def _rows(table: Table, gateway: Account) -> Select[Any]:
