@@ -32,7 +32,7 @@ class ChainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which chain."""
 
     url: str = "embedded"  # "embedded", "anvil", or an http(s) URL
-    chain_id: int = 31_337
+    chain_id: int | None = None  # None: 31337 in development, else whatever the node says at first
     confirm_timeout_s: float = 120.0
     delay_s: int | None = None  # of payouts, exits, notices; None: 0 in development, else 3 days
     seed_delay_blocks: int = 1

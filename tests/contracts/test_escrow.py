@@ -462,6 +462,16 @@ def test_an_exit_asks_for_free_money_only(world: World, book: Book) -> None:
     world.escrow.request_exit(person("gwen"), 93, sender=person("paul"))
 
 
+def test_what_left_is_not_free_a_second_time(world: World, book: Book) -> None:
+    escrow, paul, gwen = world.escrow, person("paul"), person("gwen")
+    escrow.request_exit(gwen, 60, sender=paul)
+    boa.env.time_travel(seconds=EXIT_DELAY)
+    escrow.exit(gwen, sender=paul)
+    with boa.reverts("escrow: over free balance"):
+        escrow.request_exit(gwen, 41, sender=paul)
+    escrow.request_exit(gwen, 40, sender=paul)
+
+
 def test_calls_made_before_the_exit_are_paid_first(world: World, book: Book) -> None:
     world.escrow.request_exit(person("gwen"), 100, sender=person("paul"))
     book.call("paul", 30)

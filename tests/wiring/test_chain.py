@@ -12,6 +12,7 @@ from threading import Thread
 import pytest
 
 from openledger.chain import keys
+from openledger.core.errors import WrongChainError
 from openledger.settings import ChainSettings
 from openledger.wiring.chain import open_chain
 from openledger.wiring.platform import Platform
@@ -72,6 +73,21 @@ def test_a_url_is_a_chain(market: Platform, tmp_path: Path, kind: str) -> None:
         assert chain.rpc is None
         assert chain.client.height() == market.chain.client.height()
         assert chain.client.config.profile.is_op_stack is bool(kind)
+
+
+def test_a_node_of_another_chain_than_the_chosen_one_gets_nothing(
+    market: Platform, tmp_path: Path
+) -> None:
+    """Else the six contracts would be deployed, with real gas, wherever the URL leads."""
+    keyring = keys.create(tmp_path / "keys", None)
+    with (
+        door(market) as url,
+        open_chain(
+            ChainSettings(url=url, chain_id=11_155_111), tmp_path / "chain", tmp_path, keyring
+        ) as chain,
+        pytest.raises(WrongChainError, match="serves chain 31337"),
+    ):
+        chain.client.height()
 
 
 def test_anvil_is_started_and_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from openledger.chain.client import Client, HttpTransport, Transport
-from openledger.chain.config import Config, profile_of
+from openledger.chain.config import DEVELOPMENT_CHAIN_ID, Config, profile_of
 from openledger.chain.contracts import OPERATOR
 from openledger.chain.keys import Keyring
 from openledger.core.types import WEI_PER_OPEN, as_bytes
@@ -37,14 +37,15 @@ def open_chain(
         WrongChainError: the embedded chain has another id.
     """
     profile = profile_of(settings.url)
-    if profile.is_development:
+    if settings.chain_id is not None:
         profile = msgspec.structs.replace(profile, chain_id=settings.chain_id)
+    own_id = profile.chain_id or DEVELOPMENT_CHAIN_ID
     if settings.url == "embedded":
-        with _embedded(folder, settings.chain_id, keyring) as (transport, rpc):
+        with _embedded(folder, own_id, keyring) as (transport, rpc):
             yield OpenChain(Client(transport, Config(profile=profile)), rpc)
     elif settings.url == "anvil":
         with (
-            _anvil(folder, cache, settings.chain_id, keyring) as url,
+            _anvil(folder, cache, own_id, keyring) as url,
             _http(url) as transport,
         ):
             yield OpenChain(Client(transport, Config(profile=profile)), None)
