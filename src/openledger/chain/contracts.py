@@ -178,6 +178,23 @@ class Contracts:
         return self.client.call(message, tag)
 
 
+class EscrowBalance(msgspec.Struct, frozen=True):
+    """What `Escrow` keeps of a payer at a gateway: wei that only ever rise."""
+
+    deposited: int
+    spent: int
+    withdrawn: int
+
+
+def escrow_balance(contracts: Contracts, payer: Account, gateway: Account) -> EscrowBalance:
+    """Ask `Escrow`; free is deposited - spent - withdrawn.
+
+    Raises:
+        ChainUnavailableError: the chain does not answer.
+    """
+    return contracts.read(EscrowBalance, "Escrow", "balance_of", payer, gateway)
+
+
 @cache
 def artifact(contract: str) -> Artifact:
     """The compiled contract of that name.

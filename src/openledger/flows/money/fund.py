@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from openledger.chain.acts import Acts
-from openledger.chain.escrow import escrow_balance
+from openledger.chain.contracts import escrow_balance
 from openledger.chain.keys import Keyring
 from openledger.chain.outbox.faucet import give
 from openledger.chain.outbox.rows import op_id

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from openledger.chain.acts import Acts
-from openledger.chain.escrow import escrow_balance
+from openledger.chain.contracts import escrow_balance
 from openledger.core.encoding import decode
 from openledger.core.types import WEI_PER_OPEN, Account, Digest, Wei
 from openledger.settlement.receipt import SignedStatement

@@ -12,8 +12,7 @@ import msgspec
 import structlog
 
 from openledger.chain.acts import Acts
-from openledger.chain.contracts import OPERATOR, Contracts
-from openledger.chain.escrow import escrow_balance
+from openledger.chain.contracts import OPERATOR, Contracts, escrow_balance
 from openledger.chain.outbox.rows import op_id
 from openledger.core.errors import InsufficientBalanceError, VerificationError
 from openledger.core.types import Account, Wei
