@@ -116,7 +116,7 @@ def close(
         "created_at": now,
         "updated_at": now,
     }
-    insert_new(transaction, epochs, [row])
+    insert_once(transaction, epochs, row)
     rows = [
         values_of(PayoutRow(new.gateway, number, account, index, amount))
         for index, (account, amount) in enumerate(earned)
