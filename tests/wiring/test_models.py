@@ -17,7 +17,6 @@ from openledger.lm.checkpoint import save_adapter
 from openledger.lm.tokenizer import Tokenizer
 from openledger.storage.records.model import releases
 from openledger.storage.records.money import balances, calls
-from openledger.training.recipe import best_precision
 from openledger.wiring import models as wired
 from openledger.wiring.models import Models
 from openledger.wiring.platform import Platform, now_us
@@ -87,7 +86,7 @@ def test_chores_forget_what_is_old_and_give_back_what_nobody_charges(
 
 def test_a_state_that_is_not_the_one_on_chain_pays_nobody(market: Platform) -> None:
     """Who edits its manifest, consistently, would move money to another account."""
-    base = market.models.base(best_precision())
+    base = market.models.base(market.models.precision)
     folder = attribution_folder(market.home.run(Digest("e" * 64)))
     examples = examples_of(base, [some_text(i) for i in range(4)], [0, 1, 2, 3])
     digest = save_adapter(market.home.adapter("new"), some_adapter(base), base.name)

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from openledger.attribution.attribute import Attributor
@@ -77,7 +78,7 @@ class Models:
         Raises:
             UnavailableError: it is not cached and cannot be fetched.
         """
-        if self._platform.settings.models.base == TINY:
+        if self._is_tiny:
             folder = self._platform.home.models / TINY
             build_tiny(folder)
             return folder
@@ -131,7 +132,7 @@ class Models:
         return Desk(
             database=self._platform.database,
             engine=self.engine,
-            tokenizer=self.base(best_precision()).tokenizer,
+            tokenizer=self.base(self.precision).tokenizer,
             gateway=self._platform.gateway,
             sealer=self._platform.sealer,
             clock=now_us,
@@ -157,7 +158,7 @@ class Models:
         if release.id not in self._scorers:
             while len(self._scorers) >= _MOST_SCORERS:
                 self._scorers.pop(next(iter(self._scorers)))
-            base = self.base(best_precision())
+            base = self.base(self.precision)
             adapter = load_adapter(
                 self._platform.home.adapter(release.adapter), base, release.adapter
             )
@@ -188,8 +189,21 @@ class Models:
     @property
     def default_recipe(self) -> Recipe:
         """The recipe that suits this home's base model."""
-        is_tiny = self._platform.settings.models.base == TINY
-        return _TINY_RECIPE if is_tiny else Recipe()
+        recipe = _TINY_RECIPE if self._is_tiny else Recipe()
+        return msgspec.structs.replace(recipe, precision=self.precision)
+
+    @property
+    def precision(self) -> Precision:
+        """In which training and attribution compute.
+
+        For each new shape bfloat16 has a kernel built first, which costs the tiny model more than
+        all its arithmetic.
+        """
+        return "float32" if self._is_tiny else best_precision()
+
+    @property
+    def _is_tiny(self) -> bool:
+        return self._platform.settings.models.base == TINY
 
     @property
     def handlers(self) -> Mapping[str, Callable[[Job], None]]:

@@ -206,15 +206,12 @@ def _run(platform: Platform, name: str) -> Run:
 
 
 def _recipe(platform: Platform, choice: RecipeChoice) -> "Recipe":
-    from openledger.training.recipe import best_precision
-
     chosen = {
         name: value
         for name in ("epochs", "rank", "last_layers", "learning_rate_micro")
         if (value := getattr(choice, name)) is not None
     }
-    default = platform.models.default_recipe
-    return msgspec.structs.replace(default, precision=best_precision(), **chosen)
+    return msgspec.structs.replace(platform.models.default_recipe, **chosen)
 
 
 def _licences(platform: Platform, plan: "Plan") -> tuple[str, ...]:
