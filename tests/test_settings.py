@@ -38,6 +38,7 @@ def test_numbers_in_the_environment_are_read_as_numbers() -> None:
         ({"OPENLEDGER_SERVE__PROT": "1"}, "prot"),
         ({"OPENLEDGER_SERVR__PORT": "1"}, "servr"),
         ({"OPENLEDGER_SERVE__PORT": "many"}, "int"),
+        ({"OPENLEDGER_SERVE__PORT": "99999"}, "65535"),
     ],
 )
 def test_unknown_names_and_wrong_values_are_refused(

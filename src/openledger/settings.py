@@ -8,7 +8,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import platformdirs
@@ -42,7 +42,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The HTTP server; loopback only unless told otherwise."""
 
     host: str = "127.0.0.1"
-    port: int = 8700
+    port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8700
     max_queued: int = 64
     max_body_mb: int = 64
 

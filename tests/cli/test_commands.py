@@ -108,6 +108,9 @@ def test_keys_are_made_and_revoked(home: Path) -> None:
         (("receipt", "verify", "/no/such/file"), 3, "there is no file"),
         (("epoch", "show"), 3, "no epoch is settled"),
         (("epoch", "show", "7"), 3, "epoch 7"),
+        (("epoch", "show", "99999999999999999999"), 2, "give a smaller one"),
+        (("model", "show", "openledger/tiny-tunes@99999999999999999999"), 2, "not a model name"),
+        (("wallet", "deposit", "dev", "9" * 5_000), 2, "no amount"),
         (("epoch", "settle"), 1, "make a call"),
         (("datanet", "add", "tiny-tunes", "/no/such/file", "--as", "dev"), 3, "no file"),
     ],
@@ -122,6 +125,13 @@ def test_what_is_wrong_is_said_with_its_exit_code(
 
     assert found == status
     assert message in said
+
+
+def test_a_port_that_no_machine_has_is_wrong_use(home: Path) -> None:
+    result = run(home, "serve", "--port", "99999")
+
+    assert result.exit_code == 2
+    assert "65535" in result.stderr
 
 
 def test_files_are_added_or_refused_with_a_reason(home: Path, tmp_path: Path) -> None:

@@ -256,6 +256,17 @@ def test_a_wrong_range_is_refused_before_money_is_held(desk: Desk) -> None:
     assert GatewayBooks(desk.database, GATEWAY.account).balance(PAYER).held == 0
 
 
+@pytest.mark.parametrize(
+    "version", ["99999999999999999999", pytest.param("9" * 5_000, id="five thousand digits")]
+)
+def test_versions_that_no_release_has_are_wrong_input(desk: Desk, version: str) -> None:
+    asked = ask(desk, "POST", "/v1/chat/completions", CHAT | {"model": f"folk/reels@{version}"})
+    shown = ask(desk, "GET", f"/v1/models/folk/reels@{version}")
+
+    assert (asked.status_code, shown.status_code) == (400, 400)
+    assert "not a model name" in asked.json()["error"]["message"]
+
+
 def test_an_unpublished_release_is_not_found(desk: Desk) -> None:
     with pytest.raises(NotFoundError, match="not published"):
         Till(desk).start(msgspec.structs.replace(request(), model="folk/jigs@1"))

@@ -13,7 +13,9 @@ from openledger.cli.output import told
 
 def serve(
     context: typer.Context,
-    port: Annotated[int | None, typer.Option(help="Port on loopback; 0: a free one.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="Port on loopback; 0: a free one.")
+    ] = None,
 ) -> None:
     """Serve the OpenAI-compatible API of this home on loopback, until Ctrl-C."""
     from openledger.web.server import serving
