@@ -184,7 +184,19 @@ def test_a_node_is_asked_over_http(url: str) -> None:
     transport.close()
 
 
-@pytest.mark.parametrize(("status", "body"), [(503, b"{}"), (429, b"{}"), (200, b"<"), (200, b"1")])
+def test_an_answer_too_large_to_read_is_refused_so_that_less_is_asked(url: str) -> None:
+    Node.status, Node.body = 200, b'{"result": "' + b"0" * 5_000 + b'"}'
+    transport = HttpTransport(url, 5, largest_bytes=5_000)
+
+    with pytest.raises(ChainRejectedError, match="more than 5000 bytes"):
+        transport.make_request("eth_chainId", [])
+    transport.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(503, b"{}"), (429, b"{}"), (200, b"<"), (200, b"1"), (200, b"[" * 9_999), (200, b"\xff")],
+)
 def test_what_is_no_answer_is_unavailable(url: str, status: int, body: bytes) -> None:
     Node.status, Node.body = status, body
     transport = HttpTransport(url, 5)

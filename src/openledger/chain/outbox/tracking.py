@@ -4,7 +4,8 @@ from typing import Any
 
 import msgspec
 
-from openledger.chain.client import Client, Message, Receipt
+from openledger.chain.answers import Receipt
+from openledger.chain.client import Client, Message
 from openledger.chain.outbox.rows import Row, State
 from openledger.core.errors import ChainRejectedError
 from openledger.core.types import Account
