@@ -44,7 +44,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8700
     max_queued: int = 64
-    max_body_mb: int = 64
+    max_body_mb: Annotated[int, msgspec.Meta(ge=1)] = 64  # of the files of one command, together
 
 
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

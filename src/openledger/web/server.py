@@ -23,6 +23,7 @@ from openledger.wiring.platform import Platform, now_us
 
 _START_TIMEOUT_S = 30.0
 _STEP_S = 0.02
+_BESIDES_FILES_BYTES = 1 << 20  # of an operation's body: names, licences, JSON
 
 
 class RunningServer:
@@ -39,7 +40,7 @@ class RunningServer:
         self._socket = _bound(settings.host, port)
         self.token = new_token()
         self.url = f"http://{settings.host}:{self._socket.getsockname()[1]}"
-        config = Config(max_upload_bytes=settings.max_body_mb << 20)
+        config = Config(max_upload_bytes=body_bytes(settings.max_body_mb << 20))
         app = create_app(parts(platform, self.token), config)
         self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_keep_alive=30))
         self._thread = threading.Thread(target=self._run, name="openledger-http", daemon=True)
@@ -81,6 +82,11 @@ def serving(platform: Platform, port: int) -> Iterator[RunningServer]:
     finally:
         server.stop()
         worker.stop()
+
+
+def body_bytes(files_bytes: int) -> int:
+    """How large a body may be that brings so many bytes of files: in JSON they are base64."""
+    return -(-files_bytes // 3) * 4 + _BESIDES_FILES_BYTES
 
 
 def parts(platform: Platform, token: str) -> Parts:

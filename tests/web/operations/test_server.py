@@ -5,21 +5,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from openledger.cli.main import app
+from openledger.core.encoding import to_wire
 from openledger.core.errors import NotFoundError, UnavailableError
+from openledger.datanet.extract import File
+from openledger.settings import ServeSettings
 from openledger.storage.home import Home, read_server
-from openledger.web.server import RunningServer, run_operation, serving
+from openledger.web.operations.datanets import Addition
+from openledger.web.server import RunningServer, body_bytes, run_operation, serving
 from openledger.wiring.platform import Platform, open_platform
 from tests import market as fair
+
+ONE_MB = {"OPENLEDGER_SERVE__MAX_BODY_MB": "1"}
 
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     home = tmp_path_factory.mktemp("served") / "home"
-    with open_platform(fair.settings(home)) as opened:
+    settings = msgspec.structs.replace(fair.settings(home), serve=ServeSettings(max_body_mb=1))
+    with open_platform(settings) as opened:
         yield opened
 
 
@@ -47,6 +55,27 @@ def test_commands_talk_to_the_server_that_owns_the_home(
     assert running.url == server.url
     assert json.loads(made.stdout)["label"] == "user/alice"
     assert missing.exit_code == 3
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_files_of_just_the_limit_reach_the_server(
+    platform: Platform, server: RunningServer, tmp_path: Path, count: int
+) -> None:
+    limit = 1 << 20
+    paths = [tmp_path / f"{number}.txt" for number in range(count)]
+    for path in paths:
+        path.write_bytes(b"\0" * (limit // count))
+    files = tuple(File(path.name, path.read_bytes()) for path in paths)
+    options = ["--home", str(platform.home.root), "datanet", "add", "none", "--as", "operator"]
+    names = [str(path) for path in paths]
+    fitting = CliRunner().invoke(app, [*options, *names], env=ONE_MB)
+    paths[0].write_bytes(b"\0" * (limit + 1))
+    too_large = CliRunner().invoke(app, [*options, *names], env=ONE_MB)
+
+    assert len(to_wire(Addition("none", "operator", files))) <= body_bytes(limit)
+    assert fitting.exit_code == 3  # the server read it all: there is no such Datanet
+    assert too_large.exit_code == 2
+    assert "more than 1 MiB: give fewer" in too_large.stderr
 
 
 def test_a_second_server_is_refused(platform: Platform, server: RunningServer) -> None:
