@@ -26,14 +26,18 @@ def serve(
         with serving(platform, wanted) as server:
             here.output.talk(f"serving {server.url}/v1; Ctrl-C stops")
             until_interrupted()
-            here.output.talk("stopping; what is under way is finished first")
+            here.output.talk("stopping; what is under way is finished first, Ctrl-C ends at once")
 
 
 def until_interrupted() -> None:
-    """Wait for Ctrl-C or a polite kill."""
+    """Wait for Ctrl-C or a polite kill; the next one ends the process at once."""
     stop = threading.Event()
 
     def ask(_number: int, _frame: FrameType | None) -> None:
+        # No KeyboardInterrupt for the second: it would only start to tidy up once more, and what
+        # is stored survives a kill.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
         stop.set()
 
     signal.signal(signal.SIGTERM, ask)
