@@ -55,6 +55,15 @@ def test_reads_are_tried_again_with_growing_pauses() -> None:
     assert pauses == [0.25, 0.5]
 
 
+def test_a_ping_is_asked_once() -> None:
+    found, script, pauses = client(down)
+
+    with pytest.raises(ChainUnavailableError):
+        found.ping()
+    assert script.asked == ["eth_blockNumber"]
+    assert pauses == []
+
+
 def test_a_transaction_is_sent_once() -> None:
     found, script, _ = client(down)
 

@@ -135,6 +135,14 @@ class Client:
             self._checked = found
         return self._checked
 
+    def ping(self) -> None:
+        """Ask the node once, without patience.
+
+        Raises:
+            ChainUnavailableError: it does not answer.
+        """
+        answers.count(self._once("eth_blockNumber", ()))
+
     def height(self, tag: Finality = "latest") -> int:
         """The number of the newest block, or of the newest that counts as `tag`."""
         if tag == "latest":

@@ -17,6 +17,7 @@ from openledger.web.inference import Payer
 from openledger.web.listening import listen, names
 from openledger.web.operations.registry import OPERATIONS
 from openledger.web.parts.books import BaseCard, GatewayBooks, KeyBook, ReleaseCatalogue
+from openledger.web.parts.readiness import Readiness
 from openledger.web.parts.till import Till
 from openledger.web.work import worker_of
 from openledger.wiring.platform import Platform, now_us
@@ -107,12 +108,12 @@ def parts(platform: Platform, token: str) -> Parts:
     card = BaseCard(models.base_name, desk.engine.caps.context)
     return Parts(
         inferences=Till(desk),
-        catalogue=ReleaseCatalogue(platform.database, card),
+        catalogue=ReleaseCatalogue(platform.database, card, desk.engine),
         keys=KeyBook(platform.database, now_us, token, platform.gateway.account),
         books=GatewayBooks(platform.database, platform.gateway.account),
         pace=_no_limit,
         stats=desk.engine.stats,
-        unready=lambda: None,
+        unready=Readiness(platform.database, desk.engine, platform.chain.client.ping).reason,
         rpc=platform.chain.rpc,
         operations=lambda name, body: run_operation(platform, name, body),
         token=token,

@@ -52,7 +52,9 @@ def test_commands_talk_to_the_server_that_owns_the_home(
     made = CliRunner().invoke(app, [*options, "wallet", "new", "alice"])
     missing = CliRunner().invoke(app, [*options, "datanet", "show", "none"])
     running = read_server(Home(platform.home.root))
+    ready = httpx.get(f"{server.url}/readyz")
 
+    assert ready.json() == {"status": "ready"}
     assert running is not None
     assert running.url == server.url
     assert json.loads(made.stdout)["label"] == "user/alice"
