@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from openledger.chain.client import Client, HttpTransport, Message
+from openledger.chain.client import Client, Message
 from openledger.chain.config import ANVIL, EMBEDDED, EVM, OP_STACK, Config, profile_of
+from openledger.chain.wire.transport import HttpTransport
 from openledger.core.errors import (
     ChainRejectedError,
     ChainUnavailableError,

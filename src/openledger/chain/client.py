@@ -6,20 +6,18 @@ only the outbox knows what an unanswered one means.
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, Protocol
+from typing import NoReturn
 
-import httpx
 import msgspec
 
-from openledger.chain import answers
 from openledger.chain.abi import revert_reason
-from openledger.chain.answers import Block, Log, Receipt, Refusal
 from openledger.chain.config import Config, Finality
-from openledger.core.encoding import parse_json
+from openledger.chain.wire import answers
+from openledger.chain.wire.answers import Block, Log, Receipt, Refusal
+from openledger.chain.wire.transport import Transport
 from openledger.core.errors import (
     ChainRejectedError,
     ChainUnavailableError,
-    InvalidInputError,
     WrongChainError,
 )
 from openledger.core.types import ZERO_ACCOUNT, Account, Digest, Wei
@@ -27,17 +25,8 @@ from openledger.core.types import ZERO_ACCOUNT, Account, Digest, Wei
 _REVERTED = 3  # the code of an error that carries what the contract returned
 _FAILED_RUNS = ("revert", "evm error", "out of gas", "invalid opcode", "invalid jump", "stack ")
 _BUSY_CODES = frozenset({-32005, -32603})  # limit exceeded, internal error
-_LARGEST_ANSWER_BYTES = 64 << 20  # far above the logs of one range
 
 Tag = int | Finality
-
-
-class Transport(Protocol):
-    """Any web3.py provider fits, and so does the embedded chain without web3.py."""
-
-    def make_request(self, method: Any, params: Any) -> Any:  # noqa: ANN401 - as web3.py has it
-        """Return the JSON-RPC answer, or raise ChainUnavailableError or OSError."""
-        ...
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -52,51 +41,6 @@ class Message(msgspec.Struct, frozen=True):
         """The fields as JSON-RPC wants them."""
         form = {"from": self.sender, "input": "0x" + self.calldata.hex(), "value": hex(self.value)}
         return form if self.contract == ZERO_ACCOUNT else form | {"to": self.contract}
-
-
-class HttpTransport:
-    """A node behind a URL."""
-
-    def __init__(
-        self, url: str, timeout_s: float, largest_bytes: int = _LARGEST_ANSWER_BYTES
-    ) -> None:
-        self._url = url
-        self._largest_bytes = largest_bytes
-        self._http = httpx.Client(timeout=timeout_s)
-
-    def make_request(self, method: str, params: Sequence[object]) -> dict[str, Any]:
-        """Ask the node.
-
-        Raises:
-            ChainUnavailableError: there is no JSON-RPC answer.
-            ChainRejectedError: the answer is larger than anyone should read; ask for less.
-        """
-        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        try:
-            with self._http.stream("POST", self._url, json=body) as answer:
-                found = parse_json(self._read(answer))
-        except (httpx.HTTPError, InvalidInputError) as error:
-            raise ChainUnavailableError(
-                f"the node at {self._url} does not answer: {error}"
-            ) from error
-        if not isinstance(found, dict) or answer.status_code >= 500 or answer.status_code == 429:
-            message = f"the node at {self._url} answers {answer.status_code}; try again later"
-            raise ChainUnavailableError(message)
-        return found
-
-    def close(self) -> None:
-        self._http.close()
-
-    def _read(self, answer: httpx.Response) -> bytes:
-        found = bytearray()
-        for piece in answer.iter_bytes():
-            found += piece
-            if len(found) > self._largest_bytes:
-                reason = f"its answer has more than {self._largest_bytes} bytes; ask for less"
-                raise ChainRejectedError(
-                    f"the node at {self._url} was left: {reason}", kind="node", reason=reason
-                )
-        return bytes(found)
 
 
 class Client:

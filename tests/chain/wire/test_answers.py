@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openledger.chain import answers
 from openledger.chain.client import Client, Message
 from openledger.chain.config import EVM, Config
+from openledger.chain.wire import answers
 from openledger.core.errors import ChainRejectedError, ChainUnavailableError
 from openledger.core.types import Account, Digest
 
