@@ -50,6 +50,10 @@ class FakeEngine:
         self.breaks_at: int | None = None  # every answer breaks before this token
         self.caps = Caps(Digest("0" * 64), context, vocabulary, "float32", 8, None, Combine.ROW)
 
+    @property
+    def is_alive(self) -> bool:
+        return not self._is_closed
+
     def load(self, ref: AdapterRef, *, pin: bool = False) -> Residency:
         file = ref.path / FAKE_ADAPTER_FILE
         if not file.is_file():

@@ -15,12 +15,12 @@ import msgspec
 
 from openledger.chain.acts import Acts
 from openledger.chain.client import Client
-from openledger.chain.client import Transport as ChainTransport
 from openledger.chain.config import Config as ChainConfig
 from openledger.chain.contracts import Contracts
 from openledger.chain.outbox.outbox import Outbox
 from openledger.chain.outbox.rows import op_id
 from openledger.chain.relay import Relay
+from openledger.chain.wire.transport import Transport as ChainTransport
 from openledger.core.ids import ReleaseName
 from openledger.core.types import WEI_PER_OPEN, Account, Digest, ReceiptId, Wei
 from openledger.datanet.sources import tiny

@@ -24,6 +24,12 @@ def test_flags_beat_the_environment_that_beats_files_in_their_order(tmp_path: Pa
     assert found.home.path == Settings().home.path
 
 
+def test_names_in_the_environment_stand_between_commas() -> None:
+    found = load({}, {"OPENLEDGER_SERVE__HOSTS": "models.example, 192.0.2.7,"}, ())
+
+    assert found.serve.hosts == ("models.example", "192.0.2.7")
+
+
 def test_numbers_in_the_environment_are_read_as_numbers() -> None:
     found = load(
         {}, {"OPENLEDGER_SERVE__PORT": "9", "OPENLEDGER_CHAIN__CONFIRM_TIMEOUT_S": "2.5"}, ()
@@ -38,6 +44,7 @@ def test_numbers_in_the_environment_are_read_as_numbers() -> None:
         ({"OPENLEDGER_SERVE__PROT": "1"}, "prot"),
         ({"OPENLEDGER_SERVR__PORT": "1"}, "servr"),
         ({"OPENLEDGER_SERVE__PORT": "many"}, "int"),
+        ({"OPENLEDGER_SERVE__PORT": "99999"}, "65535"),
     ],
 )
 def test_unknown_names_and_wrong_values_are_refused(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from openledger.core.errors import UnavailableError
+from openledger.core.errors import ChainUnavailableError, UnavailableError
 from openledger.storage import jobs, schema
 from openledger.storage.database import Database
 from openledger.storage.jobs import Job, JobState
@@ -117,6 +117,23 @@ def test_the_thread_outlives_chores_that_break(database: Database) -> None:
     assert done.wait(20)
     worker.stop()
     assert not worker.run_once()
+
+
+@pytest.mark.parametrize(
+    "error", [ChainUnavailableError("the chain is down"), RuntimeError("a bug")]
+)
+def test_jobs_run_while_every_chore_fails(database: Database, error: Exception) -> None:
+    done = threading.Event()
+
+    def chores() -> None:
+        raise error
+
+    enqueue(database, "a")
+    worker = Worker(database, {"greet": lambda job: done.set()}, chores, Clock())
+    worker.start()
+
+    assert done.wait(20)
+    worker.stop()
 
 
 def test_a_worker_that_never_ran_stops(database: Database) -> None:

@@ -8,7 +8,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import platformdirs
@@ -16,6 +16,7 @@ import platformdirs
 from openledger.core.errors import InvalidInputError
 
 PREFIX = "OPENLEDGER_"
+_LISTS = frozenset({("serve", "hosts")})  # in the environment their values stand between commas
 
 
 class HomeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,9 +43,11 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The HTTP server; loopback only unless told otherwise."""
 
     host: str = "127.0.0.1"
-    port: int = 8700
+    hosts: tuple[str, ...] = ()  # names by which other machines may call
+    port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8700
     max_queued: int = 64
-    max_body_mb: int = 64
+    stop_timeout_s: Annotated[int, msgspec.Meta(ge=0)] = 30  # for what is under way at the end
+    max_body_mb: Annotated[int, msgspec.Meta(ge=1)] = 64  # of the files of one command, together
 
 
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,7 +110,8 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, dict[str, obj
     for name, value in environment.items():
         section, separator, field = name.removeprefix(PREFIX).lower().partition("__")
         if name.startswith(PREFIX) and separator:
-            found.setdefault(section, {})[field] = value
+            parts = [part.strip() for part in value.split(",") if part.strip()]
+            found.setdefault(section, {})[field] = parts if (section, field) in _LISTS else value
     return found
 
 

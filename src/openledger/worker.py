@@ -94,8 +94,14 @@ class Worker:
 
     def _turn(self) -> bool:
         """Chores and one job; the loop outlives a full disk, a dead database and bugs alike."""
+        # Apart: while the chain is away its chores fail, and training needs no chain.
         try:
             self._chores()
+        except OpenLedgerError as error:
+            log.warning("chores failed", code=error.code, why=str(error))
+        except Exception:
+            log.exception("chores broke")
+        try:
             return self.run_once()
         except Exception:
             log.exception("worker stumbled")

@@ -4,7 +4,7 @@ import time
 from hashlib import sha256
 from pathlib import Path
 
-from openledger.chain.client import Client, Transport
+from openledger.chain.client import Client
 from openledger.chain.config import EMBEDDED, ChainProfile, Config
 from openledger.chain.contracts import OPERATOR, Contracts, ContractSettings, Write
 from openledger.chain.deployment import Builder, deploy
@@ -15,6 +15,7 @@ from openledger.chain.keys import Keyring
 from openledger.chain.outbox.outbox import Outbox, Outcome
 from openledger.chain.outbox.rows import op_id
 from openledger.chain.relay import Relay
+from openledger.chain.wire.transport import Transport
 from openledger.core.types import Account, Digest, as_bytes
 from openledger.storage.database import Database
 from openledger.storage.tables import metadata

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openledger.chain.abi import (
+    Event,
     Function,
     Interface,
     Parameter,
@@ -42,6 +43,13 @@ def test_a_record_is_a_struct(who: Account, amount: int) -> None:
     raw = encode_values([PAIR], [Pair(who, amount)])
 
     assert raw == encode_values([PAIR], [(who, amount)])
+
+
+def test_a_log_with_other_indexed_fields_is_refused() -> None:
+    moved = Event("Moved", (msgspec.structs.replace(ADDRESS, indexed=True), WORD))
+
+    with pytest.raises(VerificationError, match="Moved has 2 indexed fields instead of 1"):
+        moved.decode([bytes(32), bytes(32)], bytes(32))
 
 
 def test_calldata_begins_with_the_selector() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from openledger.chain.client import Client, HttpTransport, Message
+from openledger.chain.client import Client, Message
 from openledger.chain.config import ANVIL, EMBEDDED, EVM, OP_STACK, Config, profile_of
+from openledger.chain.wire.transport import HttpTransport
 from openledger.core.errors import (
     ChainRejectedError,
     ChainUnavailableError,
@@ -53,6 +54,15 @@ def test_reads_are_tried_again_with_growing_pauses() -> None:
         found.height()
     assert script.asked.count("eth_blockNumber") == 3
     assert pauses == [0.25, 0.5]
+
+
+def test_a_ping_is_asked_once() -> None:
+    found, script, pauses = client(down)
+
+    with pytest.raises(ChainUnavailableError):
+        found.ping()
+    assert script.asked == ["eth_blockNumber"]
+    assert pauses == []
 
 
 def test_a_transaction_is_sent_once() -> None:
@@ -184,7 +194,19 @@ def test_a_node_is_asked_over_http(url: str) -> None:
     transport.close()
 
 
-@pytest.mark.parametrize(("status", "body"), [(503, b"{}"), (429, b"{}"), (200, b"<"), (200, b"1")])
+def test_an_answer_too_large_to_read_is_refused_so_that_less_is_asked(url: str) -> None:
+    Node.status, Node.body = 200, b'{"result": "' + b"0" * 5_000 + b'"}'
+    transport = HttpTransport(url, 5, largest_bytes=5_000)
+
+    with pytest.raises(ChainRejectedError, match="more than 5000 bytes"):
+        transport.make_request("eth_chainId", [])
+    transport.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(503, b"{}"), (429, b"{}"), (200, b"<"), (200, b"1"), (200, b"[" * 9_999), (200, b"\xff")],
+)
 def test_what_is_no_answer_is_unavailable(url: str, status: int, body: bytes) -> None:
     Node.status, Node.body = status, body
     transport = HttpTransport(url, 5)

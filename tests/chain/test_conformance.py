@@ -6,9 +6,9 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from openledger.chain.client import HttpTransport
 from openledger.chain.config import ANVIL
 from openledger.chain.devchain import anvil
+from openledger.chain.wire.transport import HttpTransport
 from openledger.core.errors import ChainRejectedError, ChainUnavailableError, UnavailableError
 from openledger.core.types import WEI_PER_OPEN
 from tests.chain.home import Home, digest

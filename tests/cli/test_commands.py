@@ -13,6 +13,8 @@ from typer.testing import CliRunner, Result
 
 from openledger.cli.main import app
 from openledger.storage.home import Home
+from openledger.storage.records.data.accounts import AccountKind
+from openledger.wiring.platform import open_platform
 from tests import market as fair
 
 HEAVY = ("torch", "transformers", "web3", "sqlalchemy", "eth", "fastapi")
@@ -83,6 +85,16 @@ def test_wallets_speak_json_with_money_as_decimal_strings(home: Path) -> None:
     assert told(home, "wallet", "claim") == {"paid": [], "total": "0"}
 
 
+def test_a_reserved_name_means_the_platforms_own_account(home: Path) -> None:
+    with open_platform(fair.settings(home)) as platform:
+        impostor = platform.account("user/operator", AccountKind.USER, "operator")
+    found = told(home, "wallet", "balance", "operator")["accounts"]
+
+    assert isinstance(found, list)
+    assert [one["label"] for one in found] == ["operator"]
+    assert found[0]["address"] != impostor.address
+
+
 def test_keys_are_made_and_revoked(home: Path) -> None:
     key = told(home, "wallet", "key", "dev", "--daily-cap", "0.5")
 
@@ -108,8 +120,17 @@ def test_keys_are_made_and_revoked(home: Path) -> None:
         (("receipt", "verify", "/no/such/file"), 3, "there is no file"),
         (("epoch", "show"), 3, "no epoch is settled"),
         (("epoch", "show", "7"), 3, "epoch 7"),
+        (("epoch", "show", "99999999999999999999"), 2, "give a smaller one"),
+        (("model", "show", "openledger/tiny-tunes@99999999999999999999"), 2, "not a model name"),
+        (("wallet", "deposit", "dev", "9" * 5_000), 2, "no amount"),
         (("epoch", "settle"), 1, "make a call"),
         (("datanet", "add", "tiny-tunes", "/no/such/file", "--as", "dev"), 3, "no file"),
+        (("wallet", "new", "operator"), 2, "reserved"),
+        (("wallet", "new", "Treasury"), 2, "reserved"),
+        (("wallet", "new", "vault/home"), 2, "without a slash"),
+        (("wallet", "new", "behalf/tiny/Ann"), 2, "without a slash"),
+        (("wallet", "new", " "), 2, "without a slash"),
+        (("wallet", "new", "a" * 101), 2, "1 to 100"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_exit_code(
@@ -122,6 +143,13 @@ def test_what_is_wrong_is_said_with_its_exit_code(
 
     assert found == status
     assert message in said
+
+
+def test_a_port_that_no_machine_has_is_wrong_use(home: Path) -> None:
+    result = run(home, "serve", "--port", "99999")
+
+    assert result.exit_code == 2
+    assert "65535" in result.stderr
 
 
 def test_files_are_added_or_refused_with_a_reason(home: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Canonical bytes: one record, one digest."""
 
+import tracemalloc
 from hashlib import sha256
 
 import msgspec
@@ -178,3 +179,41 @@ def test_json_that_nests_too_deep_is_refused_before_it_is_read() -> None:
         encoding.parse_json(b"[" * 100_000)
     with pytest.raises(InvalidInputError, match="no JSON"):
         encoding.parse_json(b"{")
+
+
+def _naive_depth(raw: bytes) -> int:
+    """The deepest nesting, read letter by letter."""
+    depth, deepest, is_text, is_escaped = 0, 0, False, False
+    for letter in raw.decode("latin-1"):
+        if is_text:
+            is_text = letter != '"' or is_escaped
+            is_escaped = letter == "\\" and not is_escaped
+            continue
+        is_text = letter == '"'
+        depth += (letter in "[{") - (letter in "]}")
+        deepest = max(deepest, depth)
+    return deepest
+
+
+pieces = st.sampled_from([b'"', b"\\", b"[" * 40, b"}" * 40, b"a\n", b"\xff"])
+
+
+@given(st.lists(pieces).map(b"".join))
+def test_escapes_end_no_string_wherever_they_stand(raw: bytes) -> None:
+    try:
+        encoding.check_depth(raw)
+    except InvalidInputError:
+        assert _naive_depth(raw) > 64
+    else:
+        assert _naive_depth(raw) <= 64
+
+
+@pytest.mark.parametrize("piece", [b"aaaa", b"\\naa", b'\\"\\\\'])
+def test_a_long_string_takes_no_memory_to_look_through(piece: bytes) -> None:
+    raw = b'"' + piece * 100_000 + b'"'
+    tracemalloc.start()
+    encoding.check_depth(raw)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < len(raw) // 4

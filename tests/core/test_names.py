@@ -59,7 +59,13 @@ def test_release_names_print_as_they_are_read(text: str) -> None:
     assert str(ids.parse_release_name(text)) == text
 
 
-@pytest.mark.parametrize("text", ["", "alice", "a/b@0", "a/b@", "a/b@x", "A/b", "a/b/c", "../b"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "alice", "a/b@0", "a/b@", "a/b@x", "A/b", "a/b/c", "../b"),
+        *("a/b@²", "a/b@1234567890", "a/b@" + "9" * 5_000),
+    ],
+)
 def test_what_is_no_release_name_is_refused(text: str) -> None:
     with pytest.raises(InvalidInputError, match="not a model name"):
         ids.parse_release_name(text)

@@ -297,6 +297,7 @@ class EngineConformance:
 
     def test_a_closed_engine_fails_what_is_in_flight_and_takes_nothing_new(self, kit: Kit) -> None:
         stream = kit.engine.submit(ask(max_tokens=100))
+        was_alive = kit.engine.is_alive
         kit.engine.close()
         with pytest.raises(UnavailableError):
             list(stream)
@@ -304,6 +305,8 @@ class EngineConformance:
             kit.engine.submit(ask())
 
         assert stream.usage().finish is Finish.SHUTDOWN
+        assert was_alive
+        assert not kit.engine.is_alive
         kit.engine.close()
 
     # The books

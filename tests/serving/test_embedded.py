@@ -197,6 +197,20 @@ def test_closing_ends_what_waits_too(bench: Bench) -> None:
     assert bench.runner.opened == bench.runner.closed
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_whose_thread_broke_says_so() -> None:
+    broken = EmbeddedEngine(HashRunner(), Config(threads=0))  # which the runner does not survive
+    for _ in range(1_000):
+        if not broken.is_alive:
+            break
+        time.sleep(0.005)
+
+    assert not broken.is_alive
+    with pytest.raises(UnavailableError):
+        broken.submit(ask())
+    broken.close()  # the thread's last words belong to this test
+
+
 def test_a_mix_longer_than_the_configuration_allows_is_refused(bench: Bench) -> None:
     mix = use(*(AdapterRef(Digest(f"{i:064x}"), Path()) for i in range(9)))
     with pytest.raises(InvalidInputError, match="at most 8 adapters"):

@@ -233,3 +233,13 @@ def test_the_largest_amount_fits_in_both(database: Database) -> None:
 def test_money_out_of_range_is_refused(sqlite: Database, amount: int) -> None:
     with pytest.raises(InvalidInputError, match="wei"), sqlite.transaction() as transaction:
         _add_book(transaction, amount)
+
+
+@pytest.mark.parametrize("number", [-(2**63) - 1, 2**63, 10**20])
+def test_numbers_beyond_64_bits_are_refused_in_rows_and_questions(
+    sqlite: Database, number: int
+) -> None:
+    query = select(payer_books).where(payer_books.c.next_sequence == number)
+
+    with pytest.raises(InvalidInputError, match="64 bits"), sqlite.read() as transaction:
+        transaction.connection.execute(query)

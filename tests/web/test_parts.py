@@ -3,7 +3,7 @@
 import asyncio
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,7 +12,12 @@ import msgspec
 import pytest
 
 from openledger.core.encoding import decode, encode
-from openledger.core.errors import InvalidInputError, NotFoundError, UnauthenticatedError
+from openledger.core.errors import (
+    ChainUnavailableError,
+    InvalidInputError,
+    NotFoundError,
+    UnauthenticatedError,
+)
 from openledger.core.ids import parse_receipt_id, receipt_id
 from openledger.core.signing import Domain, address_of
 from openledger.core.types import WEI_PER_OPEN, Account, Digest, Wei
@@ -34,6 +39,7 @@ from openledger.storage.vault import Sealer
 from openledger.web.app import Config, Parts, create_app
 from openledger.web.inference import InferenceRequest, Message, Payer
 from openledger.web.parts.books import BaseCard, GatewayBooks, KeyBook, ReleaseCatalogue
+from openledger.web.parts.readiness import Readiness
 from openledger.web.parts.till import Till
 from tests.fakes import FAKE_ADAPTER_FILE, FakeEngine
 
@@ -129,15 +135,26 @@ def _release(run: str, name: str) -> releases.NewRelease:
     )
 
 
-def ask(desk: Desk, method: str, path: str, body: object = None, key: str = KEY) -> httpx.Response:
+def chain_answers() -> None:
+    """It does."""
+
+
+def ask(  # the routes, over the real parts
+    desk: Desk,
+    method: str,
+    path: str,
+    body: object = None,
+    key: str = KEY,
+    ask_chain: Callable[[], None] = chain_answers,
+) -> httpx.Response:
     parts = Parts(
         inferences=Till(desk),
-        catalogue=ReleaseCatalogue(desk.database, BaseCard("Tiny", 256)),
+        catalogue=ReleaseCatalogue(desk.database, BaseCard("Tiny", 256), desk.engine),
         keys=KeyBook(desk.database, desk.clock, TOKEN, OWNER),
         books=GatewayBooks(desk.database, GATEWAY.account),
         pace=lambda payer: None,
         stats=desk.engine.stats,
-        unready=lambda: None,
+        unready=Readiness(desk.database, desk.engine, ask_chain).reason,
     )
     transport = httpx.ASGITransport(create_app(parts, Config()))
 
@@ -256,6 +273,17 @@ def test_a_wrong_range_is_refused_before_money_is_held(desk: Desk) -> None:
     assert GatewayBooks(desk.database, GATEWAY.account).balance(PAYER).held == 0
 
 
+@pytest.mark.parametrize(
+    "version", ["99999999999999999999", pytest.param("9" * 5_000, id="five thousand digits")]
+)
+def test_versions_that_no_release_has_are_wrong_input(desk: Desk, version: str) -> None:
+    asked = ask(desk, "POST", "/v1/chat/completions", CHAT | {"model": f"folk/reels@{version}"})
+    shown = ask(desk, "GET", f"/v1/models/folk/reels@{version}")
+
+    assert (asked.status_code, shown.status_code) == (400, 400)
+    assert "not a model name" in asked.json()["error"]["message"]
+
+
 def test_an_unpublished_release_is_not_found(desk: Desk) -> None:
     with pytest.raises(NotFoundError, match="not published"):
         Till(desk).start(msgspec.structs.replace(request(), model="folk/jigs@1"))
@@ -280,6 +308,30 @@ def test_only_published_models_are_listed(desk: Desk) -> None:
     assert listed == [shown]
     assert (shown["id"], shown["parent"], shown["context_length"]) == ("folk/reels@1", "Tiny", 256)
     assert shown["pricing"]["completion"] == "0.000002"
+
+
+def test_a_model_whose_adapter_is_not_loaded_is_not_listed(desk: Desk) -> None:
+    desk.engine.unload(ADAPTER)
+    ready = ask(desk, "GET", "/readyz")
+
+    assert ask(desk, "GET", "/v1/models").json()["data"] == []
+    assert ready.status_code == 503
+    assert "folk/reels@1 cannot be loaded" in ready.json()["error"]["message"]
+
+
+def test_a_server_is_ready_while_engine_and_chain_answer(desk: Desk) -> None:
+    def away() -> None:
+        raise ChainUnavailableError("the chain does not answer; start it")
+
+    ready = ask(desk, "GET", "/readyz")
+    without_chain = ask(desk, "GET", "/readyz", ask_chain=away)
+    desk.engine.close()
+    without_engine = ask(desk, "GET", "/readyz")
+
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
+    assert without_chain.status_code == without_engine.status_code == 503
+    assert "start it" in without_chain.json()["error"]["message"]
+    assert "engine has stopped" in without_engine.json()["error"]["message"]
 
 
 def test_keys_are_known_by_their_hash_and_the_homes_token_is_its_owner(desk: Desk) -> None:

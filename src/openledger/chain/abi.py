@@ -91,6 +91,11 @@ class Event(msgspec.Struct, frozen=True):
         """The fields by name; `topics` without the first, which is the event's own."""
         indexed = [item for item in self.fields if item.indexed]
         plain = [item for item in self.fields if not item.indexed]
+        if len(topics) != len(indexed):
+            raise VerificationError(
+                f"the chain returned a log of another shape: {self.name} has {len(topics)} "
+                f"indexed fields instead of {len(indexed)}"
+            )
         values = dict(zip((f.name for f in plain), decode_values(plain, data), strict=True))
         for field, topic in zip(indexed, topics, strict=True):
             values[field.name] = decode_values([field], topic)[0]

@@ -5,15 +5,21 @@ only the outbox knows what an unanswered one means.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, Protocol, cast
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
-import httpx
 import msgspec
 
 from openledger.chain.abi import revert_reason
 from openledger.chain.config import Config, Finality
-from openledger.core.errors import ChainRejectedError, ChainUnavailableError, WrongChainError
+from openledger.chain.wire import answers
+from openledger.chain.wire.answers import Block, Log, Receipt, Refusal
+from openledger.chain.wire.transport import Transport
+from openledger.core.errors import (
+    ChainRejectedError,
+    ChainUnavailableError,
+    WrongChainError,
+)
 from openledger.core.types import ZERO_ACCOUNT, Account, Digest, Wei
 
 _REVERTED = 3  # the code of an error that carries what the contract returned
@@ -21,47 +27,6 @@ _FAILED_RUNS = ("revert", "evm error", "out of gas", "invalid opcode", "invalid 
 _BUSY_CODES = frozenset({-32005, -32603})  # limit exceeded, internal error
 
 Tag = int | Finality
-
-
-class Transport(Protocol):
-    """Any web3.py provider fits, and so does the embedded chain without web3.py."""
-
-    def make_request(self, method: Any, params: Any) -> Any:  # noqa: ANN401 - as web3.py has it
-        """Return the JSON-RPC answer, or raise ChainUnavailableError or OSError."""
-        ...
-
-
-class Block(msgspec.Struct, frozen=True):
-    """What we keep of a block's header."""
-
-    number: int
-    hash: Digest
-    parent: Digest
-    timestamp: int
-    base_fee: Wei
-
-
-class Log(msgspec.Struct, frozen=True):
-    """One log of a mined transaction; topics and data as bytes."""
-
-    number: int
-    block_hash: Digest
-    log_index: int
-    tx_hash: Digest
-    contract: Account
-    topics: tuple[bytes, ...]
-    data: bytes
-
-
-class Receipt(msgspec.Struct, frozen=True):
-    """How a transaction went."""
-
-    tx_hash: Digest
-    number: int
-    block_hash: Digest
-    succeeded: bool
-    gas_used: int
-    created: Account | None
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -76,32 +41,6 @@ class Message(msgspec.Struct, frozen=True):
         """The fields as JSON-RPC wants them."""
         form = {"from": self.sender, "input": "0x" + self.calldata.hex(), "value": hex(self.value)}
         return form if self.contract == ZERO_ACCOUNT else form | {"to": self.contract}
-
-
-class HttpTransport:
-    """A node behind a URL."""
-
-    def __init__(self, url: str, timeout_s: float) -> None:
-        self._url = url
-        self._http = httpx.Client(timeout=timeout_s)
-
-    def make_request(self, method: str, params: Sequence[object]) -> dict[str, Any]:
-        """Raises ChainUnavailableError when there is no JSON-RPC answer."""
-        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        try:
-            answer = self._http.post(self._url, json=body)
-            found = answer.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise ChainUnavailableError(
-                f"the node at {self._url} does not answer: {error}"
-            ) from error
-        if not isinstance(found, dict) or answer.status_code >= 500 or answer.status_code == 429:
-            message = f"the node at {self._url} answers {answer.status_code}; try again later"
-            raise ChainUnavailableError(message)
-        return found
-
-    def close(self) -> None:
-        self._http.close()
 
 
 class Client:
@@ -130,7 +69,7 @@ class Client:
             ChainUnavailableError: the node does not answer.
         """
         if self._checked is None:
-            found = _number(self._retried("eth_chainId"))
+            found = answers.count(self._retried("eth_chainId"))
             wanted = self.config.profile.chain_id
             if wanted not in (None, found):
                 raise WrongChainError(
@@ -140,10 +79,18 @@ class Client:
             self._checked = found
         return self._checked
 
+    def ping(self) -> None:
+        """Ask the node once, without patience.
+
+        Raises:
+            ChainUnavailableError: it does not answer.
+        """
+        answers.count(self._once("eth_blockNumber", ()))
+
     def height(self, tag: Finality = "latest") -> int:
         """The number of the newest block, or of the newest that counts as `tag`."""
         if tag == "latest":
-            return _number(self.read("eth_blockNumber"))
+            return answers.count(self.read("eth_blockNumber"))
         block = self.block(tag)
         return 0 if block is None else block.number
 
@@ -154,16 +101,7 @@ class Client:
     def block(self, tag: Tag) -> Block | None:
         """A block by number or tag, None when there is none."""
         number = hex(tag) if isinstance(tag, int) else tag
-        found = self.read("eth_getBlockByNumber", number, False)
-        if found is None:
-            return None
-        return Block(
-            number=_number(found["number"]),
-            hash=_digest(found["hash"]),
-            parent=_digest(found["parentHash"]),
-            timestamp=_number(found["timestamp"]),
-            base_fee=Wei(_number(found.get("baseFeePerGas") or "0x0")),
-        )
+        return answers.block(self.read("eth_getBlockByNumber", number, False))
 
     def newest(self) -> Block:
         """The newest block."""
@@ -199,19 +137,19 @@ class Client:
 
     def balance(self, account: Account) -> Wei:
         """Gas money of an account, in wei of the chain's own coin."""
-        return Wei(_number(self.read("eth_getBalance", account, "latest")))
+        return answers.amount(self.read("eth_getBalance", account, "latest"))
 
     def nonce(self, account: Account, tag: Tag | str = "pending") -> int:
         """How many transactions an account has sent, as of `tag`."""
-        return _number(self.read("eth_getTransactionCount", account, tag))
+        return answers.count(self.read("eth_getTransactionCount", account, tag))
 
     def has_code(self, account: Account) -> bool:
         """Whether a contract stands there."""
-        return len(cast(str, self.read("eth_getCode", account, "latest"))) > len("0x")
+        return answers.raw(self.read("eth_getCode", account, "latest")) != b""
 
     def tip(self) -> Wei:
         """Wei per gas that the node suggests to add to the base fee."""
-        return Wei(_number(self.read("eth_maxPriorityFeePerGas")))
+        return answers.amount(self.read("eth_maxPriorityFeePerGas"))
 
     def call(self, message: Message, tag: Tag = "latest") -> bytes:
         """Run a message and return its output.
@@ -220,7 +158,7 @@ class Client:
             ChainRejectedError: the contract refused; the reason is in the message.
         """
         number = hex(tag) if isinstance(tag, int) else tag
-        return _bytes(self.read("eth_call", message.form(), number))
+        return answers.raw(self.read("eth_call", message.form(), number))
 
     def estimate(self, message: Message) -> int:
         """Gas that a transaction would need now.
@@ -229,28 +167,17 @@ class Client:
             ChainRejectedError: it would fail; `details["kind"]` is "run" when the contract
                 refused, "node" when the node did, for lack of funds for example.
         """
-        return _number(self.read("eth_estimateGas", message.form()))
+        return answers.count(self.read("eth_estimateGas", message.form()))
 
     def receipt(self, tx_hash: Digest) -> Receipt | None:
         """The receipt of a mined transaction, None when there is none."""
         found = self.read("eth_getTransactionReceipt", "0x" + tx_hash)
-        if found is None or found.get("blockNumber") is None:
-            return None
-        created = found.get("contractAddress")
-        return Receipt(
-            tx_hash=tx_hash,
-            number=_number(found["blockNumber"]),
-            block_hash=_digest(found["blockHash"]),
-            succeeded=_number(found["status"]) == 1,
-            gas_used=_number(found["gasUsed"]),
-            created=Account(created.lower()) if created else None,
-        )
+        return answers.receipt(found, tx_hash)
 
     def logs(self, first: int, last: int, contracts: Sequence[Account]) -> list[Log]:
         """Logs of these contracts in a range of blocks, in order."""
         wanted = {"fromBlock": hex(first), "toBlock": hex(last), "address": list(contracts)}
-        found = [_log(item) for item in self.read("eth_getLogs", wanted)]
-        return sorted(found, key=lambda log: (log.number, log.log_index))
+        return answers.logs(self.read("eth_getLogs", wanted))
 
     def send(self, raw: bytes) -> None:
         """Hand over a signed transaction, once.
@@ -262,12 +189,12 @@ class Client:
         _ = self.chain_id
         self._once("eth_sendRawTransaction", ("0x" + raw.hex(),))
 
-    def read(self, method: str, *params: object) -> Any:  # noqa: ANN401 - any JSON
+    def read(self, method: str, *params: object) -> object:
         """One request that may be repeated; the chain's identity is checked first."""
         _ = self.chain_id
         return self._retried(method, *params)
 
-    def _retried(self, method: str, *params: object) -> Any:  # noqa: ANN401 - any JSON
+    def _retried(self, method: str, *params: object) -> object:
         pause = self.config.retry_pause_s
         for _ in range(self.config.read_attempts - 1):
             try:
@@ -277,7 +204,7 @@ class Client:
                 pause *= 2
         return self._once(method, params)
 
-    def _once(self, method: str, params: Sequence[object]) -> Any:  # noqa: ANN401 - any JSON
+    def _once(self, method: str, params: Sequence[object]) -> object:
         try:
             answer = self._transport.make_request(method, list(params))
         except ChainUnavailableError:
@@ -286,43 +213,19 @@ class Client:
         except OSError as error:  # what web3.py's providers raise
             self._checked = None
             raise ChainUnavailableError(f"the chain does not answer: {error}") from error
-        if answer.get("error") is not None:
-            _refuse(answer["error"])
-        if "result" not in answer:
-            raise ChainUnavailableError(f"the node did not answer {method}; try again later")
-        return answer["result"]
+        found = answers.result_of(answer)
+        if isinstance(found, Refusal):
+            _refuse(found)
+        return found
 
 
-def _refuse(error: Mapping[str, Any]) -> NoReturn:
-    code, message, data = error.get("code"), str(error.get("message")), error.get("data")
-    raw = _bytes(data) if isinstance(data, str) and data.startswith("0x") else b""
+def _refuse(error: Refusal) -> NoReturn:
+    code, message = error.code, error.message
+    has_bytes = isinstance(error.data, str) and error.data.startswith("0x")
+    raw = answers.raw(error.data) if has_bytes else b""
     if code == _REVERTED or raw or any(word in message.lower() for word in _FAILED_RUNS):
         reason = revert_reason(raw) or message
         raise ChainRejectedError(f"the contract refused: {reason}", kind="run", reason=reason)
     if code in _BUSY_CODES:
         raise ChainUnavailableError(f"the node is busy: {message}; try again later")
     raise ChainRejectedError(f"the node refused: {message}", kind="node", reason=message)
-
-
-def _log(found: Mapping[str, Any]) -> Log:
-    return Log(
-        number=_number(found["blockNumber"]),
-        block_hash=_digest(found["blockHash"]),
-        log_index=_number(found["logIndex"]),
-        tx_hash=_digest(found["transactionHash"]),
-        contract=Account(found["address"].lower()),
-        topics=tuple(_bytes(topic) for topic in found["topics"]),
-        data=_bytes(found["data"]),
-    )
-
-
-def _number(text: str) -> int:
-    return int(text, 16)
-
-
-def _digest(text: str) -> Digest:
-    return Digest(text.removeprefix("0x"))
-
-
-def _bytes(text: str) -> bytes:
-    return bytes.fromhex(text.removeprefix("0x"))

@@ -10,9 +10,6 @@ from openledger.cli.output import short, table, told
 
 app = typer.Typer(no_args_is_help=True, help="Put data in, and prove that it is there.")
 
-# Larger files are refused before they are read.
-_LARGEST_BYTES = 64 << 20
-
 
 @app.command()
 def create(
@@ -49,13 +46,17 @@ def add(
     licence: Annotated[str, typer.Option(help="Licence of documents that do not name one.")] = "",
     claim: Annotated[str, typer.Option(help="author, licensee or collector.")] = "author",
 ) -> None:
-    """Contribute files: hashed and committed first, then cleaned, sealed, stored and revealed."""
+    """Contribute files: hashed and committed first, then cleaned, sealed, stored and revealed.
+
+    Together at most serve.max_body_mb (64 MiB) a command.
+    """
     from openledger.core.errors import InvalidInputError
     from openledger.datanet.extract import File
     from openledger.web.operations.datanets import ADD, Addition
 
     with told((here := of(context)).output):
-        read = tuple(File(path.name, _read(path)) for path in files)
+        _check_sizes(files, here.settings.serve.max_body_mb)
+        read = tuple(File(path.name, path.read_bytes()) for path in files)
         made = here.act(ADD, Addition(datanet, contributor, read, licence, claim))
         if made.reason is not None:
             raise InvalidInputError(f"refused: {made.reason}")
@@ -120,13 +121,16 @@ def verify(
         )
 
 
-def _read(path: Path) -> bytes:
+def _check_sizes(files: list[Path], limit_mb: int) -> None:
+    """Refuse, before anything is read, what a server with these settings would refuse as well."""
     from openledger.core.errors import InvalidInputError, NotFoundError
 
-    if not path.is_file():
-        raise NotFoundError(f"there is no file {path}")
-    if path.stat().st_size > _LARGEST_BYTES:
+    for path in files:
+        if not path.is_file():
+            raise NotFoundError(f"there is no file {path}")
+    size = sum(path.stat().st_size for path in files)
+    if size > limit_mb << 20:
         raise InvalidInputError(
-            f"{path.name} has {path.stat().st_size} bytes, more than {_LARGEST_BYTES}: split it"
+            f"the files have {size} bytes together, more than {limit_mb} MiB: give fewer at a "
+            "time, split the largest, or raise serve.max_body_mb"
         )
-    return path.read_bytes()

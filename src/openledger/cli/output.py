@@ -23,6 +23,7 @@ EXIT_CODES: tuple[tuple[type[errors.OpenLedgerError], int], ...] = (
 )
 FAILED = 1
 _OPEN_DECIMALS = 18
+_MOST_DIGITS = 40  # before the point
 INTERRUPTED = 130
 
 
@@ -106,7 +107,7 @@ def wei_amount(text: str) -> Wei:
     """
     whole, _, decimals = text.strip().replace("_", "").partition(".")
     is_number = (whole + decimals).isascii() and (whole + decimals).isdigit()
-    if not is_number or len(decimals) > _OPEN_DECIMALS:
+    if not is_number or len(decimals) > _OPEN_DECIMALS or len(whole) > _MOST_DIGITS:
         raise errors.InvalidInputError(f"{text!r} is no amount of OPEN: write 5 or 0.25")
     return Wei(int(whole or "0") * WEI_PER_OPEN + int(decimals.ljust(_OPEN_DECIMALS, "0") or "0"))
 

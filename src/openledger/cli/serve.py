@@ -13,7 +13,9 @@ from openledger.cli.output import told
 
 def serve(
     context: typer.Context,
-    port: Annotated[int | None, typer.Option(help="Port on loopback; 0: a free one.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="Port on loopback; 0: a free one.")
+    ] = None,
 ) -> None:
     """Serve the OpenAI-compatible API of this home on loopback, until Ctrl-C."""
     from openledger.web.server import serving
@@ -24,14 +26,18 @@ def serve(
         with serving(platform, wanted) as server:
             here.output.talk(f"serving {server.url}/v1; Ctrl-C stops")
             until_interrupted()
-            here.output.talk("stopping; what is under way is finished first")
+            here.output.talk("stopping; what is under way is finished first, Ctrl-C ends at once")
 
 
 def until_interrupted() -> None:
-    """Wait for Ctrl-C or a polite kill."""
+    """Wait for Ctrl-C or a polite kill; the next one ends the process at once."""
     stop = threading.Event()
 
     def ask(_number: int, _frame: FrameType | None) -> None:
+        # No KeyboardInterrupt for the second: it would only start to tidy up once more, and what
+        # is stored survives a kill.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
         stop.set()
 
     signal.signal(signal.SIGTERM, ask)

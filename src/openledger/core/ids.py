@@ -18,6 +18,7 @@ from openledger.core.types import ReceiptId
 RANDOM_BYTES = 16
 _CHECKSUM_LENGTH = 3
 _NAME = re.compile(r"(?P<owner>[a-z0-9][a-z0-9-]{0,38})/(?P<name>[a-z0-9][a-z0-9._-]{0,62})")
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _SUGGESTIONS = 3
 
 
@@ -65,8 +66,7 @@ def parse_release_name(text: str) -> ReleaseName:
     """
     stem, at, version = text.strip().partition("@")
     match = _NAME.fullmatch(stem)
-    is_version = version.isascii() and version.isdigit() and not version.startswith("0")
-    if match is None or (at and not is_version):
+    if match is None or (at and not _VERSION.fullmatch(version)):
         raise InvalidInputError(f"{text!r} is not a model name: write owner/name or owner/name@2")
     return ReleaseName(match["owner"], match["name"], int(version) if at else None)
 

@@ -72,6 +72,10 @@ class EmbeddedEngine(Generic[Loaded]):
             combine=Combine.ROW,
         )
 
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive() and not self._is_closing
+
     def load(self, ref: AdapterRef, *, pin: bool = False) -> Residency:
         return self._store.load(ref, pin=pin)
 

@@ -130,6 +130,11 @@ class Engine(Protocol):
     @property
     def caps(self) -> Caps: ...
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still makes answers: not closed, and not broken down."""
+        ...
+
     def load(self, ref: AdapterRef, *, pin: bool = False) -> Residency:
         """Make an adapter known and resident; a pinned one is never evicted.
 

@@ -1,7 +1,6 @@
 """A home's server: every route wired to its platform, until it is told to stop."""
 
 import os
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -15,14 +14,17 @@ from openledger.core.ids import did_you_mean
 from openledger.storage.home import Server, new_token, remove_server, write_server
 from openledger.web.app import Config, Parts, create_app
 from openledger.web.inference import Payer
+from openledger.web.listening import listen, names
 from openledger.web.operations.registry import OPERATIONS
 from openledger.web.parts.books import BaseCard, GatewayBooks, KeyBook, ReleaseCatalogue
+from openledger.web.parts.readiness import Readiness
 from openledger.web.parts.till import Till
 from openledger.web.work import worker_of
 from openledger.wiring.platform import Platform, now_us
 
 _START_TIMEOUT_S = 30.0
 _STEP_S = 0.02
+_BESIDES_FILES_BYTES = 1 << 20  # of an operation's body: names, licences, JSON
 
 
 class RunningServer:
@@ -33,15 +35,26 @@ class RunningServer:
 
         Raises:
             UnavailableError: the port is taken.
+            InvalidInputError: this machine does not listen there.
         """
         settings = platform.settings.serve
         self._platform = platform
-        self._socket = _bound(settings.host, port)
+        self._listening = listen(settings.host, port)
         self.token = new_token()
-        self.url = f"http://{settings.host}:{self._socket.getsockname()[1]}"
-        config = Config(max_upload_bytes=settings.max_body_mb << 20)
+        self.url = self._listening.url
+        config = Config(
+            hosts=names(settings.host, settings.hosts),
+            max_upload_bytes=body_bytes(settings.max_body_mb << 20),
+        )
         app = create_app(parts(platform, self.token), config)
-        self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_keep_alive=30))
+        patience = uvicorn.Config(
+            app,
+            log_config=None,
+            timeout_keep_alive=30,
+            # Without it one caller who never ends his request would keep the server alive.
+            timeout_graceful_shutdown=settings.stop_timeout_s,
+        )
+        self._server = uvicorn.Server(patience)
         self._thread = threading.Thread(target=self._run, name="openledger-http", daemon=True)
 
     def start(self) -> None:
@@ -55,14 +68,14 @@ class RunningServer:
         write_server(self._platform.home, Server(self.url, self.token, os.getpid()))
 
     def stop(self) -> None:
-        """Answer what is under way, then stop."""
+        """Answer what is under way, for `serve.stop_timeout_s` at most, then stop."""
         remove_server(self._platform.home)
         self._server.should_exit = True
         self._thread.join()
-        self._socket.close()
+        self._listening.close()
 
     def _run(self) -> None:
-        self._server.run(sockets=[self._socket])
+        self._server.run(sockets=list(self._listening.sockets))
 
 
 @contextmanager
@@ -83,6 +96,11 @@ def serving(platform: Platform, port: int) -> Iterator[RunningServer]:
         worker.stop()
 
 
+def body_bytes(files_bytes: int) -> int:
+    """How large a body may be that brings so many bytes of files: in JSON they are base64."""
+    return -(-files_bytes // 3) * 4 + _BESIDES_FILES_BYTES
+
+
 def parts(platform: Platform, token: str) -> Parts:
     """What the routes call, over a platform."""
     models = platform.models
@@ -90,12 +108,12 @@ def parts(platform: Platform, token: str) -> Parts:
     card = BaseCard(models.base_name, desk.engine.caps.context)
     return Parts(
         inferences=Till(desk),
-        catalogue=ReleaseCatalogue(platform.database, card),
+        catalogue=ReleaseCatalogue(platform.database, card, desk.engine),
         keys=KeyBook(platform.database, now_us, token, platform.gateway.account),
         books=GatewayBooks(platform.database, platform.gateway.account),
         pace=_no_limit,
         stats=desk.engine.stats,
-        unready=lambda: None,
+        unready=Readiness(platform.database, desk.engine, platform.chain.client.ping).reason,
         rpc=platform.chain.rpc,
         operations=lambda name, body: run_operation(platform, name, body),
         token=token,
@@ -117,16 +135,3 @@ def run_operation(platform: Platform, name: str, body: bytes) -> bytes:
 
 def _no_limit(_: Payer) -> None:
     """On loopback the engine's bounded queue is limit enough."""
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        made.bind((host, port))
-    except OSError as error:
-        made.close()
-        raise UnavailableError(
-            f"port {port} of {host} is taken; choose another with --port"
-        ) from error
-    return made

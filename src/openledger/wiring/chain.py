@@ -7,10 +7,11 @@ from pathlib import Path
 
 import msgspec
 
-from openledger.chain.client import Client, HttpTransport, Transport
+from openledger.chain.client import Client
 from openledger.chain.config import DEVELOPMENT_CHAIN_ID, Config, profile_of
 from openledger.chain.contracts import OPERATOR
 from openledger.chain.keys import Keyring
+from openledger.chain.wire.transport import HttpTransport, Transport
 from openledger.core.types import WEI_PER_OPEN, as_bytes
 from openledger.settings import ChainSettings
 

@@ -3,14 +3,37 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from openledger.chain.abi import revert_reason
+from openledger.chain.devchain import rpc
 from openledger.chain.devchain.node import DevChain
 from openledger.chain.devchain.rpc import handle, handle_body
 from openledger.core.errors import HomeBusyError, StorageFullError, WrongChainError
 from openledger.storage.database import copy_sqlite
 from tests.chain.devchain.conftest import OTHER, RICH, Node
+
+numbers = st.sampled_from([-1, 0, 3, 2**63, 2**70, 2**300]).flatmap(
+    lambda number: st.sampled_from([number, hex(number)])
+)
+scraps = st.one_of(
+    numbers,
+    st.sampled_from(
+        [None, True, 1.5, "", "0x", "0x01", "latest", "earliest", OTHER, "0x" + "7" * 64]
+    ),
+    st.text(max_size=4),
+    st.binary(max_size=80).map(lambda raw: "0x" + raw.hex()),
+)
+keys = ("from", "to", "data", "input", "value", "gas", "address", "topics", "fromBlock", "toBlock")
+objects = st.dictionaries(
+    st.sampled_from([*keys, "blockHash", "blockNumber"]),
+    scraps | st.lists(scraps, max_size=3),
+    max_size=4,
+)
+parameters = st.lists(scraps | objects | st.lists(scraps, max_size=3), max_size=4)
 
 
 def program() -> str:
@@ -236,6 +259,17 @@ def test_small_questions_have_answers(node: Node) -> None:
         ("eth_getBalance", [OTHER, "0xzz"], -32602),
         ("evm_increaseTime", [True], -32602),
         ("evm_increaseTime", [-1], -32602),
+        ("evm_increaseTime", [2**40], -32602),
+        ("eth_getBlockByNumber", [2**70], -32602),
+        ("eth_getBlockByNumber", [{"blockNumber": hex(2**63)}], -32602),
+        ("eth_getBlockByHash", ["0x01"], -32602),
+        ("eth_getBalance", ["0x01"], -32602),
+        ("eth_getBalance", [OTHER, hex(2**62)], -32001),
+        ("eth_feeHistory", [1, "latest", [1] * 101], -32602),
+        ("eth_getLogs", [{"address": [OTHER] * 40_000}], -32602),
+        ("eth_call", [{"to": "0x01"}], -32602),
+        ("eth_call", [{"to": OTHER, "value": hex(2**256)}], -32602),
+        ("eth_sendRawTransaction", ["0x02c0"], -32000),
         ("eth_getLogs", [{"topics": [5]}], -32602),
         ("eth_call", [{"to": OTHER, "value": hex(10**30), "from": OTHER}], -32000),
         ("eth_call", [{"data": "0xfe"}], -32000),
@@ -245,6 +279,27 @@ def test_bad_requests_get_the_standard_codes(
     node: Node, method: str, params: list[object], code: int
 ) -> None:
     assert node.error(method, *params)["code"] == code
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200
+)
+@given(st.sampled_from(sorted(rpc._METHODS)), parameters)
+def test_no_request_breaks_the_handler(node: Node, method: str, wanted: list[object]) -> None:
+    answer = handle(node.chain, {"id": 1, "method": method, "params": wanted})
+
+    assert ("result" in answer) != ("error" in answer)
+    assert answer.get("error", {}).get("code") != -32603  # nothing came as a surprise
+    assert json.loads(handle_body(node.chain, msgspec.json.encode({"params": wanted})))
+
+
+def test_what_nobody_foresaw_is_answered_too(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(node.chain._store, "block_at", fail)
+
+    assert node.error("eth_getBlockByNumber", "0x0", False)["code"] == -32603
 
 
 def test_bodies_may_hold_one_request_or_many(node: Node) -> None:

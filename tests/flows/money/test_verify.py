@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from eth_utils.address import to_checksum_address
 
 from openledger.core.encoding import decode, encode
 from openledger.core.errors import InvalidInputError, VerificationError
@@ -149,7 +150,16 @@ def test_an_anchored_epoch_must_be_proved(evidence: Evidence) -> None:
     assert verify_bundle(evidence.unsettled, plain).is_anchored
 
 
-@pytest.mark.parametrize("raw", [b"", b"[]", b'{"chain_id": 1}', b'{"chain": 1}', b"\xff"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        *(b"", b"[]", b'{"chain_id": 1}', b'{"chain": 1}', b"\xff", b"[" * 100_000),
+        b'{"chain_id":1,"escrow":"0xABC","gateway":"0x%b"}' % (b"1" * 40),
+        b'{"chain_id":1,"escrow":"\xff","gateway":"0x%b"}' % (b"1" * 40),
+        b'{"chain_id":1,"escrow":"0x%b","gateway":"0x%b","epoch_root":"7"}' % ((b"1" * 40,) * 2),
+        b'{"chain_id":1,"escrow":"0x%b","gateway":"0x%b","payouts":"x"}' % ((b"1" * 40,) * 2),
+    ],
+)
 def test_an_anchors_file_is_read_strictly(raw: bytes) -> None:
     with pytest.raises(InvalidInputError, match="no anchors file"):
         read_anchors(raw)
@@ -157,6 +167,22 @@ def test_an_anchors_file_is_read_strictly(raw: bytes) -> None:
 
 def test_anchors_read_back(evidence: Evidence) -> None:
     assert read_anchors(msgspec.json.encode(evidence.anchors)) == evidence.anchors
+
+
+def test_anchors_are_taken_as_explorers_show_them(evidence: Evidence) -> None:
+    known = evidence.anchors
+    assert known.epoch_root is not None
+    assert known.payouts is not None
+    shown = msgspec.structs.replace(
+        known,
+        escrow=to_checksum_address(known.escrow),
+        gateway=to_checksum_address(known.gateway),
+        payouts=to_checksum_address(known.payouts),
+        epoch_root="0x" + known.epoch_root.upper(),
+    )
+
+    assert shown != known
+    assert read_anchors(msgspec.json.encode(shown)) == known
 
 
 def test_an_opening_names_a_field_of_the_receipt(evidence: Evidence) -> None:

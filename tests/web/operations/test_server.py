@@ -1,25 +1,35 @@
 """A home that is served: its owner's commands go through the server, nobody else's do."""
 
 import json
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from openledger.cli.main import app
+from openledger.core.encoding import to_wire
 from openledger.core.errors import NotFoundError, UnavailableError
+from openledger.datanet.extract import File
+from openledger.settings import ServeSettings
 from openledger.storage.home import Home, read_server
-from openledger.web.server import RunningServer, run_operation, serving
+from openledger.web.operations.datanets import Addition
+from openledger.web.server import RunningServer, body_bytes, run_operation, serving
 from openledger.wiring.platform import Platform, open_platform
 from tests import market as fair
+
+ONE_MB = {"OPENLEDGER_SERVE__MAX_BODY_MB": "1"}
 
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     home = tmp_path_factory.mktemp("served") / "home"
-    with open_platform(fair.settings(home)) as opened:
+    serve = ServeSettings(hosts=("Models.example",), max_body_mb=1, stop_timeout_s=1)
+    with open_platform(msgspec.structs.replace(fair.settings(home), serve=serve)) as opened:
         yield opened
 
 
@@ -42,11 +52,75 @@ def test_commands_talk_to_the_server_that_owns_the_home(
     made = CliRunner().invoke(app, [*options, "wallet", "new", "alice"])
     missing = CliRunner().invoke(app, [*options, "datanet", "show", "none"])
     running = read_server(Home(platform.home.root))
+    ready = httpx.get(f"{server.url}/readyz")
 
+    assert ready.json() == {"status": "ready"}
     assert running is not None
     assert running.url == server.url
     assert json.loads(made.stdout)["label"] == "user/alice"
     assert missing.exit_code == 3
+
+
+@pytest.mark.parametrize(("host", "status"), [("models.example:8700", 200), ("other.example", 403)])
+def test_other_machines_call_by_the_names_that_are_set(
+    server: RunningServer, host: str, status: int
+) -> None:
+    answer = httpx.get(f"{server.url}/healthz", headers={"Host": host})
+
+    assert answer.status_code == status
+
+
+def test_commands_reach_a_server_that_listens_elsewhere(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    serve = ServeSettings(host="127.0.0.2")
+    with (
+        open_platform(msgspec.structs.replace(fair.settings(home), serve=serve)) as platform,
+        serving(platform, 0) as server,
+    ):
+        made = CliRunner().invoke(app, ["--home", str(home), "wallet", "new", "alice"])
+        elsewhere = httpx.get(f"{server.url}/healthz".replace("127.0.0.1", "127.0.0.2"))
+
+    assert made.exit_code == 0, made.output
+    assert elsewhere.status_code == 200
+
+
+def test_a_request_that_never_ends_does_not_keep_a_server_alive(tmp_path: Path) -> None:
+    serve = ServeSettings(stop_timeout_s=1)
+    settings = msgspec.structs.replace(fair.settings(tmp_path / "home"), serve=serve)
+    with open_platform(settings) as platform:
+        server = RunningServer(platform, 0)
+        server.start()
+        url = httpx.URL(server.url)
+        with socket.create_connection((url.host, url.port)) as caller:
+            head = f"POST /rpc HTTP/1.1\r\nHost: {url.host}\r\nContent-Type: application/json\r\n"
+            caller.sendall(head.encode() + b"Content-Length: 9\r\n\r\n{")
+            assert httpx.get(f"{server.url}/healthz").is_success  # and the other one is read
+            stopping = threading.Thread(target=server.stop)
+            stopping.start()
+            stopping.join(30)
+
+            assert not stopping.is_alive()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_files_of_just_the_limit_reach_the_server(
+    platform: Platform, server: RunningServer, tmp_path: Path, count: int
+) -> None:
+    limit = 1 << 20
+    paths = [tmp_path / f"{number}.txt" for number in range(count)]
+    for path in paths:
+        path.write_bytes(b"\0" * (limit // count))
+    files = tuple(File(path.name, path.read_bytes()) for path in paths)
+    options = ["--home", str(platform.home.root), "datanet", "add", "none", "--as", "operator"]
+    names = [str(path) for path in paths]
+    fitting = CliRunner().invoke(app, [*options, *names], env=ONE_MB)
+    paths[0].write_bytes(b"\0" * (limit + 1))
+    too_large = CliRunner().invoke(app, [*options, *names], env=ONE_MB)
+
+    assert len(to_wire(Addition("none", "operator", files))) <= body_bytes(limit)
+    assert fitting.exit_code == 3  # the server read it all: there is no such Datanet
+    assert too_large.exit_code == 2
+    assert "more than 1 MiB: give fewer" in too_large.stderr
 
 
 def test_a_second_server_is_refused(platform: Platform, server: RunningServer) -> None:

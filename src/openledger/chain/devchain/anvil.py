@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from openledger.chain.client import HttpTransport
+from openledger.chain.wire.transport import HttpTransport
 from openledger.core.errors import ChainUnavailableError, UnavailableError
 
 _VERSION: Final = "1.7.1"

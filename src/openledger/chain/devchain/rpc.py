@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import msgspec
+import structlog
 
 from openledger import __version__
 from openledger.chain.devchain.evm import GAS_LIMIT, Call
@@ -16,15 +17,23 @@ from openledger.chain.devchain.node import DevChain, LogFilter, RpcError
 from openledger.core.encoding import parse_json
 from openledger.core.errors import InvalidInputError, OpenLedgerError
 
+log = structlog.get_logger()
+
 TIP = 1_000_000_000  # wei per gas suggested to senders, who have no competitors here
 _INVALID_REQUEST = -32600
 _UNKNOWN_METHOD = -32601
 _INVALID_PARAMS = -32602
+_INTERNAL_ERROR = -32603
 _FAILED = -32000
 _PARSE_ERROR = -32700
 _NOBODY = bytes(20)
 _NEWEST = frozenset({"latest", "pending", "safe", "finalized"})
-_MOST_BLOCKS = 1_000  # that one call may mine
+_MOST_BLOCKS = 1_000  # that one call may mine or ask fees of
+_MOST_SECONDS = 10 * 366 * 86_400  # that one call may move the clock
+_MOST_ADDRESSES = 1_000  # whose logs one call may ask for
+_MOST_PERCENTILES = 100
+_LARGEST_HEIGHT = 2**63 - 1  # that a row can have
+_LARGEST_NUMBER = 2**256 - 1
 
 Parameters: TypeAlias = list[Any]  # as they came in: each method checks its own
 
@@ -40,6 +49,11 @@ def handle(chain: DevChain, request: object) -> dict[str, Any]:
         return _answer(identity, error=_error(error.rpc_code, str(error), error.data))
     except OpenLedgerError as error:
         return _answer(identity, error=_error(_FAILED, str(error)))
+    except Exception:
+        # py-evm and SQLite raise what they like; a wallet must get an answer all the same.
+        log.exception("rpc broke", method=request["method"])
+        message = "the chain broke on this request; the log says where"
+        return _answer(identity, error=_error(_INTERNAL_ERROR, message))
     return _answer(identity, result=result)
 
 
@@ -77,11 +91,11 @@ def _accounts(_chain: DevChain, _parameters: Parameters) -> Json:
 
 
 def _balance(chain: DevChain, parameters: Parameters) -> Json:
-    return quantity(chain.balance(_bytes(parameters[0]), _height(chain, parameters[1:])))
+    return quantity(chain.balance(_address(parameters[0]), _height(chain, parameters[1:])))
 
 
 def _block_by_hash(chain: DevChain, parameters: Parameters) -> Json:
-    return _with_transactions(chain, chain.block_of(_bytes(parameters[0])), parameters[1:])
+    return _with_transactions(chain, chain.block_of(_word(parameters[0])), parameters[1:])
 
 
 def _block_by_number(chain: DevChain, parameters: Parameters) -> Json:
@@ -106,7 +120,7 @@ def _client_version(_chain: DevChain, _parameters: Parameters) -> Json:
 
 
 def _code(chain: DevChain, parameters: Parameters) -> Json:
-    return text(chain.code(_bytes(parameters[0]), _height(chain, parameters[1:])))
+    return text(chain.code(_address(parameters[0]), _height(chain, parameters[1:])))
 
 
 def _estimate_gas(chain: DevChain, parameters: Parameters) -> Json:
@@ -115,11 +129,13 @@ def _estimate_gas(chain: DevChain, parameters: Parameters) -> Json:
 
 def _fee_history(chain: DevChain, parameters: Parameters) -> Json:
     newest = _height(chain, parameters[1:])
-    count = min(_number(parameters[0]), newest + 1)
+    count = min(_number(parameters[0]), newest + 1, _MOST_BLOCKS)
     blocks = [chain.block_at(number) for number in range(newest - count + 1, newest + 1)]
     found = [block for block in blocks if block is not None]
     fees = [block["baseFeePerGas"] for block in found] + [quantity(chain.base_fee)]
     percentiles = parameters[2] if len(parameters) > 2 else None
+    if percentiles is not None and len(percentiles) > _MOST_PERCENTILES:
+        raise RpcError(_INVALID_PARAMS, f"at most {_MOST_PERCENTILES} percentiles in one call")
     history: Form = {
         "oldestBlock": quantity(newest - count + 1),
         "baseFeePerGas": fees,
@@ -135,13 +151,13 @@ def _gas_price(chain: DevChain, _parameters: Parameters) -> Json:
 
 
 def _increase_time(chain: DevChain, parameters: Parameters) -> Json:
-    return quantity(chain.increase_time(_number(parameters[0])))
+    return quantity(chain.increase_time(_number(parameters[0], _MOST_SECONDS)))
 
 
 def _logs(chain: DevChain, parameters: Parameters) -> Json:
     wanted = parameters[0]
     if "blockHash" in wanted:
-        block = chain.block_of(_bytes(wanted["blockHash"]))
+        block = chain.block_of(_word(wanted["blockHash"]))
         if block is None:
             raise RpcError(_FAILED, "unknown block")
         first = last = _number(block["number"])
@@ -151,8 +167,10 @@ def _logs(chain: DevChain, parameters: Parameters) -> Json:
     addresses = wanted.get("address") or []
     if isinstance(addresses, str):
         addresses = [addresses]
+    if len(addresses) > _MOST_ADDRESSES:
+        raise RpcError(_INVALID_PARAMS, f"at most {_MOST_ADDRESSES} addresses in one call")
     topics = tuple(_topic_choice(topic) for topic in wanted.get("topics") or [])
-    return chain.logs(LogFilter(first, last, tuple(map(_bytes, addresses)), topics))
+    return chain.logs(LogFilter(first, last, tuple(map(_address, addresses)), topics))
 
 
 def _mine(chain: DevChain, parameters: Parameters) -> Json:
@@ -169,11 +187,11 @@ def _mine_one(chain: DevChain, _parameters: Parameters) -> Json:
 
 
 def _nonce(chain: DevChain, parameters: Parameters) -> Json:
-    return quantity(chain.nonce(_bytes(parameters[0]), _height(chain, parameters[1:])))
+    return quantity(chain.nonce(_address(parameters[0]), _height(chain, parameters[1:])))
 
 
 def _receipt(chain: DevChain, parameters: Parameters) -> Json:
-    return chain.receipt(_bytes(parameters[0]))
+    return chain.receipt(_word(parameters[0]))
 
 
 def _send(chain: DevChain, parameters: Parameters) -> Json:
@@ -189,7 +207,7 @@ def _tip(_chain: DevChain, _parameters: Parameters) -> Json:
 
 
 def _transaction(chain: DevChain, parameters: Parameters) -> Json:
-    return chain.transaction(_bytes(parameters[0]))
+    return chain.transaction(_word(parameters[0]))
 
 
 def _version(chain: DevChain, _parameters: Parameters) -> Json:
@@ -202,12 +220,29 @@ def _bytes(value: object) -> bytes:
     return bytes.fromhex(value[2:])
 
 
-def _number(value: object) -> int:
+def _address(value: object) -> bytes:
+    return _sized(value, 20)
+
+
+def _word(value: object) -> bytes:
+    return _sized(value, 32)
+
+
+def _sized(value: object, size: int) -> bytes:
+    found = _bytes(value)
+    if len(found) != size:
+        raise ValueError(f"{value!r} has {len(found)} bytes, not {size}")
+    return found
+
+
+def _number(value: object, largest: int = _LARGEST_NUMBER) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise TypeError(f"{value!r} is not a number")
     number = value if isinstance(value, int) else int(value, 16)
     if number < 0:
         raise ValueError(f"{value!r} is below zero")
+    if number > largest:
+        raise ValueError(f"a number is above {largest:#x}")
     return number
 
 
@@ -215,21 +250,21 @@ def _height(chain: DevChain, parameters: Parameters) -> int:
     block = parameters[0] if parameters else "latest"
     if isinstance(block, Mapping):  # EIP-1898
         if "blockHash" not in block:
-            return _number(block["blockNumber"])
-        found = chain.block_of(_bytes(block["blockHash"]))
+            return _number(block["blockNumber"], _LARGEST_HEIGHT)
+        found = chain.block_of(_word(block["blockHash"]))
         if found is None:
             raise RpcError(_FAILED, "unknown block")
         return _number(found["number"])
     if block in _NEWEST:
         return chain.height
-    return 0 if block == "earliest" else _number(block)
+    return 0 if block == "earliest" else _number(block, _LARGEST_HEIGHT)
 
 
 def _message(wanted: Mapping[str, Any]) -> Call:
     data = wanted.get("input") or wanted.get("data") or "0x"
     return Call(
-        sender=_bytes(wanted["from"]) if wanted.get("from") else _NOBODY,
-        to=_bytes(wanted["to"]) if wanted.get("to") else b"",
+        sender=_address(wanted["from"]) if wanted.get("from") else _NOBODY,
+        to=_address(wanted["to"]) if wanted.get("to") else b"",
         data=_bytes(data),
         value=_number(wanted.get("value", 0)),
         gas=min(_number(wanted.get("gas", GAS_LIMIT)), GAS_LIMIT),

@@ -11,10 +11,11 @@ from typing import Final
 
 import msgspec
 
-from openledger.chain.client import Block, Client, Log
+from openledger.chain.client import Client
 from openledger.chain.contracts import Contracts, interface
 from openledger.chain.index import rows
 from openledger.chain.index.rows import Cursor, StoredEvent
+from openledger.chain.wire.answers import Block, Log
 from openledger.core.errors import (
     ChainRejectedError,
     ChainUnavailableError,

@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import delete, func, select
 
 from openledger.chain.abi import Value
-from openledger.chain.client import Block
+from openledger.chain.wire.answers import Block
 from openledger.core.errors import VerificationError
 from openledger.core.types import Account, Digest
 from openledger.storage.database import Transaction

@@ -4,8 +4,9 @@ from typing import Any
 
 import msgspec
 
-from openledger.chain.client import Client, Message, Receipt
+from openledger.chain.client import Client, Message
 from openledger.chain.outbox.rows import Row, State
+from openledger.chain.wire.answers import Receipt
 from openledger.core.errors import ChainRejectedError
 from openledger.core.types import Account
 

@@ -7,12 +7,12 @@ bundle is only checked against itself, and the report says so.
 
 import msgspec
 
-from openledger.core.encoding import decode, encode, salted_digest
+from openledger.core.encoding import decode, encode, from_wire, salted_digest
 from openledger.core.errors import InvalidInputError, VerificationError
 from openledger.core.merkle import Proof
 from openledger.core.merkle import verify as verify_proof
 from openledger.core.signing import Domain, verify_typed
-from openledger.core.types import Account, Digest, ReceiptId, Wei, is_canonical
+from openledger.core.types import Account, Digest, ReceiptId, Wei, account, digest, is_canonical
 from openledger.settlement.receipt import (
     NO_PREVIOUS,
     CallReceipt,
@@ -125,14 +125,21 @@ def verify_bundle(raw: bytes, anchors: Anchors | None) -> Report:
 
 
 def read_anchors(raw: bytes) -> Anchors:
-    """Read an anchors file.
+    """Read an anchors file; addresses as explorers show them, in mixed case, are welcome.
 
     Raises:
         InvalidInputError: it is not one.
     """
     try:
-        return msgspec.json.decode(raw, type=Anchors)
-    except msgspec.MsgspecError as error:
+        read = from_wire(raw, Anchors)
+        return msgspec.structs.replace(
+            read,
+            escrow=account(read.escrow),
+            gateway=account(read.gateway),
+            payouts=None if read.payouts is None else account(read.payouts),
+            epoch_root=None if read.epoch_root is None else digest(read.epoch_root),
+        )
+    except InvalidInputError as error:
         raise InvalidInputError(f"this is no anchors file: {error}") from error
 
 

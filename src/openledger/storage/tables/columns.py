@@ -72,6 +72,27 @@ class WeiColumn(types.TypeDecorator[Wei]):
         return Wei(int.from_bytes(value, "big") if isinstance(value, bytes) else int(value))
 
 
+class NumberColumn(types.TypeDecorator[int]):
+    """A signed 64-bit integer."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(
+        self,
+        value: int | None,
+        dialect: Dialect,  # noqa: ARG002 - the signature is SQLAlchemy's
+    ) -> int | None:
+        """Refuse what no database holds: SQLite would raise OverflowError, no error of a database.
+
+        Raises:
+            InvalidInputError: below -2**63 or above 2**63 - 1.
+        """
+        if value is not None and not -(2**63) <= value < 2**63:
+            raise InvalidInputError("a number of over 64 bits cannot be stored; give a smaller one")
+        return value
+
+
 def identity(name: str, *, primary: bool = False, required: bool = True) -> Column[str]:
     """A row id, a label or a state: up to 128 characters."""
     return Column(name, String(128), primary_key=primary, nullable=not (primary or required))
@@ -102,7 +123,7 @@ def number(name: str, *, primary: bool = False, required: bool = True) -> Column
     # An integer key of SQLite's own would count up by itself; every key here is given.
     return Column(
         name,
-        BigInteger,
+        NumberColumn,
         primary_key=primary,
         autoincrement=False,
         nullable=not (primary or required),

@@ -2,18 +2,23 @@
 
 import secrets
 import string
+from contextlib import suppress
 
 import msgspec
 
+from openledger.chain.contracts import OPERATOR
+from openledger.chain.deployment import DEPLOYER
 from openledger.core.errors import InvalidInputError, NotFoundError
 from openledger.core.types import Account, Digest, Wei
 from openledger.storage.records.data import accounts
 from openledger.storage.records.data.accounts import AccountKind, LocalAccount
 from openledger.storage.records.money import balances, epochs
 from openledger.web.operations.operation import Nothing, Operation
-from openledger.wiring.platform import Platform, now_us
+from openledger.wiring.platform import TREASURY, Platform, now_us
 
 USER = "user/"
+_RESERVED = frozenset({OPERATOR, TREASURY, DEPLOYER, "gateway"})  # labels of the platform's keys
+_LONGEST_NAME = 100  # so that the label fits its column
 _KEY_CHARACTERS = string.ascii_letters + string.digits
 _KEY_LENGTH = 40
 
@@ -125,9 +130,20 @@ class ClaimFor(msgspec.Struct, frozen=True):
 
 
 def new(platform: Platform, wanted: Name) -> AccountView:
-    """Make a user's account, or find it."""
-    label = wanted.name if "/" in wanted.name else USER + wanted.name
-    return _view(platform.account(label, AccountKind.USER, wanted.name))
+    """Make a user's account, or find it.
+
+    Raises:
+        InvalidInputError: the name is reserved, or names a key that is no user's.
+    """
+    name = wanted.name
+    if name.casefold() in _RESERVED:
+        raise InvalidInputError(f"the name {name!r} is reserved for the platform; take another")
+    if not name.isprintable() or not name.strip() or "/" in name or len(name) > _LONGEST_NAME:
+        raise InvalidInputError(
+            f"{name!r} is no name for an account: take 1 to {_LONGEST_NAME} printable characters "
+            "without a slash"
+        )
+    return _view(platform.account(USER + name, AccountKind.USER, name))
 
 
 def balance(platform: Platform, wanted: ClaimFor) -> Balances:
@@ -196,10 +212,13 @@ def find(platform: Platform, name: str) -> LocalAccount:
     if not name:
         raise InvalidInputError("say which account; `openledger wallet new NAME` makes one")
     with platform.database.read() as transaction:
+        # The label first: a user who took the operator's name must not stand in for him.
         try:
-            return accounts.by_label(transaction, name if "/" in name else USER + name)
-        except NotFoundError:
             return accounts.by_label(transaction, name)
+        except NotFoundError:
+            with suppress(NotFoundError):
+                return accounts.by_label(transaction, USER + name)
+            raise
 
 
 def _accounts(platform: Platform, name: str | None) -> list[LocalAccount]:

@@ -8,6 +8,7 @@ import msgspec
 from openledger.core.errors import NotFoundError
 from openledger.core.ids import parse_release_name
 from openledger.core.types import Account, ReceiptId, Wei
+from openledger.serving.engine import Engine
 from openledger.settlement.price import Terms
 from openledger.storage.database import Database, Transaction
 from openledger.storage.records.data import accounts
@@ -58,14 +59,19 @@ class KeyBook:
 class ReleaseCatalogue:
     """See `openai_api.Catalogue`."""
 
-    def __init__(self, database: Database, base: BaseCard) -> None:
+    def __init__(self, database: Database, base: BaseCard, engine: Engine) -> None:
         self._database = database
         self._base = base
+        self._engine = engine
 
     def models(self) -> tuple[ModelCard, ...]:
+        # What the engine does not know cannot be called, however well it is published.
+        known = {one.digest for one in self._engine.residency()}
         with self._database.read() as transaction:
             served = releases.list_served(transaction)
-            return tuple(self._card(transaction, release) for release in served)
+            return tuple(
+                self._card(transaction, release) for release in served if release.adapter in known
+            )
 
     def model(self, name: str) -> ModelCard:
         with self._database.read() as transaction:

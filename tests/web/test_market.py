@@ -1,0 +1,69 @@
+"""Real keys and a real purse on a real chain, called over HTTP; only the model is not."""
+
+import asyncio
+
+import httpx
+
+from openledger.core.types import WEI_PER_OPEN, Wei
+from openledger.lm.tokenizer import Tokenizer
+from openledger.storage.records.data.accounts import AccountKind
+from openledger.web.app import Config, Parts, create_app
+from openledger.web.operations import wallets
+from openledger.web.parts.books import BaseCard, GatewayBooks, KeyBook, ReleaseCatalogue
+from openledger.web.parts.readiness import Readiness
+from openledger.web.parts.till import Till
+from openledger.wiring.platform import Platform, now_us
+from tests import market as fair
+
+CALL = {"model": fair.MODEL, "prompt": "X:1\n", "max_tokens": 20}
+
+
+def parts(platform: Platform, tokenizer: Tokenizer) -> Parts:
+    desk = fair.desk(platform, tokenizer)
+    gateway = platform.gateway.account
+    return Parts(
+        inferences=Till(desk),
+        catalogue=ReleaseCatalogue(platform.database, BaseCard("Tiny", 256), desk.engine),
+        keys=KeyBook(platform.database, now_us, "token of the home", gateway),
+        books=GatewayBooks(platform.database, gateway),
+        pace=lambda payer: None,
+        stats=desk.engine.stats,
+        unready=Readiness(platform.database, desk.engine, platform.chain.client.ping).reason,
+    )
+
+
+def post(parts: Parts, key: str) -> httpx.Response:
+    async def run() -> httpx.Response:
+        transport = httpx.ASGITransport(create_app(parts, Config()))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+            headers = {"Authorization": f"Bearer {key}"}
+            assert (await http.get("/readyz")).status_code == 200
+            return await http.post("/v1/completions", json=CALL, headers=headers)
+
+    return asyncio.run(run())
+
+
+def test_a_key_pays_until_its_cap_its_purse_or_its_revocation(
+    market: Platform, tokenizer: Tokenizer
+) -> None:
+    market.account("user/poor", AccountKind.USER, "poor")
+    rich = wallets.new_key(market, wallets.NewKey("dev"))
+    capped = wallets.new_key(market, wallets.NewKey("dev", total_cap=Wei(1)))
+    poor = wallets.new_key(market, wallets.NewKey("poor"))
+    served = parts(market, tokenizer)
+    before = wallets.balance(market, wallets.ClaimFor("dev")).accounts[0].free
+    paid = post(served, rich.key)
+    over_cap = post(served, capped.key)
+    over_purse = post(served, poor.key)
+    spent = before - wallets.balance(market, wallets.ClaimFor("dev")).accounts[0].free
+    wallets.revoke_key(market, wallets.Prefix(rich.prefix))
+    revoked = post(served, rich.key)
+
+    assert paid.status_code == 200, paid.text
+    assert spent == round(paid.json()["usage"]["cost"] * WEI_PER_OPEN) > 0
+    for refused in (over_cap, over_purse):
+        assert refused.status_code == 402
+        assert refused.json()["error"]["type"] == "insufficient_balance"
+    assert revoked.status_code == 401
+    assert "was revoked" in revoked.json()["error"]["message"]
+    assert wallets.balance(market, wallets.ClaimFor("dev")).accounts[0].free == before - spent
