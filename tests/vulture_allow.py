@@ -84,7 +84,6 @@ __all__ = [
     "forget",
     "give_gas",
     "heartbeat",
-    "keys_of",
     "of_payer",
     "prove_chunk",
     "renew",

@@ -42,6 +42,11 @@ class Output:
         if not self.is_quiet:
             print(text, file=sys.stderr, flush=True)
 
+    def stream(self, piece: str) -> None:
+        """Talk that comes in pieces, each shown at once; lines end where the text says so."""
+        if not self.is_quiet:
+            print(piece, end="", file=sys.stderr, flush=True)
+
 
 def exit_code(error: errors.OpenLedgerError) -> int:
     """The exit code of an error; documented in docs/reference/errors.md."""
