@@ -23,6 +23,7 @@ __all__ = [
     "fan_in_fan_out",
     "first_answer_seconds",
     "influence",
+    "left_out",
     "logprob",
     "logprobs",
     "lora_dropout",
