@@ -1,13 +1,23 @@
 """The model rooms: one bad part never takes the others down."""
 
+import errno
 from hashlib import sha256
+from types import ModuleType
+from typing import NoReturn
 
 import msgspec
 import pytest
+from safetensors import SafetensorError
 
+from openledger.attribution import state as attribution_state
 from openledger.core.errors import OpenLedgerError
 from openledger.core.types import Digest
 from openledger.flows.data.obtain import SOURCES, Package, Registry, Source
+from openledger.flows.model.train import flow
+from openledger.lm import checkpoint
+from openledger.training.steps import state as training_state
+from openledger.web.operations import models as operations
+from openledger.web.work import worker_of
 from openledger.wiring.models import Models
 from openledger.wiring.platform import Platform
 from tests import market as fair
@@ -20,6 +30,71 @@ def test_an_adapter_that_cannot_be_read_keeps_nothing_else_from_being_served(
     """The market's only adapter is no adapter at all."""
     assert market.models.engine.residency() == ()
     assert market.models.base_name
+
+
+FULL = SafetensorError(f"Error while serializing: I/O error: full (os error {errno.ENOSPC})")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "writer", "fault", "reason"),
+    [
+        (checkpoint, "save_file", FULL, "the disk is full"),
+        (training_state, "save_file", FULL, "the disk is full"),
+        (attribution_state, "save_tensors", FULL, "the disk is full"),
+        (attribution_state, "save_arrays", OSError(errno.ENOSPC, "full"), "the disk is full"),
+        (flow, "score", MemoryError(), "MemoryError"),
+        (flow, "build", ZeroDivisionError("division by zero"), "division by zero"),
+    ],
+)
+def test_a_run_that_breaks_says_why_and_is_tried_again_to_its_end(
+    market: Platform,
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    writer: str,
+    fault: Exception,
+    reason: str,
+) -> None:
+    choice = operations.RecipeChoice(epochs=1, rank=2, last_layers=1, scored_tunes=0)
+    new = operations.NewRun((fair.DATANET,), "run", "run", choice=choice)
+    made = operations.start(market, new)
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise fault
+
+    with monkeypatch.context() as broken:
+        broken.setattr(module, writer, fail)
+        assert worker_of(market).drain() == 1
+    failed = operations.show_run(market, operations.Which(made.id))
+    with market.database.transaction() as transaction:
+        transaction.connection.exec_driver_sql("UPDATE jobs SET run_at = 0 WHERE kind = 'train'")
+    worker_of(market).drain()
+    trained = operations.show_run(market, operations.Which(made.id))
+
+    assert failed.state == "failed"
+    assert reason in (failed.error or "")
+    assert failed.retry_at is not None
+    assert (trained.state, trained.error, trained.retry_at) == ("trained", None, None)
+
+
+@pytest.mark.slow
+def test_a_run_that_broke_for_the_last_time_is_not_said_to_be_tried_again(
+    market: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice = operations.RecipeChoice(epochs=1, rank=2, last_layers=1, scored_tunes=0)
+    new = operations.NewRun((fair.DATANET,), "run", "run", choice=choice)
+    made = operations.start(market, new)
+
+    def fail(*_: object) -> NoReturn:
+        raise MemoryError
+
+    monkeypatch.setattr(flow, "finetune", fail)
+    with market.database.transaction() as transaction:
+        transaction.connection.exec_driver_sql("UPDATE jobs SET attempt = max_attempts - 1")
+    worker_of(market).drain()
+    failed = operations.show_run(market, operations.Which(made.id))
+
+    assert (failed.state, failed.error, failed.retry_at) == ("failed", "MemoryError", None)
 
 
 def test_chores_outlive_a_chain_that_is_down(market: Platform) -> None:

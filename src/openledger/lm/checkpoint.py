@@ -20,6 +20,7 @@ from openledger.core.encoding import digest_of
 from openledger.core.errors import ConflictError, DigestMismatchError, InvalidInputError
 from openledger.core.types import Digest
 from openledger.lm.base import BaseModel, digest_file
+from openledger.lm.disk import full_disk
 from openledger.lm.lora import TARGETS, Adapter, LoraPair, LoraShape, Site, linear_at
 
 CONFIG = "adapter_config.json"
@@ -57,11 +58,15 @@ class _PeftConfig(msgspec.Struct, frozen=True, kw_only=True):
     inference_mode: bool = True
 
 
+@full_disk()
 def save_adapter(folder: Path, adapter: Adapter, base_name: str) -> Digest:
     """Write an adapter whole or not at all; what stood in that folder before is replaced.
 
     Returns:
         The adapter's digest.
+
+    Raises:
+        StorageFullError: the disk is full.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".adapter-", dir=folder.parent))

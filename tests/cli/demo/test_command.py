@@ -297,6 +297,8 @@ def test_how_a_run_ended_is_said() -> None:
     view = RunView("r", "tunes", "failed", None, 1, None, 3, 9, 5, None, "the disk is full", raw)
 
     assert run_training._summary(view) == "run tunes is failed: the disk is full"
+    again = run_training._summary(msgspec.structs.replace(view, retry_at=7))
+    assert again.startswith("run tunes is failed: the disk is full; it will be tried again")
     assert run_training._progress(view) == "  failed 3/9, about 5 s left"
     waiting = msgspec.structs.replace(view, state="queued", error=None, seconds_left=None)
     assert run_training._summary(waiting) == "run tunes is queued"

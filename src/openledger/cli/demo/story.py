@@ -35,6 +35,7 @@ from openledger.flows.model.train.flow import Metrics, Step
 from openledger.flows.money.identity import Identity
 from openledger.storage.jobs import find
 from openledger.storage.records.data.accounts import AccountKind
+from openledger.storage.records.model.runs import TRAIN_JOB
 from openledger.web.operations import datanets, epochs, models, receipts, sources, wallets
 from openledger.web.operations.operation import Nothing
 from openledger.web.operations.receipts import ReceiptView
@@ -234,7 +235,7 @@ class Story:
 
     def _why(self, run_id: str) -> str | None:
         with self._platform.database.read() as transaction:
-            job = find(transaction, models.TRAIN_JOB, run_id)
+            job = find(transaction, TRAIN_JOB, run_id)
         return None if job is None else job.error
 
     def _hear(self, step: Step) -> None:

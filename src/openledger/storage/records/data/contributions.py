@@ -175,7 +175,7 @@ def reopen(
         raise ConflictError(f"the contribution {contribution_id} cannot be tried again")
     is_on_chain = found.number is not None
     state = ContributionState.COMMITTED if is_on_chain else ContributionState.PENDING
-    values = {
+    values: dict[str, object] = {
         "state": state.value,
         "reason": None,
         "source": new.source,
