@@ -127,6 +127,37 @@ def gather(shop: Workshop, wanted: Sequence[datanets.Datanet]) -> Material:
     return Material(tuple(rows), tuple(examples))
 
 
+def check_same(stored: Plan, order: Order) -> None:
+    """Check that an order asks for the run that stands, which goes on with what it anchored.
+
+    What has moved on by itself is no other choice: the Datanets' contributions, the method, and the
+    precision that suits the machine.
+
+    Raises:
+        ConflictError: it asks for something else; the message says what.
+    """
+    wanted = msgspec.structs.asdict(order.recipe) | {
+        "held-out basis points": order.held_out_bps,
+        "scored tunes": order.scored_tunes,
+        "Datanets": tuple(one.id for one in order.datanets),
+    }
+    had = msgspec.structs.asdict(stored.recipe) | {
+        "held-out basis points": stored.held_out_bps,
+        "scored tunes": stored.scored_tunes,
+        "Datanets": stored.datanets,
+    }
+    other = [
+        name.replace("_", " ")
+        for name in wanted
+        if name != "precision" and wanted[name] != had[name]
+    ]
+    if other:
+        raise ConflictError(
+            f"the run {order.name} was started with other choices ({', '.join(other)}); "
+            "give the new one another name"
+        )
+
+
 def write_manifest(folder: Path, material: Material) -> None:
     """Keep the ordered training manifest in the run's folder, before the run is stored."""
     folder.mkdir(parents=True, exist_ok=True)
