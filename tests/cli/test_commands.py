@@ -100,7 +100,7 @@ def test_keys_are_made_and_revoked(home: Path) -> None:
         (("model", "show", "no name"), 2, ""),
         (("run", "watch", "tiny-tuns"), 3, "tiny-tunes"),
         (("wallet", "balance", "devv"), 3, "dev"),
-        (("wallet", "deposit", "dev", "much"), 2, "no amount"),
+        (("wallet", "deposit", "dev", "much"), 2, "at most 18 places, not 'much'"),
         (("wallet", "deposit", "dev", "-1"), 2, ""),
         (("wallet", "deposit", "dev", "0"), 2, "more than 0"),
         (("wallet", "deposit", "dev", "1000000"), 5, "get some first"),

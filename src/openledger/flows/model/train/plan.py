@@ -23,7 +23,6 @@ from openledger.storage.vault import Vault
 from openledger.training.recipe import Precision, Recipe
 from openledger.training.rows import Example
 
-CHUNK_OBJECT = "{contribution}/{position}"
 MANIFEST = "manifest.json"
 
 
@@ -109,7 +108,7 @@ def gather(shop: Workshop, wanted: Sequence[datanets.Datanet]) -> Material:
         for one in _approved(transaction, wanted):
             keys = [row.key for row in texts.documents_of(transaction, one.id)]
             for chunk in texts.chunks_of(transaction, one.id):
-                name = CHUNK_OBJECT.format(contribution=one.id, position=chunk.position)
+                name = texts.chunk_object(one.id, chunk.position)
                 text = shop.vault.get(transaction, one.id, name, chunk.blob).decode()
                 rows.append(TrainingRow(one.number or 0, chunk.position, chunk.digest))
                 examples.append(
