@@ -12,7 +12,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from openledger.cli.main import app
+from openledger.lm.tokenizer import Tokenizer
 from openledger.storage.home import Home
+from openledger.wiring.platform import open_platform
 from tests import market as fair
 
 HEAVY = ("torch", "transformers", "web3", "sqlalchemy", "eth", "fastapi")
@@ -187,7 +189,24 @@ def test_a_home_in_use_is_not_available(home: Path) -> None:
     assert "another process owns" in message
 
 
-def test_a_tampered_receipt_fails_verification(home: Path, tmp_path: Path) -> None:
+def test_a_tampered_receipt_fails_verification(
+    home: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    with open_platform(fair.settings(home)) as platform:
+        [made] = fair.paid_calls(platform, tokenizer, 1)
+    bundle = tmp_path / "receipt.json"
+    told(home, "receipt", "show", made.receipt_id, "--bundle", str(bundle))
+    sound = run(home, "receipt", "verify", str(bundle))
+    raw = bundle.read_text()
+    fee = str(made.fee)
+    assert fee in raw
+    bundle.write_text(raw.replace(fee, str(made.fee - 1)))
+
+    assert sound.exit_code == 0, sound.output
+    assert refusal(home, "receipt", "verify", str(bundle))[0] == 6
+
+
+def test_what_is_no_receipt_or_no_anchors_is_told_apart(home: Path, tmp_path: Path) -> None:
     bundle, anchors = tmp_path / "bundle", tmp_path / "anchors"
     bundle.write_bytes(b'{"version":1}')
     anchors.write_bytes(b"{}")

@@ -10,11 +10,16 @@ import pytest
 from safetensors import SafetensorError
 
 from openledger.attribution import state as attribution_state
-from openledger.core.errors import OpenLedgerError
+from openledger.core.errors import DigestMismatchError, NotFoundError, OpenLedgerError
 from openledger.core.types import Digest
 from openledger.flows.data.obtain import SOURCES, Package, Registry, Source
 from openledger.flows.model.train import flow
+from openledger.flows.money.infer import answer
+from openledger.flows.money.infer.request import CallRequest
 from openledger.lm import checkpoint
+from openledger.lm.base import load_base
+from openledger.storage.records.model.releases import Release
+from openledger.storage.records.money import balances
 from openledger.training.steps import state as training_state
 from openledger.web.operations import models as operations
 from openledger.web.work import worker_of
@@ -22,14 +27,51 @@ from openledger.wiring.models import Models
 from openledger.wiring.platform import Platform
 from tests import market as fair
 from tests.fakes import FailingTransport
+from tests.serving.tiny import llama_adapter
+
+
+@pytest.fixture
+def real(market: Platform) -> Release:
+    """A second release, whose adapter is one; that of the market's first is none at all."""
+    scratch = market.home.adapter("new")
+    made = llama_adapter(scratch, load_base(market.models.base_folder), 1)
+    scratch.rename(market.home.adapter(made.digest))
+    return market.publish.run(fair.offer(fair.trained(market, "real", made.digest), "real"))
+
+
+def ask(market: Platform) -> answer.Inference | answer.Replay:
+    request = CallRequest(fair.payer(market).address, "openledger/real", "X:1\n", max_tokens=4)
+    return answer.start(market.models.desk, request)
 
 
 def test_an_adapter_that_cannot_be_read_keeps_nothing_else_from_being_served(
-    market: Platform,
+    market: Platform, real: Release
 ) -> None:
-    """The market's only adapter is no adapter at all."""
+    made = ask(market)
+    list(made)
+
+    assert [one.digest for one in market.models.engine.residency()] == [real.adapter]
+    assert made.result().fee > 0
+
+
+def test_a_corrupted_adapter_is_not_served(market: Platform, real: Release) -> None:
+    weights = market.home.adapter(real.adapter) / checkpoint.WEIGHTS
+    raw = weights.read_bytes()
+    weights.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+
+    with pytest.raises(NotFoundError):
+        ask(market)
+    with pytest.raises(DigestMismatchError):
+        market.models.serve(real)
     assert market.models.engine.residency() == ()
-    assert market.models.base_name
+    payer = fair.payer(market).address
+    with market.database.transaction() as transaction:
+        has = balances.position(transaction, market.gateway.account, payer)
+    assert (has.held, has.fees) == (0, 0)
+
+    weights.write_bytes(raw)
+    market.models.serve(real)
+    assert list(ask(market))
 
 
 FULL = SafetensorError(f"Error while serializing: I/O error: full (os error {errno.ENOSPC})")
