@@ -31,7 +31,7 @@ from openledger.core.errors import DigestMismatchError, InvalidInputError, NotFo
 from openledger.core.merkle import Tree
 from openledger.core.types import Account, Digest
 from openledger.lm.base import digest_file
-from openledger.lm.disk import full_disk
+from openledger.lm.checkpoint import full_disk
 
 MANIFEST = "manifest.json"
 FACTORS = "factors.safetensors"

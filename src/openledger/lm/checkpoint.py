@@ -5,9 +5,13 @@ vLLM and LoRAX load it. The digest of the base model stands in the field `revisi
 digest is that of the two files' digests; nothing else in the folder counts.
 """
 
+import errno
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -17,16 +21,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from openledger.core.encoding import digest_of
-from openledger.core.errors import ConflictError, DigestMismatchError, InvalidInputError
+from openledger.core.errors import (
+    ConflictError,
+    DigestMismatchError,
+    InvalidInputError,
+    StorageFullError,
+)
 from openledger.core.types import Digest
 from openledger.lm.base import BaseModel, digest_file
-from openledger.lm.disk import full_disk
 from openledger.lm.lora import TARGETS, Adapter, LoraPair, LoraShape, Site, linear_at
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MAX_RANK = 256
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 _PREFIX = "base_model.model."
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
@@ -56,6 +66,25 @@ class _PeftConfig(msgspec.Struct, frozen=True, kw_only=True):
     use_dora: bool = False
     modules_to_save: None = None
     inference_mode: bool = True
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Around whatever writes tensors: say what a full disk means to the caller.
+
+    safetensors reports it as an error of its own, whose message alone holds the system's number.
+
+    Raises:
+        StorageFullError: there is no room.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if _errno(error) in _FULL:
+            raise StorageFullError(
+                "the disk is full; nothing was lost, free some space and try again"
+            ) from error
+        raise
 
 
 @full_disk()
@@ -215,3 +244,10 @@ def _expected_sizes(shape: LoraShape, base: BaseModel) -> dict[str, tuple[int, i
         sizes[_name(site, "A")] = (shape.rank, linear.in_features)
         sizes[_name(site, "B")] = (linear.out_features, shape.rank)
     return sizes
+
+
+def _errno(error: OSError | SafetensorError) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    found = _SYSTEM_ERROR.search(str(error))
+    return None if found is None else int(found[1])

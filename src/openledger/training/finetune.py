@@ -17,7 +17,7 @@ from openledger.core.encoding import digest_of
 from openledger.core.errors import InvalidInputError
 from openledger.core.types import Digest
 from openledger.lm.base import BaseModel
-from openledger.lm.disk import full_disk
+from openledger.lm.checkpoint import full_disk
 from openledger.lm.frozen import HiddenCache, SplitModel, hidden_cache
 from openledger.training.evaluate import Measured, first_rows, measure
 from openledger.training.recipe import Recipe
