@@ -1,57 +1,94 @@
 """Kill -9 the tiny demonstration again and again, and see that nothing is lost or doubled.
 
-Each round starts a fresh home and kills the process at a few points, some of them named (right
-after a stage ended), some random; then it lets the demonstration finish and counts everything on
-chain and in the books. The counts must equal those of an uninterrupted run. `--rounds N` sets how
-many; `--smoke` does one.
+Each round starts a fresh home and kills the process at a few points in their order: right after a
+stage, in the middle of one, or at a random write of the chain. Then it lets the demonstration end
+and counts everything on chain and in the books (`bench.crash_totals`). What any two homes must hold
+alike is compared with an uninterrupted run's. A kill that came too late, or a demonstration that
+failed of itself, ends the bench. `--rounds N` sets how many; `--smoke` does one.
 """
 
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 
-from bench.table import Row, options, report
-from openledger.core.types import Wei
+from bench.crash_totals import Totals, count, ledger
+from bench.table import Row, at_most, options, report
 from openledger.settings import load
-from openledger.storage.records.data import accounts, contributions, datanets
-from openledger.storage.records.model import releases, runs
-from openledger.storage.records.money import calls, epochs
-from openledger.wiring.platform import Platform, open_platform
+from openledger.storage.home import Home
+from openledger.wiring.platform import open_platform
 
-NAMED = ("contribute tiny-tunes", "train tiny-tunes", "publish openledger/tiny-tunes", "deposit",
-         "call 1", "call 4", "settle", "claim")  # fmt: skip
-_LATEST_S = 12.0  # a random kill comes at most so long after the start
 _KILLS = 4
-_FINISH_TIMEOUT_S = 300
+_POLL_S = 0.005
+_TIMEOUT_S = 300.0
 
 
-class Totals(msgspec.Struct, frozen=True):
-    """What must not depend on how often the process died."""
+class Point(msgspec.Struct, frozen=True):
+    """Where to kill: once a stage has ended, or as soon as a query of the home says 1."""
 
-    datanets: int
-    contributions: int
-    begun_on_chain: int
-    released_on_chain: int
-    receipts: int
-    deposited: Wei
-    epochs: int
-    is_all_settled: bool
-    is_all_claimed: bool
-    holds: bool
-
-
-class Kill(msgspec.Struct, frozen=True):
-    """When to kill: after a stage, or so many seconds after the start."""
-
+    name: str
     stage: str | None = None
-    after_s: float = 0.0
+    query: str = ""
+    arguments: tuple[str | int, ...] = ()
+    is_on_chain: bool = False  # the query is for the chain's database, not the home's
+
+
+def _after(stage: str) -> Point:
+    return Point(f"after {stage}", stage=stage)
+
+
+def _mined(label: str, number: int) -> Point:
+    query = "SELECT count(*) >= ? FROM outbox WHERE label = ? AND block IS NOT NULL"
+    return Point(f"{label} {number} is mined", query=query, arguments=(number, label))
+
+
+def _queued(label: str) -> Point:
+    query = "SELECT count(*) > 0 FROM outbox WHERE label = ?"
+    return Point(f"{label} is queued", query=query, arguments=(label,))
+
+
+def _block(number: int) -> Point:
+    query = "SELECT max(number) >= ? FROM blocks"
+    return Point(f"block {number}", query=query, arguments=(number,), is_on_chain=True)
+
+
+# In the order of the story: a point that has passed never comes again.
+POINTS = (
+    _block(4),  # the contracts are half deployed
+    _mined("Datanets.commit", 2),
+    _mined("Datanets.approve", 1),
+    _after("contribute tiny-tunes"),
+    Point("a few steps are trained", query="SELECT count(*) > 0 FROM training_runs"
+          " WHERE json_extract(metrics, '$.stage') = 'training' AND step >= 3"),
+    Point("the attribution is being built", query="SELECT count(*) > 0 FROM training_runs"
+          " WHERE json_extract(metrics, '$.stage') = 'building attribution'"),
+    _after("train tiny-tunes"),
+    _queued("Models.release"),
+    _after("publish openledger/tiny-tunes"),
+    _mined("Escrow.deposit", 1),
+    _after("deposit"),
+    Point("a call is being answered", query="SELECT count(*) > 0 FROM holds WHERE state = 'open'"),
+    Point("a call is charged, not attributed", query="SELECT (SELECT count(*) FROM call_receipts)"
+          " > max(2, (SELECT count(*) FROM statements))"),
+    _after("call 4"),
+    Point("the epoch is closed", query="SELECT count(*) > 0 FROM epochs"),
+    _mined("Escrow.settle", 1),
+    _queued("Payouts.activate"),
+    _after("settle"),
+    _mined("Payouts.claim", 1),
+    Point("a claim is noted", query="SELECT count(*) > 0 FROM claims"),
+    _after("claim"),
+)  # fmt: skip
+NAMED = {point.name: point for point in POINTS}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,92 +100,118 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rounds = 1 if chosen.smoke else chosen.rounds
     chance = random.Random(chosen.seed)  # noqa: S311 - when to kill is no secret
     with tempfile.TemporaryDirectory(prefix="openledger-crash-") as scratch:
-        expected = totals_of_uninterrupted(Path(scratch) / "reference")
+        expected = finish(Path(scratch) / "reference")
         different = 0
         for number in range(rounds):
-            home = Path(scratch) / f"round-{number}"
-            kills = plan(chance)
-            for kill in kills:
-                run_until(home, kill)
-            if finish(home) != expected:
+            points = plan(chance)
+            try:
+                found = killed(Path(scratch) / f"round-{number}", points)
+            except AssertionError as error:
+                print(f"round {number} is unsound: {error}", file=sys.stderr)
+                found = None
+            if found != expected:
                 different += 1
-                print(f"round {number} differs: {kills}", file=sys.stderr)
-    row = Row("rounds whose totals differ", different, "rounds", "<= 0", different == 0)
+                print(f"round {number} differs: {[one.name for one in points]}", file=sys.stderr)
     report(
-        [Row("rounds", rounds, "rounds"), Row("kills", rounds * _KILLS, "kills"), row], chosen.json
+        [
+            Row("rounds", rounds, "rounds"),
+            Row("kills that landed", rounds * _KILLS, "kills"),
+            at_most("rounds that differ", different, "rounds", 0),
+        ],
+        chosen.json,
     )
 
 
-def plan(chance: random.Random) -> list[Kill]:
-    """A few named kills in the order of the stages, and random ones."""
-    places = sorted(chance.sample(range(len(NAMED)), _KILLS // 2))
-    named = [Kill(stage=NAMED[place]) for place in places]
-    return [*named, *(Kill(after_s=chance.uniform(0.2, _LATEST_S)) for _ in range(_KILLS // 2))]
+def plan(chance: random.Random) -> list[Point]:
+    """A few points in the order of the story."""
+    return [POINTS[place] for place in sorted(chance.sample(range(len(POINTS)), _KILLS))]
 
 
-def totals_of_uninterrupted(home: Path) -> Totals:
-    """The totals of a demonstration that nobody kills."""
+def random_write(chance: random.Random, first: int, last: int) -> Point:
+    """A point that nobody named: right after any one block of these."""
+    return _block(chance.randint(first, last))
+
+
+def killed(home: Path, points: Sequence[Point]) -> Totals:
+    """Kill the demonstration at each of these points, then let it end and count.
+
+    Raises:
+        AssertionError: a kill did not land, the demonstration failed, or the home is unsound.
+    """
+    for point in points:
+        kill_at(home, point)
     return finish(home)
 
 
-def run_until(home: Path, kill: Kill) -> bool:
-    """Start the demonstration and kill it; False when it ended before that."""
-    process = subprocess.Popen(_command(home), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert process.stdout is not None
-    if kill.stage is None:
-        time.sleep(kill.after_s)
-    else:
-        for line in process.stdout:
-            if msgspec.json.decode(line).get("stage") == kill.stage:
-                break
-    was_alive = process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    return was_alive
+def kill_at(home: Path, point: Point) -> None:
+    """Start the demonstration and kill it at a point that it has not reached yet.
+
+    Raises:
+        AssertionError: it ended of itself before, or the point had passed already.
+    """
+    with tempfile.TemporaryFile() as said:
+        assert not _is_reached(home, point), f"{point.name} has passed"
+        process = subprocess.Popen(_command(home), stdout=subprocess.PIPE, stderr=said)
+        # Nothing below waits for ever: a hung demonstration is killed, and told as one that ended.
+        guard = threading.Timer(_TIMEOUT_S, process.terminate)
+        guard.start()
+        try:
+            _wait(process, home, point)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            status = process.wait()
+            guard.cancel()
+            assert process.stdout is not None
+            process.stdout.close()
+        said.seek(0)
+        assert status == -signal.SIGKILL, (
+            f"the demonstration ended with {status} before the kill at {point.name!r}:"
+            f" {said.read().decode()}"
+        )
 
 
 def finish(home: Path) -> Totals:
-    """Let the demonstration end, and count."""
-    subprocess.run(_command(home), check=True, stdout=subprocess.DEVNULL, timeout=_FINISH_TIMEOUT_S)
-    settings = load({"home": {"path": str(home)}, "models": {"base": "tiny"}})
-    with open_platform(settings) as platform:
-        return _count(platform)
+    """Let the demonstration end, and count.
+
+    Raises:
+        AssertionError: it failed, or its books do not agree with the chain.
+    """
+    done = subprocess.run(_command(home), capture_output=True, text=True, timeout=_TIMEOUT_S)
+    assert done.returncode == 0, f"the demonstration ended with {done.returncode}: {done.stderr}"
+    with open_platform(load({"home": {"path": str(home)}, "models": {"base": "tiny"}})) as platform:
+        unequal = {what: pair for what, pair in ledger(platform).items() if pair[0] != pair[1]}
+        assert not unequal, f"books and chain differ: {unequal}"
+        return count(platform)
+
+
+def _wait(process: subprocess.Popen[bytes], home: Path, point: Point) -> None:
+    """Until the point is reached or the process has ended."""
+    if point.stage is None:
+        while process.poll() is None and not _is_reached(home, point):
+            time.sleep(_POLL_S)
+        return
+    assert process.stdout is not None
+    for line in process.stdout:
+        if msgspec.json.decode(line).get("stage") == point.stage:
+            return
+
+
+def _is_reached(home: Path, point: Point) -> bool:
+    known = Home(home)
+    path = known.chain / "chain.db" if point.is_on_chain else known.database
+    if not point.query or not path.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            [found] = connection.execute(point.query, point.arguments).fetchone()
+    except sqlite3.OperationalError:  # its tables are being made
+        return False
+    return bool(found)
 
 
 def _command(home: Path) -> list[str]:
     module = "openledger.cli.main"
     return [sys.executable, "-m", module, "--json", "--home", str(home), "demo", "--tiny"]
-
-
-def _count(platform: Platform) -> Totals:
-    contracts = platform.acts.contracts
-    gateway = platform.gateway.account
-    with platform.database.transaction() as transaction:
-        known = datanets.list_all(transaction)
-        rows = [row for one in known for row in contributions.of_datanet(transaction, one.id)]
-        receipts = sum(1 for _ in calls.in_order(transaction, gateway))
-        closed = epochs.list_all(transaction, gateway)
-        earned = epochs.earned_so_far(transaction, gateway)
-        people = accounts.list_all(transaction)
-        counted = (len(runs.list_all(transaction)), len(releases.list_all(transaction)))
-    check = platform.check_identity.run(tuple(one.address for one in people))
-    begun = contracts.read(int, "Models", "run_count")
-    released = contracts.read(int, "Models", "release_count")
-    assert counted == (begun, released), "books and chain count runs and releases alike"
-    return Totals(
-        datanets=contracts.read(int, "Datanets", "datanet_count"),
-        contributions=contracts.read(int, "Datanets", "contribution_count") + len(rows),
-        begun_on_chain=begun,
-        released_on_chain=released,
-        receipts=receipts,
-        deposited=check.chain.deposited,
-        epochs=contracts.read(int, "Escrow", "epoch_count", gateway),
-        is_all_settled=sum(epoch.size for epoch in closed) == receipts,
-        is_all_claimed=check.chain.paid
-        == sum(earned.values()) - earned.get(contracts.deployment.payouts, 0),
-        holds=check.holds,
-    )
 
 
 if __name__ == "__main__":

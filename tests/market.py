@@ -118,8 +118,8 @@ def bring_tunes(platform: Platform) -> list[Outcome]:
     return contribute(platform.intake, datanet(platform), operator(platform), submissions)
 
 
-def trained(platform: Platform, name: str) -> Run:
-    """A run that stands on chain, as if it had been trained."""
+def trained(platform: Platform, name: str, adapter: Digest = ADAPTER) -> Run:
+    """A run that stands on chain, as if it had made this adapter."""
     builder = operator(platform)
     op = Digest(sha256(name.encode()).hexdigest())
     wanted = datanet(platform).number or 0
@@ -134,15 +134,16 @@ def trained(platform: Platform, name: str) -> Run:
     number = contracts.read(int, "Models", "run_of", builder.address, op)
     contracts.client.reach(block + contracts.deployment.settings.seed_delay_blocks + 1, 10)
     platform.acts.perform({op_id("draw", op): contracts.write("Models", "draw_seed", number)})
-    folder = platform.home.adapter(ADAPTER)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / FAKE_ADAPTER_FILE).write_bytes(b"adapter")
+    if adapter == ADAPTER:
+        folder = platform.home.adapter(ADAPTER)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FAKE_ADAPTER_FILE).write_bytes(b"adapter")
     new = runs.NewRun(op, builder.address, name, b"{}", b"[]", root, 12)
     with platform.database.transaction() as transaction:
         run = runs.create(transaction, new, now_us())
         runs.begin(transaction, run.id, number, Digest("5" * 64), now_us())
         runs.advance(transaction, run.id, RunState.TRAINING, now_us())
-        return runs.finish(transaction, run.id, ADAPTER, _METRICS, now_us())
+        return runs.finish(transaction, run.id, adapter, _METRICS, now_us())
 
 
 def offer(run: Run, name: str = "tiny-tunes") -> Offer:

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from openledger.cli.main import app
+from openledger.lm.tokenizer import Tokenizer
 from openledger.storage.home import Home
 from openledger.storage.records.data.accounts import AccountKind
 from openledger.wiring.platform import open_platform
@@ -112,7 +113,7 @@ def test_keys_are_made_and_revoked(home: Path) -> None:
         (("model", "show", "no name"), 2, ""),
         (("run", "watch", "tiny-tuns"), 3, "tiny-tunes"),
         (("wallet", "balance", "devv"), 3, "dev"),
-        (("wallet", "deposit", "dev", "much"), 2, "no amount"),
+        (("wallet", "deposit", "dev", "much"), 2, "at most 18 places, not 'much'"),
         (("wallet", "deposit", "dev", "-1"), 2, ""),
         (("wallet", "deposit", "dev", "0"), 2, "more than 0"),
         (("wallet", "deposit", "dev", "1000000"), 5, "get some first"),
@@ -215,7 +216,24 @@ def test_a_home_in_use_is_not_available(home: Path) -> None:
     assert "another process owns" in message
 
 
-def test_a_tampered_receipt_fails_verification(home: Path, tmp_path: Path) -> None:
+def test_a_tampered_receipt_fails_verification(
+    home: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    with open_platform(fair.settings(home)) as platform:
+        [made] = fair.paid_calls(platform, tokenizer, 1)
+    bundle = tmp_path / "receipt.json"
+    told(home, "receipt", "show", made.receipt_id, "--bundle", str(bundle))
+    sound = run(home, "receipt", "verify", str(bundle))
+    raw = bundle.read_text()
+    fee = str(made.fee)
+    assert fee in raw
+    bundle.write_text(raw.replace(fee, str(made.fee - 1)))
+
+    assert sound.exit_code == 0, sound.output
+    assert refusal(home, "receipt", "verify", str(bundle))[0] == 6
+
+
+def test_what_is_no_receipt_or_no_anchors_is_told_apart(home: Path, tmp_path: Path) -> None:
     bundle, anchors = tmp_path / "bundle", tmp_path / "anchors"
     bundle.write_bytes(b'{"version":1}')
     anchors.write_bytes(b"{}")

@@ -3,9 +3,11 @@
 import json
 import shutil
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,6 +93,7 @@ def test_the_last_object_tells_the_whole_story(told: Told) -> None:
 
     assert found["identity"] == {"holds": True}
     assert found["epoch"] == 1
+    assert (found["datanet"], found["others"]) == ("tiny-tunes", [])
     assert found["perplexity"]["adapter"] < found["perplexity"]["base"]
     assert len(found["calls"]) == 5
     for call in found["calls"]:
@@ -117,6 +120,8 @@ def test_contributors_are_those_whose_tunes_the_seed_left_to_train_on(told: Told
 def test_a_second_telling_charges_and_pays_nothing_twice(told: Told) -> None:
     for same in ("calls", "claims", "epoch", "identity", "perplexity", "contributors"):
         assert told.second[same] == told.first[same]
+    with closing(sqlite3.connect(Home(told.home).database)) as connection:
+        assert connection.execute("SELECT count(*) FROM api_keys").fetchone() == (1,)
 
 
 def test_a_receipt_of_the_demo_is_checked_in_an_empty_home(told: Told, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from openledger.storage import jobs, schema
 from openledger.storage.backup import backup, restore, verify
 from openledger.storage.blobs import FolderBlobs
 from openledger.storage.database import Database
-from openledger.storage.home import Home, secret
+from openledger.storage.home import Home
 from openledger.storage.jobs import JobState, NewJob
 
 
@@ -26,11 +26,12 @@ def home(template: Path, tmp_path: Path) -> Home:
     home = Home(tmp_path / "home")
     home.root.mkdir()
     shutil.copyfile(template, home.database)
-    secret(home.keys / "home.key")
     FolderBlobs(home.blobs).put(b"ciphertext")
     for path in (home.models / "base", home.adapter("a") / "weights", home.chain / "state"):
         path.parent.mkdir(parents=True)
         path.write_bytes(b"bytes")
+    home.keys.mkdir(mode=0o700)
+    (home.keys / "home.key").write_bytes(b"secret")
     home.server_file.write_bytes(b"token")
     return home
 
@@ -62,7 +63,7 @@ def test_a_restored_home_is_the_one_that_was_backed_up(
 
     assert restore(tmp_path / name, again) == made
     assert _queued(again) == 1
-    assert secret(again.keys / "home.key") == secret(home.keys / "home.key")
+    assert (again.keys / "home.key").read_bytes() == b"secret"
     blobs = FolderBlobs(again.blobs)
     assert [blobs.get(blob) for blob in blobs.names()] == [b"ciphertext"]
     assert (again.adapter("a") / "weights").exists()

@@ -13,7 +13,6 @@ from openledger.storage.home import (
     new_token,
     read_server,
     remove_server,
-    secret,
     write_server,
 )
 
@@ -88,22 +87,6 @@ def test_tokens_differ() -> None:
     assert len({new_token() for _ in range(10)}) == 10
 
 
-def test_a_secret_is_made_once(home: Home) -> None:
-    path = home.keys / "home.key"
-
-    assert secret(path) == secret(path)
-    assert len(secret(path)) == 32
-    assert path.stat().st_mode & 0o777 == 0o600
-
-
-def test_a_damaged_secret_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "home.key").write_bytes(b"short")
-
-    with pytest.raises(UnavailableError, match="backup"):
-        secret(tmp_path / "home.key")
-    assert (tmp_path / "home.key").read_bytes() == b"short"
-
-
 def test_everything_lies_in_the_home(home: Home) -> None:
     paths = [
         home.database,
@@ -113,7 +96,6 @@ def test_everything_lies_in_the_home(home: Home) -> None:
         home.models,
         home.adapter("digest"),
         home.run("id"),
-        home.attribution("id"),
     ]
 
     assert [str(path.relative_to(home.root)) for path in paths] == [
@@ -124,5 +106,4 @@ def test_everything_lies_in_the_home(home: Home) -> None:
         "models",
         "adapters/digest",
         "runs/id",
-        "releases/id/attribution",
     ]

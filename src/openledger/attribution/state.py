@@ -31,6 +31,7 @@ from openledger.core.errors import DigestMismatchError, InvalidInputError, NotFo
 from openledger.core.merkle import Tree
 from openledger.core.types import Account, Digest
 from openledger.lm.base import digest_file
+from openledger.lm.checkpoint import full_disk
 
 MANIFEST = "manifest.json"
 FACTORS = "factors.safetensors"
@@ -124,10 +125,14 @@ def digest_of_row(row: np.ndarray) -> Digest:
     return Digest(sha256(row.astype(row.dtype.newbyteorder("<")).tobytes()).hexdigest())
 
 
+@full_disk()
 def write_state(folder: Path, whitener: Whitener, manifest: StateManifest, rows: Rows) -> None:
     """Write a state whole or not at all; what stood in that folder before is replaced.
 
     `manifest.rows` and the commitment's factors are filled in from the files as written.
+
+    Raises:
+        StorageFullError: the disk is full.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".attribution-", dir=folder.parent))

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from openledger.cli.context import of
-from openledger.cli.output import open_amount, short, table, told, wei_amount
+from openledger.cli.output import open_amount, short, table, told
+from openledger.core.money import from_open
 
 app = typer.Typer(no_args_is_help=True, help="Release adapters and see what is released.")
 
@@ -24,7 +25,7 @@ def publish(
     from openledger.web.operations.models import PUBLISH, NewRelease
 
     with told((here := of(context)).output):
-        price = Price(wei_amount(input_price), wei_amount(output_price), wei_amount(request_price))
+        price = Price(from_open(input_price), from_open(output_price), from_open(request_price))
         made = here.act(PUBLISH, NewRelease(run, name, price))
         here.output.result(made, f"{made.name} is release {made.number} on chain")
 

@@ -10,7 +10,6 @@ import typer
 
 from openledger.core import errors
 from openledger.core.encoding import to_wire
-from openledger.core.types import WEI_PER_OPEN, Wei
 
 EXIT_CODES: tuple[tuple[type[errors.OpenLedgerError], int], ...] = (
     (errors.InvalidInputError, 2),
@@ -22,8 +21,6 @@ EXIT_CODES: tuple[tuple[type[errors.OpenLedgerError], int], ...] = (
     (errors.UnavailableError, 7),
 )
 FAILED = 1
-_OPEN_DECIMALS = 18
-_MOST_DIGITS = 40  # before the point
 INTERRUPTED = 130
 
 
@@ -42,6 +39,11 @@ class Output:
         """Progress and advice, for people only."""
         if not self.is_quiet:
             print(text, file=sys.stderr, flush=True)
+
+    def stream(self, piece: str) -> None:
+        """Talk that comes in pieces, each shown at once; lines end where the text says so."""
+        if not self.is_quiet:
+            print(piece, end="", file=sys.stderr, flush=True)
 
 
 def exit_code(error: errors.OpenLedgerError) -> int:
@@ -97,19 +99,6 @@ def open_amount(wei: int) -> str:
     if not decimals and rest and not whole:
         return "<0.000001"
     return f"{whole}.{decimals}" if decimals else str(whole)
-
-
-def wei_amount(text: str) -> Wei:
-    """Read an amount of OPEN as people write it.
-
-    Raises:
-        InvalidInputError: no number, negative, or finer than a wei.
-    """
-    whole, _, decimals = text.strip().replace("_", "").partition(".")
-    is_number = (whole + decimals).isascii() and (whole + decimals).isdigit()
-    if not is_number or len(decimals) > _OPEN_DECIMALS or len(whole) > _MOST_DIGITS:
-        raise errors.InvalidInputError(f"{text!r} is no amount of OPEN: write 5 or 0.25")
-    return Wei(int(whole or "0") * WEI_PER_OPEN + int(decimals.ljust(_OPEN_DECIMALS, "0") or "0"))
 
 
 def percent(ppb: int) -> str:

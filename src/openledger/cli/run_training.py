@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Fine-tune an adapter on the data of Datanets.")
 
 _POLL_S = 1.0
+_RETRIED = "it will be tried again, by a server or by `openledger run start` with the same options"
 _ENDED = ("trained", "failed", "cancelled")
 
 
@@ -99,7 +100,9 @@ def _progress(run: "RunView") -> str:
 def _summary(run: "RunView") -> str:
     metrics = msgspec.json.decode(run.metrics)
     if run.state != "trained":
-        return f"run {run.name} is {run.state}" + (f": {run.error}" if run.error else "")
+        why = f": {run.error}" if run.error else ""
+        again = "" if run.retry_at is None else f"; {_RETRIED}"
+        return f"run {run.name} is {run.state}{why}{again}"
     return (
         f"run {run.name} is trained: held-out perplexity {metrics['base_perplexity']:.1f} -> "
         f"{metrics['perplexity']:.1f} on {metrics['held_out_tokens']} tokens, "

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from openledger.cli.context import of
-from openledger.cli.output import open_amount, short, table, told, wei_amount
+from openledger.cli.output import open_amount, short, table, told
+from openledger.core.money import from_open
 
 app = typer.Typer(no_args_is_help=True, help="Accounts, deposits, API keys and claims.")
 
@@ -64,7 +65,7 @@ def deposit(
     from openledger.web.operations.wallets import DEPOSIT, Deposit
 
     with told((here := of(context)).output):
-        has = here.act(DEPOSIT, Deposit(name, wei_amount(amount), faucet, key))
+        has = here.act(DEPOSIT, Deposit(name, from_open(amount), faucet, key))
         here.output.result(has, f"{has.label} has {open_amount(has.free)} OPEN free for calls")
 
 
@@ -81,7 +82,7 @@ def withdraw(
     from openledger.web.operations.wallets import WITHDRAW, Withdraw
 
     with told((here := of(context)).output):
-        made = here.act(WITHDRAW, Withdraw(name, wei_amount(amount), key))
+        made = here.act(WITHDRAW, Withdraw(name, from_open(amount), key))
         when = datetime.fromtimestamp(made.ready_at, UTC).isoformat(timespec="minutes")
         text = (
             f"{open_amount(made.waiting)} OPEN wait until {when}; then run\n"
@@ -104,7 +105,7 @@ def key(
     from openledger.web.operations.wallets import NEW_KEY, NewKey
 
     with told((here := of(context)).output):
-        caps = [None if cap is None else wei_amount(cap) for cap in (daily_cap, total_cap)]
+        caps = [None if cap is None else from_open(cap) for cap in (daily_cap, total_cap)]
         made = here.act(NEW_KEY, NewKey(name, label, *caps))
         here.output.result(made, f"{made.key}\nKeep it: it is not shown again.")
 

@@ -71,6 +71,12 @@ class UnavailableError(OpenLedgerError):
     code = "unavailable"
 
 
+class SourceUnavailableError(UnavailableError):
+    """The packages of one source are not here and cannot be fetched; everything else goes on."""
+
+    code = "source_unavailable"
+
+
 class EngineFaultError(OpenLedgerError):
     """Our side broke while it answered; the call costs nothing."""
 

@@ -17,7 +17,7 @@ import msgspec
 from openledger.core.errors import HomeBusyError, UnavailableError
 from openledger.storage.blobs import full_disk, write_atomically
 
-SECRET_BYTES = 32
+_TOKEN_BYTES = 32
 
 _TRIES = 3
 _PAUSE_S = 0.02
@@ -64,10 +64,6 @@ class Home(msgspec.Struct, frozen=True):
         """The folder of a training run: checkpoints and logs."""
         return self.root / "runs" / run_id
 
-    def attribution(self, release_id: str) -> Path:
-        """The folder of a release's attribution index."""
-        return self.root / "releases" / release_id / "attribution"
-
     @contextmanager
     def own(self) -> Iterator[None]:
         """Own the home, made when missing, until the block ends or the process dies.
@@ -111,7 +107,7 @@ class Server(msgspec.Struct, frozen=True):
 
 def new_token() -> str:
     """A random token for `Server`."""
-    return secrets.token_urlsafe(SECRET_BYTES)
+    return secrets.token_urlsafe(_TOKEN_BYTES)
 
 
 def write_server(home: Home, server: Server) -> None:
@@ -143,25 +139,6 @@ def read_server(home: Home) -> Server | None:
 def remove_server(home: Home) -> None:
     """Tell commands that the server is gone."""
     home.server_file.unlink(missing_ok=True)
-
-
-def secret(path: Path) -> bytes:
-    """The 32 random bytes kept in a file, made at the first time, readable by this user only.
-
-    Raises:
-        UnavailableError: the file is damaged; restore it from a backup.
-        StorageFullError: the disk is full.
-    """
-    if not path.exists():
-        with full_disk():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(path, secrets.token_bytes(SECRET_BYTES))
-    kept = path.read_bytes()
-    if len(kept) != SECRET_BYTES:
-        raise UnavailableError(
-            f"{path} has {len(kept)} bytes, not {SECRET_BYTES}: restore it from a backup"
-        )
-    return kept
 
 
 def _lock(handle: int, root: Path) -> None:

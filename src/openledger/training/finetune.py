@@ -6,7 +6,6 @@ the final measurement read it from there. The loss counts the tokens of the docu
 machine with one number of threads the same task gives the same bits, resumed or not.
 """
 
-import errno
 import math
 import time
 from collections.abc import Sequence
@@ -15,9 +14,10 @@ from pathlib import Path
 import msgspec
 
 from openledger.core.encoding import digest_of
-from openledger.core.errors import InvalidInputError, StorageFullError
+from openledger.core.errors import InvalidInputError
 from openledger.core.types import Digest
 from openledger.lm.base import BaseModel
+from openledger.lm.checkpoint import full_disk
 from openledger.lm.frozen import HiddenCache, SplitModel, hidden_cache
 from openledger.training.evaluate import Measured, first_rows, measure
 from openledger.training.recipe import Recipe
@@ -44,12 +44,8 @@ def finetune(base: BaseModel, task: Task, folder: Path, watch: Watch | None = No
     precision = str(next(base.model.parameters()).dtype).removeprefix("torch.")
     if precision != task.recipe.precision:
         raise InvalidInputError(f"the recipe says {task.recipe.precision}, the base is {precision}")
-    try:
+    with full_disk():
         return _Run(base, task, folder, watch or Watch()).finish()
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise StorageFullError(f"the disk of {folder} is full: free some space") from error
-        raise
 
 
 class _TaskKey(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
 from openledger.core.errors import InvalidInputError, NotFoundError, OpenLedgerError
+from openledger.core.money import CURRENCY, to_open
 from openledger.settlement.price import TOKENS_PER_PRICE, Price
 from openledger.web.errors import envelope, json_response
 from openledger.web.guard import Door
@@ -31,7 +32,6 @@ from openledger.web.inference import (
 from openledger.web.wire import answers
 from openledger.web.wire.answers import CHAT, COMPLETION, Choice, Head, Style
 from openledger.web.wire.calls import ParsedCall, parse_chat, parse_completion
-from openledger.web.wire.money import CURRENCY, to_open
 
 _CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is left to read it
 _PING_S = 15

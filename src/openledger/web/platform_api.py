@@ -8,10 +8,10 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 
 from openledger.core.ids import parse_receipt_id
+from openledger.core.money import CURRENCY
 from openledger.core.types import Account, ReceiptId, Wei
 from openledger.web.errors import json_response
 from openledger.web.guard import Door
-from openledger.web.wire.money import CURRENCY
 
 _ACCEPTED = 202
 

@@ -37,7 +37,7 @@ from openledger.storage.database import Transaction
 from openledger.storage.jobs import Job
 from openledger.storage.records.model import releases, runs
 from openledger.storage.records.model.releases import Release
-from openledger.storage.records.model.runs import RunState
+from openledger.storage.records.model.runs import TRAIN_JOB, RunState
 from openledger.storage.records.money import balances, calls, idempotency
 from openledger.training.recipe import Precision, Recipe, best_precision
 from openledger.wiring.platform import now_us
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 TINY = "tiny"
-TRAIN_JOB = "train"
 REFRESH_JOB = "refresh escrow"
 KEEP_PRIVATE_US = 14 * 86_400 * 1_000_000  # the dispute window, as long as a dispute may freeze
 _CHORES_EVERY_US = 1_000_000
@@ -254,11 +253,18 @@ class Models:
             run = runs.get(transaction, job.key)
         try:
             train(self.workshop, run, self.tell)
-        except OpenLedgerError as error:
+        except Exception as error:
             # A later attempt takes it up again; until then people see why it stopped.
-            with self._platform.database.transaction() as transaction:
-                runs.advance(transaction, run.id, RunState.FAILED, now_us(), error=str(error))
+            self._note_failure(run.id, str(error) or type(error).__name__)
             raise
+
+    def _note_failure(self, run_id: str, reason: str) -> None:
+        try:
+            with self._platform.database.transaction() as transaction:
+                runs.advance(transaction, run_id, RunState.FAILED, now_us(), error=reason)
+        except OpenLedgerError as error:
+            # On a full disk there may be no room for this either; the reason itself goes on.
+            log.warning("failure not noted", run=run_id, why=reason, error=str(error))
 
     def _ref(self, release: Release) -> AdapterRef:
         return AdapterRef(release.adapter, self._platform.home.adapter(release.adapter))

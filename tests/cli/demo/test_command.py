@@ -1,7 +1,11 @@
 """Where the demonstration happens, and what it does when something is missing."""
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NoReturn
 
 import msgspec
 import pytest
@@ -9,19 +13,33 @@ import pytest
 from openledger.cli import run_training
 from openledger.cli.context import Context
 from openledger.cli.demo import calls, command, script
-from openledger.cli.demo.calls import Caller
-from openledger.cli.demo.story import Story
+from openledger.cli.demo.calls import Answer, Caller
+from openledger.cli.demo.key import demo_key
+from openledger.cli.demo.outcome import Perplexity
+from openledger.cli.demo.story import Story, Told
 from openledger.cli.main import _globals_first
 from openledger.cli.output import Output
-from openledger.core.errors import ConflictError, HomeBusyError, UnavailableError
-from openledger.core.types import Digest
+from openledger.core.errors import (
+    ChainUnavailableError,
+    ConflictError,
+    HomeBusyError,
+    SourceUnavailableError,
+    StorageFullError,
+    UnavailableError,
+)
+from openledger.core.types import WEI_PER_OPEN, Account, Digest, ReceiptId, Wei
+from openledger.flows.model.train.flow import Metrics
 from openledger.settings import HomeSettings
 from openledger.storage.home import Home
+from openledger.storage.records.data import accounts
 from openledger.storage.records.model import runs
-from openledger.web.operations import models
+from openledger.web.operations import datanets, epochs, models, receipts, sources, wallets
+from openledger.web.operations.datanets import ContributionView, DatanetView
 from openledger.web.operations.models import RunView
+from openledger.web.operations.operation import Nothing
+from openledger.web.operations.receipts import PartView, ReceiptView
 from openledger.web.server import serving
-from openledger.wiring.platform import Platform
+from openledger.wiring.platform import Platform, now_us
 from tests import market as fair
 
 
@@ -75,12 +93,173 @@ def test_starting_over_deletes_only_what_the_demo_made(tmp_path: Path) -> None:
     assert (other / "precious").exists()
 
 
-def test_an_act_whose_data_is_not_to_be_had_is_left_out(
-    market: Platform, monkeypatch: pytest.MonkeyPatch
+def test_an_act_whose_data_is_not_to_be_had_is_left_out_and_said_so(
+    market: Platform, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "")
 
     assert story(market).make(script.LINUX_MANUAL) is False
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["left_out"] == "linux-manual"
+    assert told["code"] == "source_unavailable"
+    assert "apt-get is not on this machine" in told["message"]
+
+
+def test_a_demo_that_can_make_no_act_says_whose_data_is_missing(
+    market: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+
+    with pytest.raises(SourceUnavailableError, match="the Linux manual cannot be fetched"):
+        story(market).make_all([script.LINUX_MANUAL, script.BRETON])
+
+
+@pytest.mark.parametrize("error", [ChainUnavailableError, StorageFullError, HomeBusyError])
+def test_nothing_else_that_is_not_available_leaves_an_act_out(
+    market: Platform, monkeypatch: pytest.MonkeyPatch, error: type[UnavailableError]
+) -> None:
+    def bring(platform: Platform, wanted: sources.Bring) -> NoReturn:
+        raise error("not now")
+
+    monkeypatch.setattr(sources, "bring", bring)
+
+    with pytest.raises(error, match="not now"):
+        story(market).make_all([script.TINY])
+
+
+def test_every_telling_has_the_same_api_key_until_it_is_revoked(market: Platform) -> None:
+    payer = fair.payer(market).address
+    first = demo_key(market, payer)
+    again = demo_key(market, payer)
+    wallets.revoke_key(market, wallets.Prefix(first[: accounts.PREFIX_LENGTH]))
+    other = demo_key(market, payer)
+
+    assert again == first
+    assert other != first
+    with market.database.read() as transaction:
+        assert len(accounts.keys_of(transaction, payer)) == 2
+        assert accounts.authenticate(transaction, other, now_us()).account == payer
+
+
+def test_a_streamed_answer_is_shown_piece_by_piece(
+    market: Platform, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard = Story(market, Output(as_json=False, is_quiet=False), 0.0)
+    silent = story(market)
+    for piece in ("ab", "c\nd", "\x1b[2J"):
+        heard._say(piece)
+        silent._say(piece)
+
+    assert capsys.readouterr() == ("", "abc\n   | d·[2J")
+
+
+def test_a_call_that_streams_says_its_pieces_as_they_come(
+    market: Platform, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+
+    class Streaming(Caller):
+        """Answers in two pieces, and looks at what is shown between them."""
+
+        def ask(self, model: str, question: script.Question, hear: Callable[[str], None]) -> Answer:
+            for piece in ("dfa", "f|"):
+                hear(piece)
+                shown.append(capsys.readouterr().err)
+            return Answer("rcp_1", "dfaf|")
+
+        def wait_for_attribution(self, receipt: str) -> None:
+            """At once."""
+
+    monkeypatch.setattr(receipts, "show", lambda *_: answer("rcp_1", Account("0x1")))
+    streamed = next(one for one in script.TINY.questions if one.is_streamed)
+    heard = Story(market, Output(as_json=False, is_quiet=False), 0.0)
+    heard._call(Streaming("", "sk"), script.TINY, streamed)
+
+    assert shown[0].endswith("K:A\n   | dfa")
+    assert shown[1] == "f|"
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_the_end_tells_of_every_act(
+    market: Platform,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    holds: bool,
+) -> None:
+    people = {"folk-music": Account("0x1"), "breton": Account("0x2")}
+    monkeypatch.setattr(datanets, "show", lambda _, which: datanet(which, people[which.name]))
+    monkeypatch.setattr(models, "show_run", lambda _, which: run(which, len(which.name) / 2))
+    monkeypatch.setattr(epochs, "show", lambda *_: SimpleNamespace(number=1))
+    told = [
+        Told(script.FOLK_MUSIC, (answer("rcp_1", people["folk-music"]),)),
+        Told(script.BRETON, (answer("rcp_2", people["breton"]),)),
+    ]
+    check = msgspec.structs.replace(epochs.identity(market, Nothing()), holds=holds)
+    outcome = Story(market, Output(as_json=False, is_quiet=False), 0.0).end(told, {}, check)
+
+    said = capsys.readouterr().err
+    assert re.findall(r"^(folk-music|breton):$", said, re.MULTILINE) == list(people)
+    assert re.findall(r"^by (0x\d) +3 +1 +0\.5 ", said, re.MULTILINE) == ["0x1", "0x2"]
+    assert (outcome.datanet, outcome.perplexity) == ("folk-music", Perplexity(9.5, 5.0))
+    assert [(one.datanet, one.perplexity.adapter) for one in outcome.others] == [("breton", 3.0)]
+    assert [call.receipt for call in outcome.calls] == ["rcp_1", "rcp_2"]
+    assert outcome.identity.holds is holds
+
+
+def answer(receipt: str, account: Account) -> ReceiptView:
+    """A paid call that leaned on one contributor."""
+    half = Wei(WEI_PER_OPEN // 2)
+    part = PartView("data", f"by {account}", account, half, 10**9)
+    return ReceiptView(
+        receipt=ReceiptId(receipt),
+        model=fair.MODEL,
+        state="settled",
+        fee=half,
+        input_tokens=5,
+        output_tokens=2,
+        finish="stop",
+        refund=None,
+        nobody_ppb=0,
+        parts=(part,),
+        epoch=1,
+        bundle=b"",
+    )
+
+
+def datanet(which: datanets.Which, account: Account) -> DatanetView:
+    """A Datanet with one contributor."""
+    given = ContributionView("c", 1, account, f"by {account}", True, "approved", 3, None)
+    return DatanetView(
+        name=which.name,
+        title="",
+        owner=account,
+        number=1,
+        licences=(),
+        data_floor_bps=0,
+        sequence=1,
+        head=Digest(""),
+        contributions=(given,),
+    )
+
+
+def run(which: models.Which, perplexity: float) -> RunView:
+    """A trained run."""
+    metrics = Metrics(
+        base_perplexity=9.5,
+        perplexity=perplexity,
+        held_out_tokens=7,
+        training_tokens=9,
+        training_documents=2,
+        contributors=1,
+        epochs=1,
+        steps=1,
+        stopped_early=False,
+        training_root=Digest(""),
+        training_size=2,
+        attribution_bytes=1,
+    )
+    raw = msgspec.Raw(msgspec.json.encode(metrics))
+    return RunView("r", which.name, "trained", None, 1, None, 1, 1, 0, None, None, raw)
 
 
 @pytest.mark.slow
@@ -118,6 +297,8 @@ def test_how_a_run_ended_is_said() -> None:
     view = RunView("r", "tunes", "failed", None, 1, None, 3, 9, 5, None, "the disk is full", raw)
 
     assert run_training._summary(view) == "run tunes is failed: the disk is full"
+    again = run_training._summary(msgspec.structs.replace(view, retry_at=7))
+    assert again.startswith("run tunes is failed: the disk is full; it will be tried again")
     assert run_training._progress(view) == "  failed 3/9, about 5 s left"
     waiting = msgspec.structs.replace(view, state="queued", error=None, seconds_left=None)
     assert run_training._summary(waiting) == "run tunes is queued"

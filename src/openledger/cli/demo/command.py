@@ -47,15 +47,14 @@ def _run(here: Context, started: float, acts: "list[Act]", *, is_left_running: b
     with open_platform(here.settings) as platform:
         story = Story(platform, here.output, started)
         here.output.talk(f"Everything below happens in {here.home}, on a chain of its own.")
-        made = [act for act in acts if story.make(act)]
+        made = story.make_all(acts)
         key = story.fund()
         with serving(platform, here.settings.serve.port if is_left_running else 0) as server:
-            answers = [view for act in made for view in story.ask(server, key, act)]
+            answered = [story.ask(server, key, act) for act in made]
             story.settle()
             claims = story.claim()
-            story.check()
-            outcome = story.end(made[0], answers, claims)
-            here.output.talk(_next(here, answers[0].receipt))
+            outcome = story.end(answered, claims, story.check())
+            here.output.talk(_next(here, outcome.calls[0].receipt))
             here.output.result(outcome, f"\nThe whole demo took {outcome.seconds:.0f} s.")
             if is_left_running:
                 here.output.talk(f"serving {server.url}/v1 with the key {key}; Ctrl-C stops")

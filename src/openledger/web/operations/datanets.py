@@ -11,7 +11,6 @@ from openledger.datanet.extract import File
 from openledger.datanet.manifest import document_of, read_manifest
 from openledger.datanet.rules import Rules, Withdrawal
 from openledger.flows.data.contribute.flow import contribute
-from openledger.flows.data.contribute.local import chunk_object, manifest_object
 from openledger.flows.data.contribute.submission import Submission
 from openledger.storage.database import Transaction
 from openledger.storage.records.data import accounts, contributions, datanets, texts
@@ -188,12 +187,12 @@ class _OnChain(msgspec.Struct, frozen=True):
 
 def _check_one(platform: Platform, transaction: Transaction, row: Contribution) -> int:
     manifest_blob = row.manifest_blob or Digest("")
-    raw = platform.vault.get(transaction, row.id, manifest_object(row.id), manifest_blob)
+    raw = platform.vault.get(transaction, row.id, texts.manifest_object(row.id), manifest_blob)
     manifest = read_manifest(raw)
     owners = document_of(manifest)
     chunks = []
     for chunk in texts.chunks_of(transaction, row.id):
-        name = chunk_object(row.id, chunk.position)
+        name = texts.chunk_object(row.id, chunk.position)
         text = platform.vault.get(transaction, row.id, name, chunk.blob).decode()
         chunks.append(Chunk(text, chunk.digest, owners[chunk.position]))
     verify(manifest, chunks)

@@ -13,7 +13,7 @@ from openledger.storage.database import Transaction
 from openledger.storage.records.data import accounts, contributions, datanets, texts
 from openledger.storage.records.model import releases, runs
 from openledger.storage.records.model.releases import Release
-from openledger.storage.records.model.runs import Run, RunState
+from openledger.storage.records.model.runs import TRAIN_JOB, Run, RunState
 from openledger.web.operations.operation import Nothing, Operation
 from openledger.web.operations.wallets import find
 from openledger.wiring.platform import Platform, now_us
@@ -21,8 +21,6 @@ from openledger.wiring.platform import Platform, now_us
 if TYPE_CHECKING:
     from openledger.flows.model.train.plan import Plan
     from openledger.training.recipe import Recipe
-
-TRAIN_JOB = "train"
 
 
 class RecipeChoice(msgspec.Struct, frozen=True):
@@ -67,6 +65,7 @@ class RunView(msgspec.Struct, frozen=True):
     adapter: Digest | None
     error: str | None
     metrics: msgspec.Raw  # JSON object; empty before there is any
+    retry_at: int | None = None  # microseconds; from when a failed run is tried again
 
 
 class RunList(msgspec.Struct, frozen=True):
@@ -128,18 +127,20 @@ def start(platform: Platform, new: NewRun) -> RunView:
         job = jobs.enqueue(transaction, new_job, now_us())
         if job.state is jobs.JobState.DEAD:
             jobs.revive(transaction, job.id, now_us())
-    return _run_view(run)
+        return _run_view(transaction, run)
 
 
 def show_run(platform: Platform, which: Which) -> RunView:
     """One run, by name or id."""
-    return _run_view(_run(platform, which.name))
+    run = _run(platform, which.name)
+    with platform.database.read() as transaction:
+        return _run_view(transaction, run)
 
 
 def list_runs(platform: Platform, _: Nothing) -> RunList:
     """All runs."""
     with platform.database.read() as transaction:
-        return RunList(tuple(_run_view(run) for run in runs.list_all(transaction)))
+        return RunList(tuple(_run_view(transaction, run) for run in runs.list_all(transaction)))
 
 
 def publish(platform: Platform, new: NewRelease) -> ReleaseView:
@@ -225,7 +226,7 @@ def _licences(platform: Platform, plan: "Plan") -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _run_view(run: Run) -> RunView:
+def _run_view(transaction: Transaction, run: Run) -> RunView:
     return RunView(
         id=run.id,
         name=run.name,
@@ -239,7 +240,15 @@ def _run_view(run: Run) -> RunView:
         adapter=run.adapter,
         error=run.error,
         metrics=msgspec.Raw(run.metrics or b"{}"),
+        retry_at=_retry_at(transaction, run),
     )
+
+
+def _retry_at(transaction: Transaction, run: Run) -> int | None:
+    if run.state is not RunState.FAILED:
+        return None
+    job = jobs.find(transaction, TRAIN_JOB, run.id)
+    return job.run_at if job is not None and job.state is jobs.JobState.QUEUED else None
 
 
 def _stage(run: Run) -> str | None:

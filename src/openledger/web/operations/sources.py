@@ -68,7 +68,7 @@ def bring(platform: Platform, wanted: Bring) -> DatanetView:
 
     Raises:
         NotFoundError: there is no such corpus.
-        UnavailableError: its packages are not cached and cannot be fetched here.
+        SourceUnavailableError: its packages are not cached and cannot be fetched here.
     """
     if wanted.source not in CORPORA:
         near = did_you_mean(wanted.source, CORPORA)

@@ -10,9 +10,9 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from openledger.core.money import CURRENCY, to_open
 from openledger.core.types import ReceiptId
 from openledger.web.inference import InferenceResult
-from openledger.web.wire.money import CURRENCY, to_open
 
 _CONTRIBUTORS = "data"  # the split's name for what clients see as contributors
 

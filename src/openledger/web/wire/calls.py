@@ -11,8 +11,8 @@ import msgspec
 
 from openledger.core.encoding import check_depth
 from openledger.core.errors import InvalidInputError
+from openledger.core.money import from_open
 from openledger.web.inference import InferenceRequest, Message, Payer
-from openledger.web.wire.money import from_open
 
 _MAX_STOPS = 4
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}

@@ -6,7 +6,7 @@ import re
 import msgspec
 import pytest
 
-from openledger.core.errors import ChainUnavailableError, StorageFullError
+from openledger.core.errors import ChainUnavailableError, NotAllowedError, StorageFullError
 from openledger.core.types import Digest
 from openledger.datanet.contribution import Config
 from openledger.datanet.extract import Config as ExtractConfig
@@ -14,6 +14,7 @@ from openledger.datanet.extract import File
 from openledger.flows.data.contribute.flow import contribute
 from openledger.flows.data.contribute.submission import Outcome, Submission
 from openledger.storage.blobs import FolderBlobs, full_disk
+from openledger.storage.database import Transaction
 from openledger.storage.records.data import contributions, texts
 from openledger.storage.records.data.accounts import AccountKind
 from openledger.storage.records.data.contributions import ContributionState
@@ -30,14 +31,18 @@ TUNE = (
 
 
 def give(
-    market: Platform, *files: File, name: str = "anna", config: Config | None = None
+    market: Platform,
+    *files: File,
+    name: str = "anna",
+    licence: str = LICENCE,
+    config: Config | None = None,
 ) -> Outcome:
     """What becomes of one person's files."""
     account = market.account(f"user/{name}", AccountKind.USER, name.title())
     intake = market.intake
     if config is not None:
         intake = msgspec.structs.replace(intake, config=config)
-    submission = Submission(account, files, LICENCE)
+    submission = Submission(account, files, licence)
     owner = fair.operator(market)
     return contribute(intake, fair.datanet(market), owner, [submission])[0]
 
@@ -65,12 +70,14 @@ def test_a_bad_file_is_refused_with_a_reason_before_anything_is_anchored(
     before = sequence(market)
     outcome = give(market, file)
     again = give(market, file)
+    ids = (outcome.contribution.id, outcome.refusal)
 
     assert outcome.refusal is not None
     assert re.search(reason, outcome.refusal)
     assert outcome.contribution.state is ContributionState.REJECTED
     assert outcome.contribution.number is None
-    assert again == outcome
+    assert (again.contribution.id, again.refusal) == ids
+    assert again.contribution.state is ContributionState.REJECTED
     assert sequence(market) == before
 
 
@@ -93,6 +100,50 @@ def test_a_licence_that_the_datanet_does_not_take_is_refused(market: Platform) -
 
     assert refusal is not None
     assert "GPL-3.0-only" in refusal
+
+
+def test_what_was_refused_may_be_given_again_with_the_right_licence(market: Platform) -> None:
+    file = File("key.abc", TUNE.encode())
+    refused = give(market, file, licence="")
+    before = sequence(market)
+    mended = give(market, file)
+    again = give(market, file, licence="")
+
+    assert refused.refusal is not None
+    assert "licence" in refused.refusal
+    assert mended.refusal is None
+    assert mended.contribution.id == refused.contribution.id
+    assert again.contribution == mended.contribution  # what is in stays in
+    assert isinstance(before, int)
+    assert sequence(market) == before + 2
+
+
+def test_what_was_refused_after_its_commit_goes_on_with_that_commit(market: Platform) -> None:
+    """The look before the commit passed; what is stored after it did not."""
+    account = market.account("user/anna", AccountKind.USER, "Anna")
+    submission = Submission(account, (File("key.abc", TUNE.encode()),), LICENCE)
+    owner = fair.operator(market)
+
+    class Strict(Vault):
+        def put(self, transaction: Transaction, owner: str, name: str, content: bytes) -> Digest:
+            raise NotAllowedError("not on this day")
+
+    key = market.keyring.private_key("vault/home")
+    strict = msgspec.structs.replace(
+        market.intake, vault=Strict(FolderBlobs(market.home.blobs), key)
+    )
+    refused = contribute(strict, fair.datanet(market), owner, [submission])[0]
+    claimed = msgspec.structs.replace(submission, claim=1)
+    mended = contribute(market.intake, fair.datanet(market), owner, [claimed])[0]
+
+    assert refused.refusal == "not on this day"
+    assert refused.contribution.number is not None
+    assert mended.refusal is None
+    assert (mended.contribution.id, mended.contribution.number) == (
+        refused.contribution.id,
+        refused.contribution.number,
+    )
+    assert mended.contribution.claim == 1
 
 
 def test_a_duplicate_is_refused_with_the_name_of_the_first(market: Platform) -> None:

@@ -10,6 +10,9 @@ from openledger.core.errors import (
     DigestMismatchError,
     InvalidInputError,
 )
+from openledger.datanet.extract import File
+from openledger.flows.data.contribute.flow import contribute
+from openledger.flows.data.contribute.submission import Submission
 from openledger.flows.model.train import flow
 from openledger.flows.model.train.plan import (
     MANIFEST,
@@ -17,10 +20,11 @@ from openledger.flows.model.train.plan import (
     as_begun,
     gather,
 )
+from openledger.storage.records.data.accounts import AccountKind
 from openledger.storage.records.model import runs
 from openledger.storage.records.model.runs import Run
 from openledger.training.task import Stage
-from openledger.web.operations import models
+from openledger.web.operations import datanets, models
 from openledger.web.operations.models import NewRun, RecipeChoice, Which
 from openledger.web.work import worker_of
 from openledger.wiring.platform import Platform
@@ -28,11 +32,12 @@ from tests import market as fair
 
 pytestmark = pytest.mark.slow
 
+CHOICE = RecipeChoice(epochs=1, rank=2, last_layers=1, scored_tunes=0)
+
 
 @pytest.fixture
 def begun(market: Platform) -> Run:
-    choice = RecipeChoice(epochs=1, rank=2, last_layers=1, scored_tunes=0)
-    made = models.start(market, NewRun((fair.DATANET,), "run", "run", choice=choice))
+    made = models.start(market, NewRun((fair.DATANET,), "run", "run", choice=CHOICE))
     return stored(market, made.id)
 
 
@@ -64,6 +69,43 @@ def test_only_what_was_anchored_is_trained_on(market: Platform, begun: Run) -> N
     failed = models.show_run(market, Which("run"))
     assert failed.state == "failed"
     assert "was withdrawn" in (failed.error or "")
+
+
+@pytest.mark.parametrize(
+    ("choice", "differs"),
+    [
+        ({"epochs": 2}, r"\(epochs\)"),
+        ({"rank": 4, "learning_rate_micro": 7}, r"\(rank, learning rate micro\)"),
+        ({"held_out_bps": 2_000}, r"\(held-out basis points\)"),
+        ({"scored_tunes": 1}, r"\(scored tunes\)"),
+    ],
+)
+def test_the_same_name_with_other_choices_is_refused(
+    market: Platform, begun: Run, choice: dict[str, int], differs: str
+) -> None:
+    other = NewRun((fair.DATANET,), "run", "run", choice=msgspec.structs.replace(CHOICE, **choice))
+
+    with pytest.raises(ConflictError, match=f"{differs}; give the new one another name"):
+        models.start(market, other)
+
+
+def test_the_same_name_with_other_datanets_is_refused(market: Platform, begun: Run) -> None:
+    datanets.create(market, datanets.NewDatanet("sea", "Songs.", ("CC0-1.0",)))
+    other = NewRun((fair.DATANET, "sea"), "run", "run", choice=CHOICE)
+
+    with pytest.raises(ConflictError, match="Datanets"):
+        models.start(market, other)
+
+
+def test_the_same_run_goes_on_though_its_datanet_has_moved_on(market: Platform, begun: Run) -> None:
+    account = market.account("user/anna", AccountKind.USER, "Anna")
+    words = File("words.txt", b"The ferry leaves at noon, and the piper plays a slow air for us.")
+    given = Submission(account, (words,), "CC0-1.0")
+    owner = fair.operator(market)
+    assert contribute(market.intake, fair.datanet(market), owner, [given])[0].refusal is None
+    again = models.start(market, NewRun((fair.DATANET,), "run", "run", choice=CHOICE))
+
+    assert (again.id, again.seed) == (begun.id, begun.seed)
 
 
 def test_a_run_that_died_before_its_end_was_noted_ends_the_same(

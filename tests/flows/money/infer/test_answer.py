@@ -4,7 +4,6 @@ import msgspec
 import pytest
 
 from openledger.core.errors import (
-    DigestMismatchError,
     EngineFaultError,
     InsufficientBalanceError,
     InvalidInputError,
@@ -17,13 +16,12 @@ from openledger.core.types import Wei
 from openledger.flows.money.infer import answer
 from openledger.flows.money.infer.request import CallRequest, Decoding
 from openledger.lm.tokenizer import ChatMessage, Tokenizer
-from openledger.serving.engine import AdapterRef
 from openledger.storage.records.data.accounts import AccountKind
 from openledger.storage.records.model import releases
 from openledger.storage.records.money import balances, calls
 from openledger.wiring.platform import Platform, now_us
 from tests import market as fair
-from tests.fakes import FAKE_ADAPTER_FILE, FakeEngine
+from tests.fakes import FakeEngine
 
 
 def position(market: Platform) -> balances.Position:
@@ -282,11 +280,3 @@ def test_calls_of_a_dead_process_give_their_holds_back(
     assert answer.refund_orphans(market.database, now) == 1
     assert answer.refund_orphans(market.database, now) == 0
     assert position(market).held == 0
-
-
-def test_a_corrupted_adapter_is_not_served(market: Platform, tokenizer: Tokenizer) -> None:
-    file = market.home.adapter(fair.ADAPTER) / FAKE_ADAPTER_FILE
-    file.write_bytes(b"adaptor")
-
-    with pytest.raises(DigestMismatchError):
-        FakeEngine().load(AdapterRef(fair.ADAPTER, file.parent))

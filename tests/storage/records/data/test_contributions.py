@@ -85,7 +85,7 @@ def test_a_second_commit_or_anchor_is_refused(database: Database) -> None:
             contributions.anchor(transaction, made.id, other, 12)
 
 
-def test_a_rejection_says_why_and_is_final(database: Database) -> None:
+def test_a_rejection_says_why_and_leads_nowhere(database: Database) -> None:
     with database.transaction() as transaction:
         made = contribute(transaction)
         rejected = contributions.advance(
@@ -96,6 +96,30 @@ def test_a_rejection_says_why_and_is_final(database: Database) -> None:
         for state in (ContributionState.COMMITTED, ContributionState.APPROVED):
             with pytest.raises(ConflictError, match="rejected"):
                 contributions.advance(transaction, made.id, state, 7)
+
+
+def test_only_what_was_refused_before_its_reveal_is_tried_again(database: Database) -> None:
+    with database.transaction() as transaction:
+        made = contribute(transaction)
+        again = NewContribution(made.datanet, PAYER, made.raw_digest, "x", 2, True, b"else" * 8)
+        with pytest.raises(ConflictError, match="cannot be tried again"):
+            contributions.reopen(transaction, made.id, again, 6)
+        contributions.advance(
+            transaction, made.id, ContributionState.REJECTED, 6, reason="no licence"
+        )
+        fresh = contributions.reopen(transaction, made.id, again, 7)
+        contributions.commit(transaction, made.id, digest_of(8), 4, 10)
+        contributions.advance(transaction, made.id, ContributionState.REJECTED, 11)
+        bound = contributions.reopen(transaction, made.id, again, 12)
+        contributions.anchor(transaction, made.id, ANCHOR, 13)
+        contributions.advance(transaction, made.id, ContributionState.REJECTED, 14)
+
+        assert (fresh.state, fresh.reason) == (ContributionState.PENDING, None)
+        assert (fresh.source, fresh.claim, fresh.on_behalf) == ("x", 2, True)
+        assert (fresh.id, fresh.salt) == (made.id, made.salt)
+        assert (bound.state, bound.number) == (ContributionState.COMMITTED, 4)
+        with pytest.raises(ConflictError, match="cannot be tried again"):
+            contributions.reopen(transaction, made.id, again, 15)
 
 
 def test_a_withdrawal_forgets_salt_and_manifest(database: Database) -> None:

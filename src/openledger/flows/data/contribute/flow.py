@@ -23,7 +23,7 @@ def contribute(
     """Take every submission as far as it goes.
 
     One that is refused (unreadable, licence, duplicate) is rejected with its reason, and does not
-    stop the others.
+    stop the others. Given again it is looked at again; what is in stays as it is.
 
     Raises:
         ChainUnavailableError: the chain is down; run it again, nothing is lost.
@@ -52,6 +52,9 @@ def _register(intake: Intake, datanet: Datanet, submission: Submission) -> Entry
     )
     with intake.database.transaction() as transaction:
         row = contributions.register(transaction, new, intake.clock())
+        if row.state is ContributionState.REJECTED and row.root is None:
+            # What was wrong may be mended by now, as a licence or what came before it.
+            row = contributions.reopen(transaction, row.id, new, intake.clock())
     return Entry(datanet, row, submission)
 
 

@@ -68,16 +68,6 @@ def refuse(intake: Intake, entry: Entry, reason: str) -> None:
         contributions.advance(transaction, entry.row.id, rejected, intake.clock(), reason=reason)
 
 
-def chunk_object(contribution: str, position: int) -> str:
-    """The vault's name of one chunk."""
-    return f"{contribution}/{position}"
-
-
-def manifest_object(contribution: str) -> str:
-    """The vault's name of a manifest."""
-    return f"{contribution}/manifest"
-
-
 def _first(intake: Intake, mark: Digest, own: str) -> First | None:
     with intake.database.read() as transaction:
         for owner in texts.first_of(transaction, [mark]):
@@ -108,7 +98,7 @@ def _chunks(
     rows = []
     for position, chunk in enumerate(prepared.chunks):
         text = chunk.text.encode()
-        name = chunk_object(entry.row.id, position)
+        name = texts.chunk_object(entry.row.id, position)
         blob = intake.vault.put(transaction, entry.row.id, name, text)
         rows.append(
             texts.ChunkRow(entry.row.id, position, chunk.document, chunk.digest, len(text), blob)
@@ -120,7 +110,7 @@ def _anchor(
     intake: Intake, transaction: Transaction, entry: Entry, prepared: Prepared
 ) -> contributions.Anchor:
     manifest = prepared.manifest
-    name = manifest_object(entry.row.id)
+    name = texts.manifest_object(entry.row.id)
     blob = intake.vault.put(transaction, entry.row.id, name, write_manifest(manifest))
     return contributions.Anchor(manifest.root, manifest.size, manifest_digest(manifest), blob)
 

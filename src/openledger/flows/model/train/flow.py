@@ -25,6 +25,7 @@ from openledger.flows.model.train.plan import (
     Workshop,
     as_begun,
     attribution_folder,
+    check_same,
     gather,
     write_manifest,
 )
@@ -85,11 +86,16 @@ def start(shop: Workshop, order: Order) -> Run:
 
     Raises:
         InvalidInputError: there is nothing to train on.
+        ConflictError: this run was started with other choices.
         ChainRejectedError: a Datanet changed at this moment; start again.
         ChainUnavailableError: the chain is down; start again, nothing is lost.
     """
     op = op_id("run", order.builder.address, order.key)
-    run = _known(shop, op) or _queued(shop, order, op)
+    run = _known(shop, op)
+    if run is None:
+        run = _queued(shop, order, op)
+    else:
+        check_same(decode(run.recipe, Plan), order)
     if run.number is None:
         run = _begin(shop, run)
     return run

@@ -23,7 +23,6 @@ from openledger.storage.vault import Vault
 from openledger.training.recipe import Precision, Recipe
 from openledger.training.rows import Example
 
-CHUNK_OBJECT = "{contribution}/{position}"
 MANIFEST = "manifest.json"
 
 
@@ -109,7 +108,7 @@ def gather(shop: Workshop, wanted: Sequence[datanets.Datanet]) -> Material:
         for one in _approved(transaction, wanted):
             keys = [row.key for row in texts.documents_of(transaction, one.id)]
             for chunk in texts.chunks_of(transaction, one.id):
-                name = CHUNK_OBJECT.format(contribution=one.id, position=chunk.position)
+                name = texts.chunk_object(one.id, chunk.position)
                 text = shop.vault.get(transaction, one.id, name, chunk.blob).decode()
                 rows.append(TrainingRow(one.number or 0, chunk.position, chunk.digest))
                 examples.append(
@@ -125,6 +124,37 @@ def gather(shop: Workshop, wanted: Sequence[datanets.Datanet]) -> Material:
     if not rows:
         raise InvalidInputError("no approved contribution to train on; add some, or wait for them")
     return Material(tuple(rows), tuple(examples))
+
+
+def check_same(stored: Plan, order: Order) -> None:
+    """Check that an order asks for the run that stands, which goes on with what it anchored.
+
+    What has moved on by itself is no other choice: the Datanets' contributions, the method, and the
+    precision that suits the machine.
+
+    Raises:
+        ConflictError: it asks for something else; the message says what.
+    """
+    wanted = msgspec.structs.asdict(order.recipe) | {
+        "held-out basis points": order.held_out_bps,
+        "scored tunes": order.scored_tunes,
+        "Datanets": tuple(one.id for one in order.datanets),
+    }
+    had = msgspec.structs.asdict(stored.recipe) | {
+        "held-out basis points": stored.held_out_bps,
+        "scored tunes": stored.scored_tunes,
+        "Datanets": stored.datanets,
+    }
+    other = [
+        name.replace("_", " ")
+        for name in wanted
+        if name != "precision" and wanted[name] != had[name]
+    ]
+    if other:
+        raise ConflictError(
+            f"the run {order.name} was started with other choices ({', '.join(other)}); "
+            "give the new one another name"
+        )
 
 
 def write_manifest(folder: Path, material: Material) -> None:

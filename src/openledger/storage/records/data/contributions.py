@@ -17,7 +17,7 @@ from openledger.storage.tables import contributions
 
 
 class ContributionState(StrEnum):
-    """How far a contribution has come; the last two are final."""
+    """How far a contribution has come; the last two are final, but for `reopen`."""
 
     PENDING = "pending"
     COMMITTED = "committed"
@@ -158,6 +158,33 @@ def of_datanet(
         query = query.where(contributions.c.state == state.value)
     ordered = query.order_by(contributions.c.created_at, contributions.c.id)
     return every(transaction, ordered, Contribution)
+
+
+def reopen(
+    transaction: Transaction, contribution_id: str, new: NewContribution, now: int
+) -> Contribution:
+    """Take up again what was refused before its reveal, with the source and claim given now.
+
+    A commit that stands on chain is kept: it binds the same raw bytes under the first salt.
+
+    Raises:
+        ConflictError: it is not rejected, or was revealed before.
+    """
+    found = get(transaction, contribution_id)
+    if found.state is not ContributionState.REJECTED or found.root is not None:
+        raise ConflictError(f"the contribution {contribution_id} cannot be tried again")
+    is_on_chain = found.number is not None
+    state = ContributionState.COMMITTED if is_on_chain else ContributionState.PENDING
+    values: dict[str, object] = {
+        "state": state.value,
+        "reason": None,
+        "source": new.source,
+        "claim": new.claim,
+        "on_behalf": new.on_behalf,
+        "updated_at": now,
+    }
+    _change(transaction, contribution_id, values)
+    return get(transaction, contribution_id)
 
 
 def anchor(transaction: Transaction, contribution_id: str, what: Anchor, now: int) -> None:

@@ -55,6 +55,16 @@ class First(msgspec.Struct, frozen=True):
     contributor: Account
 
 
+def chunk_object(contribution: str, position: int) -> str:
+    """The vault's name of one chunk."""
+    return f"{contribution}/{position}"
+
+
+def manifest_object(contribution: str) -> str:
+    """The vault's name of a contribution's manifest."""
+    return f"{contribution}/manifest"
+
+
 def store(
     transaction: Transaction, document_rows: Sequence[DocumentRow], chunk_rows: Sequence[ChunkRow]
 ) -> None:

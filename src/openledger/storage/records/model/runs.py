@@ -11,6 +11,8 @@ from openledger.storage.database import Transaction
 from openledger.storage.records.rows import every, held, insert_new, one, row_id, values_of
 from openledger.storage.tables import training_runs
 
+TRAIN_JOB = "train"  # the kind of the job that trains a run; its key is the run's row id
+
 
 class RunState(StrEnum):
     """Where a run stands; the last three are final, but a failed one may begin to train again."""

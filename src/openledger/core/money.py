@@ -1,4 +1,4 @@
-"""Amounts as they stand in JSON: decimal strings of OPEN, exact to the wei."""
+"""Amounts as people and JSON write them: decimals of OPEN, exact to the wei."""
 
 from decimal import Decimal, InvalidOperation
 
@@ -25,7 +25,7 @@ def from_open(text: str) -> Wei:
     Raises:
         InvalidInputError: no number, negative, or finer than a wei.
     """
-    digits = text.strip()
+    digits = text.strip() if text.isascii() else ""  # Decimal reads the digits of every script
     try:
         # Exact: 40 digits before a shift by 18 places; the default context would round to 28.
         amount = Decimal(digits if len(digits) <= _MOST_DIGITS else "").as_tuple()
