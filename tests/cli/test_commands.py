@@ -123,7 +123,7 @@ def test_keys_are_made_and_revoked(home: Path) -> None:
         (("epoch", "show", "7"), 3, "epoch 7"),
         (("epoch", "show", "99999999999999999999"), 2, "give a smaller one"),
         (("model", "show", "openledger/tiny-tunes@99999999999999999999"), 2, "not a model name"),
-        (("wallet", "deposit", "dev", "9" * 5_000), 2, "no amount"),
+        (("wallet", "deposit", "dev", "9" * 5_000), 2, "an amount of OPEN"),
         (("epoch", "settle"), 1, "make a call"),
         (("datanet", "add", "tiny-tunes", "/no/such/file", "--as", "dev"), 3, "no file"),
         (("wallet", "new", "operator"), 2, "reserved"),

@@ -147,7 +147,9 @@ def test_a_full_disk_is_told_from_other_failures(tmp_path: Path) -> None:
         fail(errno.EACCES)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.skipif(
+    not Path("/dev/full").is_char_device(), reason="there is no device /dev/full here"
+)
 def test_a_really_full_device_is_a_full_disk() -> None:
     with pytest.raises(StorageFullError), full_disk():
         Path("/dev/full").write_bytes(b"content")
