@@ -55,3 +55,22 @@ def test_the_tiny_sample_splits_as_well() -> None:
     assert len(picked.training) == 4
     assert picked.held_out
     assert estimate_tokens("x" * 147) == 100
+
+
+def test_few_contributors_who_wrote_most_and_briefly_enough() -> None:
+    """Pages of a manual are long: one of everybody's would be far more than was asked for."""
+
+    def page(name: str, number: int, size: int) -> Document:
+        return Document("t", "x" * size, "MIT", f"{name} {number}", f"{name}#{number}", name)
+
+    writers = {"Ann": [90, 400, 500], "Ben": [80, 300], "Cid": [70], "Dot": [900, 2_000]}
+    everyone = [
+        SourceContributor(name, tuple(page(name, i, size) for i, size in enumerate(sizes)))
+        for name, sizes in writers.items()
+    ]
+    whole = pick(everyone, Sizes(200, 0), count=len)
+    few = pick(everyone, Sizes(200, 0, contributors=2), count=len)
+
+    assert whole.training_tokens == 90 + 80 + 70 + 900  # each one's shortest: none fits his part
+    assert {one.name for one in few.training} == {"Ann", "Ben"}
+    assert few.training_tokens == 90 + 80

@@ -24,6 +24,7 @@ class Act(msgspec.Struct, frozen=True):
     held_out_tokens: int
     held_out_bps: int
     questions: tuple[Question, ...]
+    contributors: int | None = None  # None: all of the source
     scored_tunes: int = 4  # written and judged after training
 
 
@@ -54,8 +55,9 @@ LINUX_MANUAL = Act(
     source="linux-manual",
     datanet="linux-manual",
     model="openledger/linux-manual",
-    training_tokens=22_000,
-    held_out_tokens=4_000,
+    contributors=24,  # one page of each of all 111 would be many times as much
+    training_tokens=24_000,
+    held_out_tokens=0,
     held_out_bps=1_500,
     questions=(Question("6", "NAME\nsocket_options - ", "a manual page", max_tokens=64),),
 )

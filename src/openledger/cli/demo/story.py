@@ -198,7 +198,9 @@ class Story:
         with self.stage(
             f"contribute {act.datanet}", f"Bring in {act.source}: commit, clean, seal, reveal"
         ):
-            wanted = sources.Bring(act.source, act.training_tokens, act.held_out_tokens)
+            wanted = sources.Bring(
+                act.source, act.training_tokens, act.held_out_tokens, act.contributors
+            )
             made = sources.bring(self._platform, wanted)
             chunks = sum(one.chunks for one in made.contributions)
             self._output.talk(

@@ -17,10 +17,11 @@ ABC_BYTES_PER_TOKEN = 1.47  # measured with SmolLM2's tokenizer on these tunes
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """How much to pick, in tokens of the base model."""
+    """How much to pick, in tokens of the base model, and from how many."""
 
     training_tokens: int = 22_000
     held_out_tokens: int = 20_000
+    contributors: int | None = None  # those who wrote most, and short enough; None: everyone
 
 
 class Selection(msgspec.Struct, frozen=True):
@@ -52,10 +53,16 @@ def pick(
 
     Args:
         contributors: in any order; the choice depends only on what they hold.
-        sizes: training is met to within about half a document a contributor.
+        sizes: training is met to within about half a document a contributor; where
+            documents are long, only some contributors have one that fits their part: say how many.
         count: tokens of a text.
         accept: asked in turn for each candidate; what it refuses is passed over.
     """
+    if sizes.contributors is not None:
+        part = sizes.training_tokens / sizes.contributors
+        fitting = [one for one in contributors if _shortest(one, count) <= part]
+        fitting.sort(key=lambda one: (-_size(one), one.name))
+        contributors = fitting[: sizes.contributors]
     used: set[str] = set()
     training = _Basket(used, count, accept)
     training.fill(contributors, sizes.training_tokens)
@@ -103,8 +110,11 @@ class _Basket:
             if taken >= quota:
                 return
             tokens = self._count(document.text)
-            if taken == 0 or taken + tokens / 2 <= quota:
+            if taken + tokens / 2 <= quota:
                 taken += tokens if self._add(document) else 0
+        if not taken:  # all are too long: the shortest there is
+            shortest = sorted(documents, key=lambda document: self._count(document.text))
+            next((document for document in shortest if self._add(document)), None)
 
     def _add(self, document: Document) -> bool:
         if document.key in self._used or not self._accept(document):
@@ -117,6 +127,10 @@ class _Basket:
 
 def _size(contributor: SourceContributor) -> int:
     return sum(len(document.text) for document in contributor.documents)
+
+
+def _shortest(contributor: SourceContributor, count: Callable[[str], int]) -> int:
+    return min(count(document.text) for document in contributor.documents)
 
 
 def _shuffled(documents: Sequence[Document]) -> list[Document]:

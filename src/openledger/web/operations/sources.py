@@ -27,6 +27,7 @@ class Bring(msgspec.Struct, frozen=True):
     source: str
     training_tokens: int | None = None  # None: all of it
     held_out_tokens: int = 0  # more of the same, with other titles
+    contributors: int | None = None  # of a part: the most prolific who have short texts
 
 
 class Corpus(msgspec.Struct, frozen=True):
@@ -100,7 +101,7 @@ def _people(platform: Platform, corpus: Corpus, wanted: Bring) -> tuple[SourceCo
     everyone = corpus.read(raw)
     if wanted.training_tokens is None:
         return everyone
-    sizes = Sizes(wanted.training_tokens, wanted.held_out_tokens)
+    sizes = Sizes(wanted.training_tokens, wanted.held_out_tokens, wanted.contributors)
     picked = pick(everyone, sizes, corpus.count, corpus.accept)
     documents = [document for one in picked.training for document in one.documents]
     return by_contributor([*documents, *picked.held_out])
