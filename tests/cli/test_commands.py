@@ -1,6 +1,7 @@
 """The commands as users type them: results on stdout, one sentence and an exit code for errors."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -9,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
+from openledger.cli import output
 from openledger.cli.main import app
 from openledger.lm.tokenizer import Tokenizer
 from openledger.storage.home import Home
@@ -282,3 +285,39 @@ def test_another_chain_than_the_homes_is_wrong_use(home: Path) -> None:
     assert result.exit_code == 2
     assert "'mainnet' is no chain" in result.stderr
     assert fair.MODEL not in result.stdout
+
+
+def test_waiting_threads_sleep_in_every_command_whichever_way_it_comes_to_torch() -> None:
+    """The runtime of the threads reads the policy once, when torch is first imported."""
+    code = (
+        "import os, sys; sys.argv = ['openledger', '--version']\n"
+        "from openledger.cli.main import run\n"
+        "try: run()\n"
+        "except SystemExit: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    clean = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, check=True, capture_output=True, text=True, env=clean)
+
+    assert found.stdout.splitlines()[-1] == "PASSIVE False"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_package_that_is_not_installed_is_named_with_its_cure(
+    capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    with (
+        pytest.raises(typer.Exit) as left,
+        output.told(output.Output(as_json=as_json, is_quiet=False)),
+    ):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+    said = capsys.readouterr()
+
+    assert left.value.exit_code == 7
+    assert "needs torch: pip install" in said.err
+    assert ('"unavailable"' in said.out) is as_json
+    with (
+        pytest.raises(ModuleNotFoundError),
+        output.told(output.Output(as_json=as_json, is_quiet=False)),
+    ):
+        raise ModuleNotFoundError("our own bug", name="openledger.nothing")

@@ -19,6 +19,7 @@ from openledger.cli import (
 )
 from openledger.cli.context import Context
 from openledger.cli.demo.command import demo
+from openledger.wiring.threads import let_waiting_threads_sleep
 
 HELP = """Put data in, fine-tune a small model, sell its answers, pay the people behind them.
 
@@ -71,6 +72,7 @@ def main(
 
 def run() -> None:
     """The console script; global options may stand before or after the command."""
+    let_waiting_threads_sleep()  # here, since several commands come to torch by their own ways
     sys.argv[1:] = _globals_first(sys.argv[1:])
     app()
 

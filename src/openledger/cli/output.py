@@ -11,6 +11,7 @@ import typer
 from openledger.core import errors
 from openledger.core.encoding import to_wire
 
+_NOT_AVAILABLE = 7
 EXIT_CODES: tuple[tuple[type[errors.OpenLedgerError], int], ...] = (
     (errors.InvalidInputError, 2),
     (errors.NotFoundError, 3),
@@ -18,7 +19,7 @@ EXIT_CODES: tuple[tuple[type[errors.OpenLedgerError], int], ...] = (
     (errors.NotAllowedError, 4),
     (errors.InsufficientBalanceError, 5),
     (errors.VerificationError, 6),
-    (errors.UnavailableError, 7),
+    (errors.UnavailableError, _NOT_AVAILABLE),
 )
 FAILED = 1
 INTERRUPTED = 130
@@ -62,6 +63,11 @@ def told(output: Output) -> Iterator[None]:
         yield
     except errors.OpenLedgerError as error:
         fail(output, error.code, str(error), exit_code(error))
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("openledger"):
+            raise
+        cure = "pip install torch==2.13.0, then pip install 'openledger[all]'"
+        fail(output, "unavailable", f"this command needs {error.name}: {cure}", _NOT_AVAILABLE)
     except OSError as error:
         fail(output, "io", f"{error.filename or 'a file'}: {error.strerror or error}", FAILED)
     except KeyboardInterrupt:

@@ -106,5 +106,6 @@ def _summary(run: "RunView") -> str:
     return (
         f"run {run.name} is trained: held-out perplexity {metrics['base_perplexity']:.1f} -> "
         f"{metrics['perplexity']:.1f} on {metrics['held_out_tokens']} tokens, "
-        f"{metrics['contributors']} contributors; openledger model publish {run.name}"
+        f"{metrics['contributors']} contributors; publish it with\n"
+        f"  openledger model publish {run.name} --name OWNER/NAME"
     )

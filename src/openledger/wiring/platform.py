@@ -1,6 +1,5 @@
 """An opened home: its database, keys, vault, chain and contracts, and the flows over them."""
 
-import os
 import secrets
 import time
 from collections.abc import Iterator
@@ -36,6 +35,7 @@ from openledger.storage.records.data import accounts
 from openledger.storage.records.data.accounts import AccountKind, LocalAccount
 from openledger.storage.vault import Sealer, Vault
 from openledger.wiring.chain import OpenChain, open_chain
+from openledger.wiring.threads import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
     from openledger.wiring.models import Models
@@ -137,9 +137,7 @@ class Platform:
     @cached_property
     def models(self) -> "Models":
         """Base model, training, serving and attribution; imports torch."""
-        # Read once, when torch is first imported: threads that wait must sleep instead of spin.
-        # Spinning ones cost a busy machine five times the work (docs/decisions/0018).
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        let_waiting_threads_sleep()
         from openledger.wiring.models import Models
 
         return Models(self)

@@ -1,6 +1,7 @@
 """The command itself: which home, which acts, and what to try next."""
 
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -99,13 +100,15 @@ def _prepare_home(home: Path, *, is_fresh: bool) -> None:
 
 
 def _next(here: Context, receipt: str) -> str:
-    option = f"--home {here.home}"
+    # scripts/demo installs it in .venv, which is not on everyone's path.
+    program = "openledger" if shutil.which("openledger") else sys.argv[0]
+    own = f"{program} --home {here.home}"
     is_tiny = here.settings.models.base == TINY_BASE
     before = "\n  export OPENLEDGER_MODELS__BASE=tiny" if is_tiny else ""
     return f"""
 What to try next:{before}
-  openledger {option} receipt show {receipt} --bundle receipt.json
-  openledger {option} epoch show --anchors anchors.json
-  openledger --home $(mktemp -d) receipt verify receipt.json --anchors anchors.json
-  openledger {option} wallet balance
-  openledger {option} serve"""
+  {own} receipt show {receipt} --bundle receipt.json
+  {own} epoch show --anchors anchors.json
+  {program} --home $(mktemp -d) receipt verify receipt.json --anchors anchors.json
+  {own} wallet balance
+  {own} serve"""
