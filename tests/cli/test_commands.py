@@ -30,12 +30,12 @@ def home(market_home: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(market_home, tmp_path / "home"))
 
 
-def run(home: Path, *arguments: str) -> Result:
+def run(home: Path, *arguments: str, as_json: bool = True) -> Result:
     environment = {
         "OPENLEDGER_HOME__CACHE": str(home.parent / "cache"),
         "OPENLEDGER_MODELS__BASE": "tiny",
     }
-    options = ["--home", str(home), "--json"]
+    options = ["--home", str(home), *(["--json"] if as_json else [])]
     return CliRunner().invoke(app, [*options, *arguments], env=environment)
 
 
@@ -321,3 +321,19 @@ def test_a_package_that_is_not_installed_is_named_with_its_cure(
         output.told(output.Output(as_json=as_json, is_quiet=False)),
     ):
         raise ModuleNotFoundError("our own bug", name="openledger.nothing")
+
+
+def test_a_receipt_whose_attribution_is_not_done_says_so(home: Path, tokenizer: Tokenizer) -> None:
+    with open_platform(fair.settings(home)) as platform:
+        made = fair.call(fair.desk(platform, tokenizer), fair.payer(platform).address)
+    shown = run(home, "receipt", "show", made.receipt_id, as_json=False).stdout
+
+    assert "not known yet" in shown
+    assert "commons" not in shown
+
+
+def test_a_key_is_all_that_the_output_holds(home: Path) -> None:
+    """So that a script may take the whole of it."""
+    said = run(home, "wallet", "key", "dev", as_json=False).stdout
+
+    assert re.fullmatch(r"sk-ol-\w{40}\n", said)

@@ -46,8 +46,9 @@ def show(
         state = f"settled in epoch {found.epoch}" if found.epoch else found.state
         head = f"{found.receipt}: {found.model}, {open_amount(found.fee)} OPEN, {state}"
         nobody = f"nobody's data: {percent(found.nobody_ppb)} of the data money, to commons"
-        text = "\n".join([head, table(["role", "who", "OPEN", "share"], rows), nobody])
-        here.output.result(found, text)
+        parts = [table(["role", "who", "OPEN", "share"], rows), nobody]
+        waits = ["whose data made it is not known yet; look again in a moment"]
+        here.output.result(found, "\n".join([head, *(parts if found.parts else waits)]))
 
 
 @app.command()

@@ -107,7 +107,8 @@ def key(
     with told((here := of(context)).output):
         caps = [None if cap is None else from_open(cap) for cap in (daily_cap, total_cap)]
         made = here.act(NEW_KEY, NewKey(name, label, *caps))
-        here.output.result(made, f"{made.key}\nKeep it: it is not shown again.")
+        here.output.talk("Keep it: it is not shown again.")
+        here.output.result(made, made.key)
 
 
 @app.command()

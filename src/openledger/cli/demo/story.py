@@ -258,7 +258,9 @@ class Story:
             if question.is_streamed:
                 self._output.stream("\n")
             else:
-                for line in (question.prompt + answer.text).strip().splitlines()[:14]:
+                between = "\n" if question.is_chat else ""
+                said = question.prompt + between + answer.text
+                for line in said.strip().splitlines()[:14]:
                     self._output.talk(_LINE + printable(line[:90]))
             caller.wait_for_attribution(answer.receipt)
             if self._first_answer_s is None:
