@@ -6,7 +6,7 @@ Contracts, database, vault and receipts are real. Only the model is not: its ada
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +21,7 @@ from openledger.chain.outbox.outbox import Outbox
 from openledger.chain.outbox.rows import op_id
 from openledger.chain.relay import Relay
 from openledger.chain.wire.transport import Transport as ChainTransport
+from openledger.core.errors import EngineFaultError
 from openledger.core.ids import ReleaseName
 from openledger.core.types import WEI_PER_OPEN, Account, Digest, ReceiptId, Wei
 from openledger.datanet.sources import tiny
@@ -236,6 +237,19 @@ def paid_calls(platform: Platform, tokenizer: Tokenizer, count: int) -> list[Cal
     made = [call(till, payer(platform).address) for _ in range(count)]
     attribute(platform, [one.receipt_id for one in made])
     return made
+
+
+def free_call(platform: Platform, tokenizer: Tokenizer) -> ReceiptId:
+    """A call that broke before its first token: its receipt and statement, no fee."""
+    engine = FakeEngine(_CONTEXT, tokenizer.size)
+    engine.breaks_at = 1
+    request = CallRequest(payer(platform).address, MODEL, "X:1", max_tokens=9)
+    made = answer.start(desk(platform, tokenizer, engine), request)
+    with suppress(EngineFaultError):
+        list(made)
+    receipt = made.result().receipt_id
+    attribute(platform, [receipt])
+    return receipt
 
 
 def over(platform: Platform, transport: ChainTransport, timeout_s: float = 0.0) -> Platform:

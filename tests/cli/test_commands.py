@@ -167,9 +167,22 @@ def test_files_are_added_or_refused_with_a_reason(home: Path, tmp_path: Path) ->
     assert told(home, *add, str(good))["id"] == made["id"]
     assert refusal(home, *add, str(empty)) == (
         2,
-        "refused: empty.txt is empty (0 bytes): give a file with text",
+        "empty.txt is empty (0 bytes): give a file with text",
     )
     assert refusal(home, *add, "--claim", "thief", str(good))[0] == 2
+
+
+def test_a_copy_and_a_wrong_licence_have_their_own_exit_codes(home: Path, tmp_path: Path) -> None:
+    note = tmp_path / "note.txt"
+    note.write_text("The ferry leaves at noon, and the piper plays a slow air for those who wait.")
+    told(home, "wallet", "new", "bert")
+    given = ("datanet", "add", "tiny-tunes", str(note))
+    status, licence = refusal(home, *given, "--as", "dev", "--licence", "GPL-3.0-only")
+    told(home, *given, "--as", "dev", "--licence", "CC0-1.0")
+    copy = run(home, "--json", *given, "--as", "bert", "--licence", "CC0-1.0")
+
+    assert (status, "GPL-3.0-only" in licence) == (4, True)
+    assert (copy.exit_code, json.loads(copy.stdout)["error"]["code"]) == (1, "duplicate")
 
 
 def test_datanets_are_created_listed_shown_and_verified(home: Path) -> None:

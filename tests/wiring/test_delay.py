@@ -66,12 +66,33 @@ def open_market(platform: Platform) -> None:
     platform.fund.deposit(payer, fair.DEPOSITED, "first")
 
 
+def let_guardian_act(platform: Platform) -> None:
+    contracts = platform.acts.contracts
+    with platform.database.transaction() as transaction:
+        guardian = contracts.deployment.guardian
+        gas = give_gas(transaction, platform.acts.outbox, contracts, guardian, Wei(10**18), "veto")
+    platform.acts.confirm([gas])
+
+
+def veto(platform: Platform, turn: int) -> None:
+    contracts, gateway = platform.acts.contracts, platform.gateway.account
+    write = contracts.write("Payouts", "veto", gateway, Digest("01" * 32))
+    write = msgspec.structs.replace(write, sender=GUARDIAN)
+    platform.acts.perform({op_id("veto", turn): write})
+
+
+def let_time_pass(platform: Platform) -> None:
+    # Blocks run ahead of the clock by a second each: go well past the end.
+    chain = fair.direct(platform)
+    chain.make_request("evm_increaseTime", [7_200])
+    chain.make_request("evm_mine", [])
+
+
 @pytest.mark.slow
 def test_an_epoch_is_not_active_before_its_proposal_can_be_vetoed_no_more(
     tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
-    delay_s = 3_600
-    with open_platform(with_delay(tmp_path / "home", delay_s)) as platform:
+    with open_platform(with_delay(tmp_path / "home", 3_600)) as platform:
         open_market(platform)
         fair.paid_calls(platform, tokenizer, 1)
         epoch = platform.settle.run()
@@ -80,10 +101,7 @@ def test_an_epoch_is_not_active_before_its_proposal_can_be_vetoed_no_more(
         assert platform.settle.run() == epoch
         assert platform.claim.run(earners) == []
 
-        chain = fair.direct(platform)
-        # Blocks run ahead of the clock by a second each: go well past the end.
-        chain.make_request("evm_increaseTime", [2 * delay_s])
-        chain.make_request("evm_mine", [])
+        let_time_pass(platform)
         assert platform.settle.run().state is EpochState.ACTIVE
         assert platform.claim.run(earners)
 
@@ -95,21 +113,37 @@ def test_what_the_guardian_vetoes_is_proposed_again_until_he_lets_it_pass(
     with open_platform(with_delay(tmp_path / "home", 3_600)) as platform:
         open_market(platform)
         fair.paid_calls(platform, tokenizer, 1)
-        contracts, gateway = platform.acts.contracts, platform.gateway.account
-        with platform.database.transaction() as transaction:
-            guardian = contracts.deployment.guardian
-            gas = give_gas(
-                transaction, platform.acts.outbox, contracts, guardian, Wei(10**18), "veto"
-            )
-        platform.acts.confirm([gas])
+        let_guardian_act(platform)
         for turn in range(2):
             assert platform.settle.run().state is EpochState.PROPOSED
-            veto = contracts.write("Payouts", "veto", gateway, Digest("01" * 32))
-            veto = msgspec.structs.replace(veto, sender=GUARDIAN)
-            platform.acts.perform({op_id("veto", turn): veto})
+            veto(platform, turn)
         assert platform.settle.run().state is EpochState.PROPOSED
-        fair.direct(platform).make_request("evm_increaseTime", [7_200])
-        fair.direct(platform).make_request("evm_mine", [])
+        let_time_pass(platform)
 
         assert platform.settle.run().state is EpochState.ACTIVE
         assert platform.claim.run(fair.contributors(platform))
+
+
+@pytest.mark.slow
+def test_a_veto_is_seen_though_the_epoch_promises_what_the_one_before_did(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    """Free calls change no payout: their epoch has the payouts root of the one before."""
+    with open_platform(with_delay(tmp_path / "home", 3_600)) as platform:
+        open_market(platform)
+        fair.paid_calls(platform, tokenizer, 1)
+        let_guardian_act(platform)
+        assert platform.settle.run().state is EpochState.PROPOSED
+        let_time_pass(platform)
+        paid = platform.settle.run()
+        fair.free_call(platform, tokenizer)
+        assert platform.settle.run().state is EpochState.PROPOSED
+        veto(platform, 0)
+        let_time_pass(platform)
+
+        assert platform.settle.run().state is EpochState.PROPOSED
+        let_time_pass(platform)
+        free = platform.settle.run()
+        assert (free.number, free.state) == (paid.number + 1, EpochState.ACTIVE)
+        assert free.payouts_root == paid.payouts_root
+        assert free.payout_number == 2

@@ -50,7 +50,6 @@ def add(
 
     Together at most serve.max_body_mb (64 MiB) a command.
     """
-    from openledger.core.errors import InvalidInputError
     from openledger.datanet.extract import File
     from openledger.web.operations.datanets import ADD, Addition
 
@@ -58,8 +57,6 @@ def add(
         _check_sizes(files, here.settings.serve.max_body_mb)
         read = tuple(File(path.name, path.read_bytes()) for path in files)
         made = here.act(ADD, Addition(datanet, contributor, read, licence, claim))
-        if made.reason is not None:
-            raise InvalidInputError(f"refused: {made.reason}")
         text = f"contribution {made.number}: {made.state}, {made.chunks} chunks"
         here.output.result(made, text)
 

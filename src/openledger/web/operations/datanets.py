@@ -11,7 +11,7 @@ from openledger.datanet.extract import File
 from openledger.datanet.manifest import document_of, read_manifest
 from openledger.datanet.rules import Rules, Withdrawal
 from openledger.flows.data.contribute.flow import contribute
-from openledger.flows.data.contribute.submission import Submission
+from openledger.flows.data.contribute.submission import Outcome, Submission
 from openledger.storage.database import Transaction
 from openledger.storage.records.data import accounts, contributions, datanets, texts
 from openledger.storage.records.data.accounts import AccountKind, LocalAccount
@@ -132,14 +132,21 @@ def create(platform: Platform, new: NewDatanet) -> DatanetView:
 
 
 def add(platform: Platform, addition: Addition) -> ContributionView:
-    """Contribute files."""
+    """Contribute files.
+
+    Raises:
+        InvalidInputError, NotAllowedError, DuplicateError: they were refused, for this reason.
+    """
     if addition.claim not in CLAIMS:
         raise InvalidInputError(f"{addition.claim!r} is no claim: say {', '.join(CLAIMS)}")
     contributor = find(platform, addition.contributor)
     submission = Submission(
         contributor, addition.files, addition.licence, CLAIMS.index(addition.claim)
     )
-    return _contribute(platform, addition.datanet, (submission,))[0]
+    (outcome,) = _contribute(platform, addition.datanet, (submission,))
+    if outcome.refusal is not None:
+        raise outcome.refusal
+    return _line(outcome.contribution, outcome.contributor)
 
 
 def bring_in(platform: Platform, wanted: Import) -> DatanetView:
@@ -205,14 +212,13 @@ def _check_one(platform: Platform, transaction: Transaction, row: Contribution) 
 
 def _contribute(
     platform: Platform, name: str, submissions: tuple[Submission, ...]
-) -> list[ContributionView]:
+) -> list[Outcome]:
     with platform.database.read() as transaction:
         datanet = datanets.by_slug(transaction, name)
         owner = accounts.by_address(transaction, datanet.owner)
     if owner is None:
         raise NotFoundError(f"the owner of {name} is not an account of this home")
-    outcomes = contribute(platform.intake, datanet, owner, submissions)
-    return [_line(one.contribution, one.contributor) for one in outcomes]
+    return contribute(platform.intake, datanet, owner, submissions)
 
 
 def _view(platform: Platform, datanet: datanets.Datanet) -> DatanetView:

@@ -1,5 +1,7 @@
 """A run trains on what was anchored, once, and goes on from where it died."""
 
+import errno
+
 import msgspec
 import pytest
 
@@ -9,13 +11,15 @@ from openledger.core.errors import (
     ConflictError,
     DigestMismatchError,
     InvalidInputError,
+    StorageFullError,
 )
 from openledger.datanet.extract import File
 from openledger.flows.data.contribute.flow import contribute
 from openledger.flows.data.contribute.submission import Submission
-from openledger.flows.model.train import flow
+from openledger.flows.model.train import flow, plan
 from openledger.flows.model.train.plan import (
     MANIFEST,
+    Order,
     TrainingManifest,
     as_begun,
     gather,
@@ -29,9 +33,11 @@ from openledger.web.operations.models import NewRun, RecipeChoice, Which
 from openledger.web.work import worker_of
 from openledger.wiring.platform import Platform
 from tests import market as fair
+from tests.fakes import FailingTransport
 
 pytestmark = pytest.mark.slow
 
+RUNS_OF_THE_MARKET = 1  # on chain, of its release
 CHOICE = RecipeChoice(epochs=1, rank=2, last_layers=1, scored_tunes=0)
 
 
@@ -95,6 +101,54 @@ def test_the_same_name_with_other_datanets_is_refused(market: Platform, begun: R
 
     with pytest.raises(ConflictError, match="Datanets"):
         models.start(market, other)
+
+
+def an_order(market: Platform) -> Order:
+    return Order("weak", "weak", fair.operator(market), (fair.datanet(market),), scored_tunes=0)
+
+
+@pytest.mark.parametrize("is_heard", [False, True])
+def test_a_chain_that_goes_down_at_any_request_begins_one_run(
+    market: Platform, is_heard: bool
+) -> None:
+    fault = FailingTransport(fair.direct(market), is_heard=is_heard)
+    shop = msgspec.structs.replace(market.models.workshop, acts=fair.over(market, fault).acts)
+    failures = 0
+    for patience in range(60):
+        fault.left = patience
+        try:
+            made = flow.start(shop, an_order(market))
+        except ChainUnavailableError:
+            failures += 1
+        else:
+            break
+    fault.left = None
+    contracts = market.acts.contracts
+    drawn = contracts.read(flow._OnChain, "Models", "runs", made.number)
+
+    assert failures > 3
+    assert contracts.read(int, "Models", "run_count") == made.number == RUNS_OF_THE_MARKET + 1
+    assert made.seed == drawn.seed != flow._NO_SEED
+    assert flow.start(shop, an_order(market)) == made
+
+
+def test_a_full_disk_at_the_manifest_of_a_run_stores_no_run(
+    market: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    shop = market.models.workshop
+    with monkeypatch.context() as patch:
+        patch.setattr(plan, "write_atomically", full)
+        with pytest.raises(StorageFullError, match="disk is full"):
+            flow.start(shop, an_order(market))
+    with market.database.read() as transaction:
+        assert "weak" not in {run.name for run in runs.list_all(transaction)}
+    made = flow.start(shop, an_order(market))
+
+    assert (market.home.run(made.op) / MANIFEST).exists()
+    assert made.seed is not None
 
 
 def test_the_same_run_goes_on_though_its_datanet_has_moved_on(market: Platform, begun: Run) -> None:

@@ -8,15 +8,12 @@ import pytest
 from openledger.chain.outbox.rows import op_id
 from openledger.core.errors import (
     ChainUnavailableError,
-    EngineFaultError,
     NothingToSettleError,
     VerificationError,
 )
 from openledger.core.merkle import Tree
 from openledger.core.types import Account, Wei
 from openledger.flows.money.claim import UNKNOWN_TRANSACTION, Paid
-from openledger.flows.money.infer import answer
-from openledger.flows.money.infer.request import CallRequest
 from openledger.flows.money.settle import flow as settling
 from openledger.lm.tokenizer import Tokenizer
 from openledger.settlement.epoch import Payout, payout_tree
@@ -29,7 +26,7 @@ from openledger.web.operations import epochs as operations
 from openledger.web.operations.operation import Nothing
 from openledger.wiring.platform import Platform
 from tests import market as fair
-from tests.fakes import FailingTransport, FakeEngine
+from tests.fakes import FailingTransport
 
 
 def everybody(market: Platform) -> list[Account]:
@@ -232,23 +229,18 @@ def test_a_stored_receipt_that_was_altered_settles_nothing(
 
 
 def test_an_epoch_of_free_calls_moves_no_money(market: Platform, tokenizer: Tokenizer) -> None:
-    engine = FakeEngine(256, tokenizer.size)
-    engine.breaks_at = 1
-    desk = fair.desk(market, tokenizer, engine)
-    receipts = []
-    for _ in range(2):
-        made = answer.start(
-            desk, CallRequest(fair.payer(market).address, fair.MODEL, "X:1", max_tokens=9)
-        )
-        with pytest.raises(EngineFaultError):
-            list(made)
-        receipts.append(made.result().receipt_id)
-    scorer = fair.attribute(market, receipts)
+    fair.free_call(market, tokenizer)
+    with pytest.raises(NothingToSettleError, match="every call so far was free"):
+        market.settle.run()
     fair.paid_calls(market, tokenizer, 1)
-    epoch = market.settle.run()
+    paid = market.settle.run()
+    for _ in range(2):
+        fair.free_call(market, tokenizer)
+    free = market.settle.run()
 
-    assert scorer.asked == 0
-    assert (epoch.size, epoch.state) == (3, EpochState.ACTIVE)
+    assert (paid.size, paid.state) == (2, EpochState.ACTIVE)
+    assert (free.size, free.drawn, free.state) == (2, 0, EpochState.ACTIVE)
+    assert free.payouts_root == paid.payouts_root
     assert broken(market) == ()
 
 

@@ -6,8 +6,10 @@ result to the commit, and the Datanet's owner approve it. Every step may be repe
 files find the same rows, and what is missing is done.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+from openledger.core.errors import ConflictError, OpenLedgerError
 from openledger.datanet.contribution import files_digest
 from openledger.flows.data.contribute import anchor, local
 from openledger.flows.data.contribute.submission import Entry, Intake, Outcome, Submission
@@ -15,6 +17,8 @@ from openledger.storage.records.data import contributions
 from openledger.storage.records.data.accounts import LocalAccount
 from openledger.storage.records.data.contributions import ContributionState
 from openledger.storage.records.data.datanets import Datanet
+
+Refusals = dict[str, OpenLedgerError]  # by the contribution's row id
 
 
 def contribute(
@@ -30,14 +34,15 @@ def contribute(
         StorageFullError: the disk is full; run it again when there is room.
     """
     entries = [_register(intake, datanet, one) for one in submissions]
-    wanted = [entry for entry in entries if _is_sound(intake, entry)]
+    refusals: Refusals = {}
+    wanted = [entry for entry in entries if _is_sound(intake, entry, refusals)]
     anchor.commit(intake, wanted)
     wanted = [local.reread(intake, entry) for entry in wanted]
-    kept = [local.reread(intake, entry) for entry in wanted if _is_kept(intake, entry)]
+    kept = [local.reread(intake, entry) for entry in wanted if _is_kept(intake, entry, refusals)]
     anchor.reveal(intake, kept)
     kept = [local.reread(intake, entry) for entry in kept]
     anchor.approve(intake, kept, owner)
-    return [_outcome(local.reread(intake, entry)) for entry in entries]
+    return [_outcome(local.reread(intake, entry), refusals) for entry in entries]
 
 
 def _register(intake: Intake, datanet: Datanet, submission: Submission) -> Entry:
@@ -58,29 +63,35 @@ def _register(intake: Intake, datanet: Datanet, submission: Submission) -> Entry
     return Entry(datanet, row, submission)
 
 
-def _is_sound(intake: Intake, entry: Entry) -> bool:
+def _is_sound(intake: Intake, entry: Entry, refusals: Refusals) -> bool:
     """Look at it before anything is committed, so that a bad file costs nothing."""
     if entry.row.state is not ContributionState.PENDING:
         return entry.row.state not in (ContributionState.REJECTED, ContributionState.WITHDRAWN)
-    try:
+    with _refusing(intake, entry, refusals):
         local.inspect(intake, entry)
-    except local.REFUSALS as error:
-        local.refuse(intake, entry, str(error))
-        return False
-    return True
+    return entry.row.id not in refusals
 
 
-def _is_kept(intake: Intake, entry: Entry) -> bool:
-    try:
+def _is_kept(intake: Intake, entry: Entry, refusals: Refusals) -> bool:
+    # The commit of one that is refused here stays unrevealed: it earns nothing and says nothing.
+    with _refusing(intake, entry, refusals):
         local.keep(intake, entry)
+    return entry.row.id not in refusals
+
+
+@contextmanager
+def _refusing(intake: Intake, entry: Entry, refusals: Refusals) -> Iterator[None]:
+    try:
+        yield
     except local.REFUSALS as error:
-        # Its commit stays unrevealed on chain, where it earns nothing and says nothing.
         local.refuse(intake, entry, str(error))
-        return False
-    return True
+        refusals[entry.row.id] = error
 
 
-def _outcome(entry: Entry) -> Outcome:
-    is_in = entry.row.state is ContributionState.APPROVED
-    refusal = None if is_in else entry.row.reason or entry.row.state.value
-    return Outcome(entry.row, entry.submission.contributor, refusal)
+def _outcome(entry: Entry, refusals: Refusals) -> Outcome:
+    row = entry.row
+    refusal = refusals.get(row.id)
+    if refusal is None and row.state is not ContributionState.APPROVED:
+        # The owner said no, or the contributor took it back.
+        refusal = ConflictError(row.reason or f"this contribution is {row.state.value}")
+    return Outcome(row, entry.submission.contributor, refusal)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import msgspec
 
 from openledger.chain.acts import Acts
+from openledger.core.errors import OpenLedgerError
 from openledger.datanet.contribution import Config
 from openledger.datanet.extract import File
 from openledger.storage.database import Database
@@ -29,7 +30,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     contribution: Contribution
     contributor: LocalAccount
-    refusal: str | None  # why it was refused; None when it is approved
+    refusal: OpenLedgerError | None  # why it was refused; None when it is approved
 
 
 class Intake(msgspec.Struct, frozen=True):

@@ -89,6 +89,7 @@ def start(shop: Workshop, order: Order) -> Run:
         ConflictError: this run was started with other choices.
         ChainRejectedError: a Datanet changed at this moment; start again.
         ChainUnavailableError: the chain is down; start again, nothing is lost.
+        StorageFullError: the disk is full; start again when there is room.
     """
     op = op_id("run", order.builder.address, order.key)
     run = _known(shop, op)

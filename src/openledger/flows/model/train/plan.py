@@ -13,7 +13,7 @@ from openledger.core.merkle import root
 from openledger.core.types import DatanetVersion, Digest
 from openledger.lm.base import BaseModel
 from openledger.serving.engine import Engine
-from openledger.storage.blobs import write_atomically
+from openledger.storage.blobs import full_disk, write_atomically
 from openledger.storage.database import Database, Transaction
 from openledger.storage.home import Home
 from openledger.storage.records.data import contributions, datanets, texts
@@ -158,9 +158,14 @@ def check_same(stored: Plan, order: Order) -> None:
 
 
 def write_manifest(folder: Path, material: Material) -> None:
-    """Keep the ordered training manifest in the run's folder, before the run is stored."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / MANIFEST, encode(TrainingManifest(material.rows)))
+    """Keep the ordered training manifest in the run's folder, before the run is stored.
+
+    Raises:
+        StorageFullError: the disk is full; no run is stored.
+    """
+    with full_disk():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / MANIFEST, encode(TrainingManifest(material.rows)))
 
 
 def as_begun(folder: Path, material: Material, anchored: Digest) -> Material:

@@ -66,7 +66,7 @@ class Settle:
         """Finish the open epoch, or close the next one and finish it.
 
         Raises:
-            NothingToSettleError: no receipt waits to be settled.
+            NothingToSettleError: no receipt waits to be settled, or all that ever was is free.
             VerificationError: a stored receipt does not hold.
             ChainUnavailableError: the chain is down; run it again, nothing is lost.
         """
@@ -93,6 +93,8 @@ class Settle:
             verify_call(domain, receipt.call)
             verify_statement(domain, receipt.call, receipt.statement)
         made = close(domain, self.acts.contracts.deployment.payouts, receipts, before)
+        if not made.payouts:  # which Payouts would refuse
+            raise NothingToSettleError("nobody has earned anything: every call so far was free")
         new = epochs.NewEpoch(
             gateway=self.gateway,
             first=made.first,
@@ -114,7 +116,7 @@ class Settle:
         if epoch.state is states.SETTLED:
             epoch = self._do(epoch, states.PROPOSED, self._propose_write)
         if epoch.state is states.PROPOSED:
-            if self._is_vetoed(epoch):
+            if self._is_vetoed():
                 log.warning("the guardian vetoed the payouts; proposing again", epoch=epoch.number)
                 self.acts.perform_latest(
                     self._next_proposal(epoch), partial(self._propose_write, epoch)
@@ -132,14 +134,17 @@ class Settle:
         self.acts.perform_latest(op, partial(make, epoch))
         return self._note(epoch, state)
 
-    def _is_vetoed(self, epoch: epochs.Epoch) -> bool:
-        """Whether a proposal that was made neither waits nor counts."""
+    def _is_vetoed(self) -> bool:
+        """Whether a proposal that was made neither waits nor counts.
+
+        Its root does not tell: an epoch of free calls promises what the one before did.
+        """
         contracts = self.acts.contracts
         if contracts.read(_Pending, "Payouts", "pending", self.gateway).ready_at:
             return False
-        newest = contracts.read(int, "Payouts", "root_count", self.gateway)
-        active = contracts.read(_Root, "Payouts", "roots", self.gateway, newest)
-        return active.root != epoch.payouts_root
+        with self.database.read() as transaction:
+            active = epochs.active_number(transaction, self.gateway)
+        return contracts.read(int, "Payouts", "root_count", self.gateway) <= active
 
     def _next_proposal(self, epoch: epochs.Epoch) -> Digest:
         """The operation after those that were proposed and vetoed."""
@@ -221,10 +226,6 @@ class Settle:
 
 class _Pending(msgspec.Struct, frozen=True):
     ready_at: int  # unix seconds; 0: no proposal waits
-
-
-class _Root(msgspec.Struct, frozen=True):
-    root: Digest  # zeros: none
 
 
 def _last_before(transaction: Transaction, gateway: Account, first: int) -> CallReceipt | None:

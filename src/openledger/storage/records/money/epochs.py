@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from enum import StrEnum
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from openledger.core.errors import ConflictError
 from openledger.core.types import Account, Digest, Wei
@@ -155,6 +155,12 @@ def latest(transaction: Transaction, gateway: Account) -> Epoch | None:
     """The newest epoch."""
     query = select(epochs).where(epochs.c.gateway == gateway)
     return first(transaction, query.order_by(epochs.c.number.desc()), Epoch)
+
+
+def active_number(transaction: Transaction, gateway: Account) -> int:
+    """The highest number in Payouts that an epoch was given; 0 before the first."""
+    query = select(func.max(epochs.c.payout_number)).where(epochs.c.gateway == gateway)
+    return transaction.connection.execute(query).scalar() or 0
 
 
 def list_all(transaction: Transaction, gateway: Account) -> list[Epoch]:
