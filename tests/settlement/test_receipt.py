@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openledger.core.encoding import decode, digest_of, salted_digest
-from openledger.core.errors import NotAllowedError, VerificationError
+from openledger.core.errors import VerificationError
 from openledger.core.signing import sign_typed
 from openledger.core.types import PARTS_PER_BILLION, Wei
 from openledger.settlement.parts import COMMONS, Roles, fee_parts
@@ -63,7 +63,7 @@ def test_no_byte_of_a_receipt_can_change(data: st.DataObject) -> None:
     other = data.draw(st.integers(1, 255))
     changed = raw[:place] + bytes([raw[place] ^ other]) + raw[place + 1 :]
 
-    with pytest.raises((VerificationError, NotAllowedError)):
+    with pytest.raises(VerificationError):
         check(decode(changed, Receipt))
 
 
@@ -153,6 +153,39 @@ def _sign_body(honest: SignedStatement, body: StatementBody) -> SignedStatement:
     )
 
 
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        ({"floor": -1}, "floor of cluster 0 is below zero"),
+        ({"documents": ()}, "cluster 0 is paid, but has no documents"),
+        ({"score": 31}, "cluster 0 is not the sum"),
+    ],
+)
+def test_a_resigned_statement_with_scores_that_no_method_gives_is_found(
+    cluster: dict[str, object], message: str
+) -> None:
+    signed = call(None)
+    honest = make_statement(DOMAIN, signed, scores(), ROLES, GATEWAY_KEY)
+    (member,) = honest.body.members
+    first, *others = member.clusters
+    changed = (msgspec.structs.replace(first, **cluster), *others)
+    members = (msgspec.structs.replace(member, clusters=changed),)
+    body = msgspec.structs.replace(honest.body, members=members)
+
+    with pytest.raises(VerificationError, match=message):
+        verify_statement(DOMAIN, signed, _sign_body(honest, body))
+
+
+@pytest.mark.parametrize("field", ["input_tokens", "output_tokens"])
+def test_a_resigned_call_with_fewer_than_no_tokens_is_found(field: str) -> None:
+    honest = call(None)
+    body = msgspec.structs.replace(honest.body, **{field: -1})
+    struct = msgspec.structs.replace(honest.call, body=digest_of(body))
+
+    with pytest.raises(VerificationError, match="fewer than 0 tokens"):
+        verify_call(DOMAIN, sign_call(DOMAIN, struct, body, GATEWAY_KEY))
+
+
 def test_method_one_attributes_one_release() -> None:
     signed = call(None)
 
@@ -165,7 +198,7 @@ def test_the_platform_part_never_returns_to_the_gateway() -> None:
     washing = msgspec.structs.replace(ROLES, platform=GATEWAY)
     statement = make_statement(DOMAIN, signed, scores(), washing, GATEWAY_KEY)
 
-    with pytest.raises(NotAllowedError, match="platform part"):
+    with pytest.raises(VerificationError, match="platform part"):
         verify_statement(DOMAIN, signed, statement)
 
 

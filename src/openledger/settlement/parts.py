@@ -6,7 +6,7 @@ no contributor's data earned, go to commons.
 
 import msgspec
 
-from openledger.core.errors import NotAllowedError
+from openledger.core.errors import VerificationError
 from openledger.core.types import Account, Wei
 from openledger.settlement.price import SplitPolicy
 from openledger.settlement.shares import Attribution
@@ -63,10 +63,10 @@ def check_roles(roles: Roles, gateway: Account) -> None:
     """Refuse a split in which washing one's own calls could pay.
 
     Raises:
-        NotAllowedError: the platform part would return to the serving gateway.
+        VerificationError: the platform part would return to the serving gateway.
     """
     if roles.platform == gateway:
-        raise NotAllowedError("the platform part may not go to the gateway that served the call")
+        raise VerificationError("the platform part goes to the gateway that served the call")
 
 
 def _data_parts(amount: int, commons: Account, attribution: Attribution) -> list[Part]:

@@ -265,6 +265,8 @@ def verify_call(domain: Domain, signed: SignedCall) -> None:
     verify_typed(domain, call, signed.signature, call.gateway)
     if call.terms_version != body.terms.version:
         raise VerificationError("struct and body name different terms")
+    if min(body.input_tokens, body.output_tokens) < 0:
+        raise VerificationError("the receipt counts fewer than 0 tokens")
     owed = fee(body.terms.price, body.input_tokens, body.output_tokens)
     if call.fee != (0 if body.refund else owed):
         raise VerificationError(f"the fee is {call.fee} wei, the price makes it {owed}")

@@ -69,13 +69,17 @@ def check_scores(method: int, gain: Gain, clusters: tuple[ClusterScore, ...]) ->
     """Check that integers of a statement are such as the method can give.
 
     Raises:
-        VerificationError: the cap is not the method's, or a cluster is not the sum of its
-            documents.
+        VerificationError: the cap is not the method's, a floor is negative, a paid cluster has no
+            documents, or a cluster is not the sum of its documents.
     """
     # A call that cost nothing is not scored: its gain is 0 whatever the cap.
     if gain.over_base_micronats and gain.cap_ppb != CAP_PPB_OF_METHOD.get(method):
         raise VerificationError(f"{gain.cap_ppb} is not the cap of attribution method {method}")
     for cluster in clusters:
+        if cluster.floor < 0:
+            raise VerificationError(f"the floor of cluster {cluster.cluster} is below zero")
+        if is_paid(cluster) and not cluster.documents:
+            raise VerificationError(f"cluster {cluster.cluster} is paid, but has no documents")
         total = sum(document.score for document in cluster.documents)
         if cluster.documents and total != cluster.score:
             raise VerificationError(f"cluster {cluster.cluster} is not the sum of its documents")
