@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from openledger.core.errors import InsufficientBalanceError, InvalidInputError, NotAllowedError
 from openledger.core.types import Account, Digest, Wei
-from openledger.settlement.hold import SETTLE_WITHIN_S, Ask, Purse, hold
+from openledger.settlement.hold import TIME_TO_SETTLE_S, Ask, Purse, hold
 from openledger.settlement.price import Price, SplitPolicy, Terms, fee
 from openledger.settlement.voucher import Channel
 
@@ -84,7 +84,7 @@ def test_an_empty_purse_is_told_which(purse: Purse, what: str) -> None:
 
 
 def test_a_voucher_must_outlive_its_settlement() -> None:
-    last = CHANNEL.expiry - SETTLE_WITHIN_S
+    last = CHANNEL.expiry - TIME_TO_SETTLE_S
     hold(Ask(10, 20), TERMS, CHANNEL, RICH, now_s=last - 1)
     with pytest.raises(InsufficientBalanceError, match="too soon"):
         hold(Ask(10, 20), TERMS, CHANNEL, RICH, now_s=last)

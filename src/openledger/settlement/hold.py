@@ -15,7 +15,8 @@ from openledger.core.types import Wei
 from openledger.settlement.price import TOKENS_PER_PRICE, Price, Terms, fee
 from openledger.settlement.voucher import Channel
 
-SETTLE_WITHIN_S = 86_400  # a call is settled within a day, in any case before its voucher expires
+# Left to the operator to settle a call before its voucher expires: nothing settles by itself.
+TIME_TO_SETTLE_S = 86_400
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -67,8 +68,8 @@ def hold(ask: Ask, terms: Terms, channel: Channel, purse: Purse, now_s: int) -> 
 
 
 def _check_conditions(channel: Channel, terms: Terms, now_s: int) -> None:
-    if now_s + SETTLE_WITHIN_S >= channel.expiry:
-        # An expired voucher draws nothing, so a call must be settled before that.
+    if now_s + TIME_TO_SETTLE_S >= channel.expiry:
+        # An expired voucher draws nothing: whoever settles later pays for the payer.
         raise InsufficientBalanceError("the voucher expires too soon; sign a new one")
     dearest = max(terms.price.input_1k, terms.price.output_1k, terms.price.request)
     if dearest > channel.price_ceiling:
