@@ -4,11 +4,13 @@ import asyncio
 
 import httpx
 
+from openledger.core.money import from_open
 from openledger.core.types import WEI_PER_OPEN, Wei
 from openledger.lm.tokenizer import Tokenizer
+from openledger.settlement.parts import DATA
 from openledger.storage.records.data.accounts import AccountKind
 from openledger.web.app import Config, Parts, create_app
-from openledger.web.operations import wallets
+from openledger.web.operations import receipts, wallets
 from openledger.web.parts.books import BaseCard, GatewayBooks, KeyBook, ReleaseCatalogue
 from openledger.web.parts.readiness import Readiness
 from openledger.web.parts.till import Till
@@ -32,11 +34,11 @@ def parts(platform: Platform, tokenizer: Tokenizer) -> Parts:
     )
 
 
-def post(parts: Parts, key: str) -> httpx.Response:
+def post(parts: Parts, key: str, **more: str) -> httpx.Response:
     async def run() -> httpx.Response:
         transport = httpx.ASGITransport(create_app(parts, Config()))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
-            headers = {"Authorization": f"Bearer {key}"}
+            headers = {"Authorization": f"Bearer {key}"} | more
             assert (await http.get("/readyz")).status_code == 200
             return await http.post("/v1/completions", json=CALL, headers=headers)
 
@@ -67,3 +69,31 @@ def test_a_key_pays_until_its_cap_its_purse_or_its_revocation(
     assert revoked.status_code == 401
     assert "was revoked" in revoked.json()["error"]["message"]
     assert wallets.balance(market, wallets.ClaimFor("dev")).accounts[0].free == before - spent
+
+
+def test_a_repeat_says_how_far_its_call_has_come(market: Platform, tokenizer: Tokenizer) -> None:
+    key = wallets.new_key(market, wallets.NewKey("dev")).key
+    served = parts(market, tokenizer)
+    once = {"Idempotency-Key": "once"}
+    told = [post(served, key, **once).json()]
+    fair.attribute(market, [told[0]["openledger"]["receipt"]])
+    told.append(post(served, key, **once).json())
+    market.settle.run()
+    told.append(post(served, key, **once).json())
+
+    assert [one["openledger"]["attribution"] for one in told] == ["pending", "complete", "complete"]
+    assert [one["openledger"]["settled"] for one in told] == [None, None, 1]
+    assert [one["usage"] for one in told] == [told[0]["usage"]] * 3
+
+
+def test_the_pool_is_what_contributors_and_commons_get_together(
+    market: Platform, tokenizer: Tokenizer
+) -> None:
+    key = wallets.new_key(market, wallets.NewKey("dev")).key
+    answer = post(parts(market, tokenizer), key).json()
+    fair.attribute(market, [answer["openledger"]["receipt"]])
+    shown = receipts.show(market, receipts.ShowReceipt(answer["openledger"]["receipt"]))
+    earned = sum(part.amount for part in shown.parts if part.role == DATA)
+
+    assert 0 < earned < from_open(answer["usage"]["cost_details"]["data"])
+    assert "contributors" not in answer["usage"]["cost_details"]

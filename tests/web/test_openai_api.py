@@ -79,7 +79,7 @@ def test_usage_has_the_cost_and_who_gets_which_part_of_it(server: Server) -> Non
         "currency": "OPEN",
         "receipt": RECEIPT,
         "platform": "0.0001",
-        "contributors": "0.0009",
+        "data": "0.0009",
     }
 
 

@@ -186,7 +186,7 @@ def test_a_paid_call_is_answered_charged_and_signed(desk: Desk) -> None:
     assert body["system_fingerprint"].startswith("fp_")
     assert call.fee == fee
     assert usage["cost"] == fee / WEI_PER_OPEN
-    assert float(details["contributors"]) == pytest.approx(usage["cost"] / 2)
+    assert float(details["data"]) == pytest.approx(usage["cost"] / 2)
     assert "base_owner" not in details
     assert call.api_key == KEY[:12]
 
@@ -285,8 +285,35 @@ def test_versions_that_no_release_has_are_wrong_input(desk: Desk, version: str) 
 
 
 def test_an_unpublished_release_is_not_found(desk: Desk) -> None:
-    with pytest.raises(NotFoundError, match="not published"):
+    with pytest.raises(NotFoundError, match="still being published"):
         Till(desk).start(msgspec.structs.replace(request(), model="folk/jigs@1"))
+
+
+@pytest.mark.parametrize("change", ["a newer version", "a deprecation", "other terms"])
+def test_a_repeat_gets_its_receipt_whatever_became_of_the_model(desk: Desk, change: str) -> None:
+    wanted = msgspec.structs.replace(request(), idempotency_key="once")
+    first = Till(desk).start(wanted)
+    list(first)
+    with desk.database.transaction() as transaction:
+        release = releases.by_number(transaction, 1)
+        assert release is not None
+        if change == "a newer version":
+            run = runs.NewRun(Digest("9" * 64), PAYER, "reels", b"{}", b"[]", ADAPTER, 1)
+            made = runs.create(transaction, run, NOW_US)
+            newer = releases.create(transaction, _release(made.id, "reels"), NOW_US)
+            releases.publish(transaction, newer.id, 3)
+        elif change == "a deprecation":
+            releases.deprecate(transaction, release.id, NOW_US)
+        else:
+            policy = SplitPolicy(platform=3_000, data=3_000)
+            terms = encode(Terms(2, PRICE, policy))
+            releases.set_terms(transaction, releases.TermsRow(release.id, 2, terms, NOW_US))
+            releases.use_terms(transaction, release.id, 2)
+    again = Till(desk).start(wanted)
+
+    assert "".join(again) == "X:1 reel"
+    assert (again.receipt_id, again.model) == (first.receipt_id, "folk/reels@1")
+    assert again.result() == first.result()
 
 
 def test_the_callers_seed_is_the_nonce_that_the_receipt_binds(desk: Desk) -> None:

@@ -59,7 +59,7 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RolePart(msgspec.Struct, frozen=True):
-    """What one role of the split policy gets of the fee."""
+    """What the split policy sets aside of the fee for one role."""
 
     role: str  # a field of SplitPolicy
     amount: Wei
@@ -74,6 +74,8 @@ class InferenceResult(msgspec.Struct, frozen=True):
     completion_tokens: int
     fee: Wei
     parts: tuple[RolePart, ...]  # in the policy's order; they sum to the fee
+    is_attributed: bool = False  # its statement is made: a repeated call's may be
+    settled: int | None = None  # the epoch that drew the fee
 
 
 class Inference(Protocol):

@@ -219,6 +219,8 @@ class _Reply:
             receipt=self._head.receipt_id,
             url=self._url,
             price=answers.PriceBody(to_open(result.fee)),
+            attribution="complete" if result.is_attributed else "pending",
+            settled=result.settled,
             warnings=self._parsed.warnings or msgspec.UNSET,
         )
 

@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from hashlib import sha256
 
-from openledger.core.errors import NotFoundError
-from openledger.core.ids import parse_release_name
 from openledger.core.types import Wei
 from openledger.flows.money.infer import answer
 from openledger.flows.money.infer.request import CallRequest, Decoding, Desk
@@ -12,7 +10,8 @@ from openledger.lm.tokenizer import ChatMessage
 from openledger.serving.request import SEED_BYTES, Finish, Sampling
 from openledger.settlement.price import SplitPolicy
 from openledger.settlement.split import apportion
-from openledger.storage.records.model import releases
+from openledger.storage.database import Transaction
+from openledger.storage.records.money import calls, epochs
 from openledger.web.inference import InferenceRequest, InferenceResult, RolePart
 
 _FINGERPRINT_LENGTH = 12
@@ -28,7 +27,7 @@ class Till:
         _check_ranges(request)
         call = CallRequest(
             payer=request.payer.account,
-            model=self._published(request.model),
+            model=request.model,  # as sent: a repeat is one whatever was published since
             prompt=_prompt(request),
             api_key=request.payer.key,
             key_daily_cap=request.payer.key_daily_cap,
@@ -40,24 +39,17 @@ class Till:
             idempotency_key=request.idempotency_key,
             nonce=None if request.seed is None else str(request.seed),
         )
-        return OpenCall(answer.start(self._desk, call), self._desk.config.engine)
-
-    def _published(self, name: str) -> str:
-        with self._desk.database.read() as transaction:
-            release = releases.by_name(transaction, parse_release_name(name))
-        if release.number is None:
-            raise NotFoundError(f"{release.full_name} is not published yet; try again soon")
-        return release.full_name
+        return OpenCall(answer.start(self._desk, call), self._desk)
 
 
 class OpenCall:
     """One call in progress; see `inference.Inference`."""
 
-    def __init__(self, call: answer.Inference | answer.Replay, engine: str) -> None:
-        """`engine` is its build and determinism class."""
+    def __init__(self, call: answer.Inference | answer.Replay, desk: Desk) -> None:
         release = call.release
-        parts = f"{release.base}|{release.adapter}|{engine}"
+        parts = f"{release.base}|{release.adapter}|{desk.config.engine}"
         self._call = call
+        self._database = desk.database
         self.receipt_id = call.receipt_id
         self.model = release.full_name
         self.fingerprint = f"fp_{sha256(parts.encode()).hexdigest()[:_FINGERPRINT_LENGTH]}"
@@ -67,6 +59,9 @@ class OpenCall:
 
     def result(self) -> InferenceResult:
         ended = self._call.result()
+        with self._database.read() as transaction:
+            is_attributed = calls.statement(transaction, self.receipt_id) is not None
+            settled = _settled(transaction, calls.get(transaction, self.receipt_id))
         return InferenceResult(
             text=ended.text,
             finish_reason="stop" if ended.finish == Finish.STOP else "length",
@@ -74,10 +69,19 @@ class OpenCall:
             completion_tokens=ended.output_tokens,
             fee=ended.fee,
             parts=_parts(ended.fee, self._call.terms.policy),
+            is_attributed=is_attributed,
+            settled=settled,
         )
 
     def cancel(self) -> None:
         self._call.cancel()
+
+
+def _settled(transaction: Transaction, call: calls.Call) -> int | None:
+    epoch = epochs.holding(transaction, call.gateway, call.gateway_sequence)
+    if epoch is None or epoch.state is epochs.EpochState.CLOSED:  # nothing is drawn yet
+        return None
+    return epoch.number
 
 
 def _parts(fee: Wei, policy: SplitPolicy) -> tuple[RolePart, ...]:

@@ -14,8 +14,6 @@ from openledger.core.money import CURRENCY, to_open
 from openledger.core.types import ReceiptId
 from openledger.web.inference import InferenceResult
 
-_CONTRIBUTORS = "data"  # the split's name for what clients see as contributors
-
 
 class UsageBody(msgspec.Struct, frozen=True):
     """Tokens and cost; `cost` alone is a JSON number, because clients read it as one."""
@@ -24,7 +22,7 @@ class UsageBody(msgspec.Struct, frozen=True):
     completion_tokens: int
     total_tokens: int
     cost: float
-    cost_details: dict[str, str]  # by role, decimal strings
+    cost_details: dict[str, str]  # by role of the split policy, decimal strings
 
 
 class PriceBody(msgspec.Struct, frozen=True):
@@ -35,13 +33,13 @@ class PriceBody(msgspec.Struct, frozen=True):
 
 
 class Details(msgspec.Struct, frozen=True):
-    """The top-level object `openledger`; who made the answer comes later, with the receipt."""
+    """The top-level object `openledger`; who made the answer is said by the receipt, later."""
 
     receipt: ReceiptId
     url: str
     price: PriceBody
-    attribution: Literal["pending"] = "pending"
-    settled: None = None
+    attribution: Literal["pending", "complete"]  # complete: a repeated call's may be
+    settled: int | None  # the epoch that drew the price
     warnings: tuple[str, ...] | UnsetType = UNSET
 
 
@@ -126,11 +124,14 @@ COMPLETION = Style(
 
 
 def usage_of(result: InferenceResult, receipt: ReceiptId) -> UsageBody:
-    """Tokens, cost, and which role got which part of it."""
+    """Tokens, cost, and what the split policy sets aside of it for which role.
+
+    `data` is the pool of contributors and commons together: who gets what of it is known with the
+    attribution. What is set aside for a role that nobody fills goes to commons too.
+    """
     details = {"currency": CURRENCY, "receipt": str(receipt)}
     for part in result.parts:
-        name = "contributors" if part.role == _CONTRIBUTORS else part.role
-        details[name] = to_open(part.amount)
+        details[part.role] = to_open(part.amount)
     return UsageBody(
         prompt_tokens=result.prompt_tokens,
         completion_tokens=result.completion_tokens,

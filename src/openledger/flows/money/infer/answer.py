@@ -8,8 +8,7 @@ handed to the caller is what is paid for; a fault on our side costs nothing.
 import threading
 from collections.abc import Iterator
 
-import msgspec
-
+from openledger.core.encoding import decode
 from openledger.core.errors import UnavailableError
 from openledger.flows.money.infer.charge import Ending, charge
 from openledger.flows.money.infer.prepare import prepare
@@ -23,10 +22,10 @@ from openledger.flows.money.infer.request import (
 from openledger.lm.stream import Detokenizer, StopScanner
 from openledger.serving.engine import Stream
 from openledger.serving.request import Finish, GenerationRequest, MixMember
-from openledger.settlement.price import Terms
+from openledger.settlement.receipt import SignedCall
 from openledger.storage.database import Database
 from openledger.storage.records.model import releases
-from openledger.storage.records.money import balances, idempotency
+from openledger.storage.records.money import balances, calls, idempotency
 
 CANCELLED = Finish.CANCELLED.value
 _FOR_EVER_US = 10**15
@@ -170,8 +169,9 @@ class Replay:
         self.receipt_id = stored.result.receipt_id
         with database.read() as transaction:
             self.release = releases.get(transaction, stored.release)
-            row = releases.terms_of(transaction, stored.release, self.release.terms_version)
-        self.terms = msgspec.convert(msgspec.json.decode(row.terms), Terms, strict=False)
+            call = calls.get(transaction, self.receipt_id)
+        # Not those in force now: the fee was split by what the receipt names.
+        self.terms = decode(call.record, SignedCall).body.terms
 
     def __iter__(self) -> Iterator[str]:
         """The whole text, in one piece."""

@@ -46,7 +46,7 @@ class CallRequest(msgspec.Struct, frozen=True):
     """What a caller asks for: a chat, or a text to go on with."""
 
     payer: Account
-    model: str
+    model: str  # owner/name or owner/name@version, as the caller wrote it
     prompt: str | tuple[ChatMessage, ...]
     api_key: str | None = None  # its prefix
     key_daily_cap: Wei | None = None
@@ -61,7 +61,8 @@ class CallRequest(msgspec.Struct, frozen=True):
     def reservation(self, sealer: Sealer) -> Request | None:
         """The key under which storage remembers this call, with a keyed digest of what it asks.
 
-        Which API key pays, its caps and streaming do not make it another call.
+        Which API key pays, its caps and streaming do not make it another call, nor does what the
+        model's name, which is digested as sent, stands for by now.
         """
         if self.idempotency_key is None:
             return None
