@@ -118,7 +118,7 @@ class Private(msgspec.Struct, frozen=True):
     prompt: str  # token ids, separated by blanks
     answer: str
     decoding: str  # canonical JSON
-    nonce: str  # nonce or seed | payer sequence at the start | release; its sha256 seeds sampling
+    nonce: str  # nonce or seed | place among the payer's calls | release; its sha256 seeds sampling
 
     def salt(self, field: str) -> bytes:
         """The 32-byte salt of one field."""

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from openledger.core.encoding import decode
 from openledger.core.errors import (
     EngineFaultError,
     InsufficientBalanceError,
@@ -12,10 +13,11 @@ from openledger.core.errors import (
     StorageFullError,
     UnavailableError,
 )
-from openledger.core.types import Wei
+from openledger.core.types import ReceiptId, Wei
 from openledger.flows.money.infer import answer
 from openledger.flows.money.infer.request import CallRequest, Decoding
 from openledger.lm.tokenizer import ChatMessage, Tokenizer
+from openledger.settlement.receipt import Private
 from openledger.storage.records.data.accounts import AccountKind
 from openledger.storage.records.model import releases
 from openledger.storage.records.money import balances, calls
@@ -216,6 +218,51 @@ def test_an_idempotency_key_charges_once(market: Platform, tokenizer: Tokenizer)
     assert "".join(again) == text
     assert again.result() == again.cancel() == first.result()
     assert position(market).fees == first.result().fee
+
+
+def test_calls_at_the_same_time_with_one_seed_draw_apart(
+    market: Platform, tokenizer: Tokenizer
+) -> None:
+    desk = fair.desk(market, tokenizer)
+    first, second = (answer.start(desk, ask(market, nonce="7")) for _ in range(2))
+    list(second)
+    third = answer.start(desk, ask(market, nonce="7"))
+    list(first)
+    list(third)
+    alone = answer.start(desk, ask(market, nonce="7"))
+    list(alone)
+    begun = [first, second, third, alone]
+    opened = [_opened(market, call.receipt_id) for call in begun]
+
+    assert [nonce for nonce, _ in opened] == ["7|1|1", "7|2|1", "7|3|1", "7|4|1"]
+    assert [sequence for _, sequence in opened] == [2, 1, 3, 4]
+    assert len({_seed(call) for call in begun}) == 4
+
+
+def _opened(market: Platform, receipt: ReceiptId) -> tuple[str, int]:
+    """What was hashed into the seed of a call, and its payer's sequence."""
+    with market.database.read() as transaction:
+        call = calls.get(transaction, receipt)
+    assert call.private is not None
+    private = decode(market.sealer.unseal(receipt, call.private), Private)
+    return private.nonce, call.payer_sequence
+
+
+def _seed(call: answer.Inference | answer.Replay) -> bytes:
+    assert isinstance(call, answer.Inference)
+    return call._prepared.sampling.seed
+
+
+def test_a_call_without_a_receipt_gives_its_place_back(
+    market: Platform, tokenizer: Tokenizer
+) -> None:
+    full = fair.desk(market, tokenizer, FakeEngine(256, tokenizer.size, capacity=0))
+    with pytest.raises(UnavailableError):
+        answer.start(full, ask(market, nonce="7"))
+    again = answer.start(fair.desk(market, tokenizer), ask(market, nonce="7"))
+    list(again)
+
+    assert _opened(market, again.receipt_id) == ("7|1|1", 1)
 
 
 def test_who_hangs_up_on_an_answer_may_ask_again_under_the_same_key(

@@ -51,9 +51,9 @@ def prepare(desk: Desk, request: CallRequest) -> Prepared | StoredAnswer:
         purse = _purse(transaction, desk.gateway.account, request, channel, now)
         ask = Ask(len(prompt_ids), most, request.max_cost)
         made = hold(ask, terms, channel, purse, now // _SECOND_US)
-        book = balances.payer_book(transaction, desk.gateway.account, request.payer)
+        place = balances.next_place(transaction, desk.gateway.account, request.payer)
         # Checked before the money is held: a wrong temperature must not leave a hold behind.
-        basis = f"{nonce}|{book.next_sequence}|{release.number}"
+        basis = f"{nonce}|{place}|{release.number}"
         sampling = _sampling(request.decoding, sha256(basis.encode()).digest())
         new = balances.NewHold(
             receipt=receipt,

@@ -182,6 +182,16 @@ def payer_book(transaction: Transaction, gateway: Account, payer: Account) -> Pa
     return one(transaction, held(transaction, query), PayerBook, "book")
 
 
+def next_place(transaction: Transaction, gateway: Account, payer: Account) -> int:
+    """Which of a payer's calls the next one is to begin, from 1: after its receipts and open holds.
+
+    What it says is the `payer_sequence` that the call gets if none overtakes it. A call that ends
+    without a receipt gives its place back.
+    """
+    book = payer_book(transaction, gateway, payer)
+    return book.next_sequence + len(open_holds(transaction, gateway, payer))
+
+
 def open_hold(transaction: Transaction, new: NewHold, now: int) -> Hold:
     """Reserve an amount, or find the same hold.
 
