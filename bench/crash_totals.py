@@ -12,7 +12,7 @@ from sqlalchemy import Column, func, select
 from openledger.chain.outbox.rows import OPEN, State
 from openledger.core.types import Account, Wei
 from openledger.storage.database import Transaction
-from openledger.storage.records.data import accounts, contributions, datanets
+from openledger.storage.records.data import contributions, datanets
 from openledger.storage.records.model import releases, runs
 from openledger.storage.records.money import balances, calls, epochs
 from openledger.storage.tables import call_receipts, holds, idempotency_keys, outbox
@@ -42,6 +42,7 @@ class Totals(msgspec.Struct, frozen=True):
 def count(platform: Platform) -> Totals:
     """Count the books."""
     gateway = platform.gateway.account
+    deposited = platform.check_identity.run().chain.deposited
     with platform.database.transaction() as transaction:
         known = datanets.list_all(transaction)
         rows = [row for one in known for row in contributions.of_datanet(transaction, one.id)]
@@ -57,7 +58,7 @@ def count(platform: Platform) -> Totals:
             charged_holds=by_state[balances.HoldState.CHARGED.value],
             open_holds=by_state[balances.HoldState.OPEN.value],
             answered_calls=_by(transaction, idempotency_keys.c.key).total(),
-            deposited=platform.check_identity.run(_people(transaction)).chain.deposited,
+            deposited=deposited,
             epochs=len(epochs.list_all(transaction, gateway)),
             settled=epochs.next_first(transaction, gateway) - balances.FIRST_SEQUENCE,
             writes={
@@ -90,7 +91,6 @@ def ledger(platform: Platform) -> dict[str, tuple[object, object]]:
             row for row in _by(transaction, outbox.c.state) if row in {*OPEN, State.FAILED}
         ]
         sent = _by(transaction, outbox.c.sender)
-        people = _people(transaction)
     return {
         "datanets": (totals.datanets, ask("Datanets", "datanet_count")),
         "contributions": (totals.contributions, ask("Datanets", "contribution_count")),
@@ -106,12 +106,8 @@ def ledger(platform: Platform) -> dict[str, tuple[object, object]]:
         ),
         "transactions": (dict(sent), {one: contracts.client.nonce(Account(one)) for one in sent}),
         "writes that did not end well": (unfinished, []),
-        "broken lines of the money identity": (platform.check_identity.run(people).broken, ()),
+        "broken lines of the money identity": (platform.check_identity.run().broken, ()),
     }
-
-
-def _people(transaction: Transaction) -> tuple[Account, ...]:
-    return tuple(one.address for one in accounts.list_all(transaction))
 
 
 def _by(transaction: Transaction, column: Column[str]) -> Counter[str]:

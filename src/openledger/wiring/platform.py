@@ -127,7 +127,7 @@ class Platform:
 
     @property
     def check_identity(self) -> CheckIdentity:
-        return CheckIdentity(self.database, self.acts, self.gateway.account)
+        return CheckIdentity(self.database, self.acts, self.indexer, self.gateway.account)
 
     @cached_property
     def indexer(self) -> Indexer:

@@ -68,14 +68,17 @@ def show(platform: Platform, which: Which) -> EpochView:
 
 
 def identity(platform: Platform, _: Nothing) -> Identity:
-    """The money identity, from chain and database apart."""
+    """The money identity, from chain and database apart; then the books note what is new on chain.
+
+    Compared is what stood in the books before: a wrong note is told once, and mended.
+    """
+    found = platform.check_identity.run()
     with platform.database.read() as transaction:
         payers = balances.payers(transaction, platform.gateway.account)
-    # Anyone may deposit and claim on chain: the books take that up before they are compared.
     for payer in payers:
         platform.fund.refresh(payer)
     platform.claim.catch_up()
-    return platform.check_identity.run(payers)
+    return found
 
 
 def _view(platform: Platform, epoch: rows.Epoch) -> EpochView:

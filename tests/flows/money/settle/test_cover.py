@@ -33,7 +33,7 @@ def take_everything_out(market: Platform) -> None:
 def broken(market: Platform) -> tuple[str, ...]:
     payer = fair.payer(market).address
     market.fund.refresh(payer)
-    return market.check_identity.run((payer,)).broken
+    return market.check_identity.run().broken
 
 
 def earners(market: Platform) -> list[Account]:
