@@ -19,10 +19,10 @@ import msgspec
 
 from openledger.chain.acts import Acts
 from openledger.chain.contracts import escrow_balance
+from openledger.chain.index.history import History, history
 from openledger.chain.index.indexer import Indexer
 from openledger.core.encoding import decode
 from openledger.core.types import WEI_PER_OPEN, Account, Digest, Wei
-from openledger.flows.money.history import History, history
 from openledger.settlement.receipt import SignedStatement
 from openledger.storage.database import Database, Transaction
 from openledger.storage.records.money import balances, calls, epochs, totals

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openledger.chain.index.history import Course, history
 from openledger.chain.index.rows import StoredEvent, pack
 from openledger.core.types import Account, Digest, Wei
-from openledger.flows.money.history import Course, history
 
 GATEWAY, OTHER = Account("0x" + "7" * 40), Account("0x" + "8" * 40)
 ANNA, BERT = Account("0x" + "a" * 40), Account("0x" + "b" * 40)
