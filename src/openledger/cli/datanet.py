@@ -46,7 +46,9 @@ def add(
     licence: Annotated[str, typer.Option(help="Licence of documents that do not name one.")] = "",
     claim: Annotated[str, typer.Option(help="author, licensee or collector.")] = "author",
 ) -> None:
-    """Contribute files: hashed and committed first, then cleaned, sealed, stored and revealed.
+    """Contribute files: looked at, their hash committed, then cleaned, sealed, stored, revealed.
+
+    The operator of the home sees them; a running server gets them as they are.
 
     Together at most serve.max_body_mb (64 MiB) a command.
     """
