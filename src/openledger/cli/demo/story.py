@@ -117,8 +117,7 @@ class Story:
             wanted = wallets.Deposit(PAYER, DEPOSIT, from_faucet=True, key=_ONCE)
             has = wallets.deposit(self._platform, wanted)
             self._output.talk(
-                f"   {open_amount(has.deposited)} OPEN in escrow, "
-                "one voucher signed, no gas needed"
+                f"   {open_amount(has.deposited)} OPEN in escrow, one voucher signed, no gas needed"
             )
             return demo_key(self._platform, payer.address)
 
