@@ -32,7 +32,7 @@ class HomeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ChainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which chain."""
 
-    url: str = "embedded"  # "embedded", "anvil", or an http(s) URL
+    url: str = "embedded"  # "embedded", "anvil", an http(s) URL, or "op+" and one: OP Stack
     chain_id: int | None = None  # None: 31337 in development, else whatever the node says at first
     confirm_timeout_s: float = 120.0
     # Both are fixed by the first start; None: 0 and 1 in development, else 3 days and 20 blocks.

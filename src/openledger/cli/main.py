@@ -57,7 +57,8 @@ def main(
         str | None, typer.Option(help="Folder of this installation's data and keys.")
     ] = None,
     chain: Annotated[
-        str | None, typer.Option(help="embedded, anvil, or the URL of an EVM node.")
+        str | None,
+        typer.Option(help="embedded, anvil, or the URL of an EVM node; op+URL: OP Stack."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a result.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no advice.")] = False,
