@@ -12,7 +12,7 @@ app = typer.Typer(no_args_is_help=True, help="Put data in, and prove that it is 
 
 
 @app.command(
-    epilog='Example: openledger datanet create tunes --description "Tunes that we wrote." --licence CC0-1.0'
+    epilog='Example: openledger datanet create tunes --description "Our tunes." --licence CC0-1.0'
 )
 def create(
     context: typer.Context,
