@@ -4,8 +4,8 @@
 """
 @title Datanets and the contributions in them: facts, no money
 @license Apache-2.0
-@notice A contributor first commits to a salted digest of his raw bytes, before any byte leaves
-        him, then reveals the Merkle root of the cleaned chunks; the Datanet's owner approves or
+@notice A contributor first commits to a salted digest of his raw bytes, before anything of them
+        is stored, then reveals the Merkle root of the cleaned chunks; the Datanet's owner approves or
         rejects. Every change moves the Datanet's rolling head
         head' = keccak256(abi.encode(head, sequence', state', contribution, contributor, root, size))
         from zero, so whoever replays the events and misses or reorders one does not reach the

@@ -32,7 +32,7 @@ def text() -> str:
 
 def _sections(name: str, command: object, level: int) -> list[str]:
     assert isinstance(command, TyperCommand | TyperGroup)
-    lines = [f"{'#' * level} {name}", "", _flat(command.help or ""), ""]
+    lines = [f"{'#' * level} {name}", "", _flat(command.help or ""), "", *_example(command)]
     rows = [_row(parameter) for parameter in command.params if parameter.name != "help"]
     if rows:
         lines += ["| argument or option | meaning |", "| --- | --- |", *rows, ""]
@@ -42,6 +42,11 @@ def _sections(name: str, command: object, level: int) -> list[str]:
     for key in sorted(inner):
         sections += _sections(f"{name} {key}", inner[key], below)
     return sections
+
+
+def _example(command: TyperCommand | TyperGroup) -> list[str]:
+    label, _, line = (command.epilog or "").partition(": ")
+    return [f"{label}: `{line}`", ""] if line else []
 
 
 def _row(parameter: object) -> str:

@@ -32,11 +32,12 @@ class HomeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ChainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which chain."""
 
-    url: str = "embedded"  # "embedded", "anvil", or an http(s) URL
+    url: str = "embedded"  # "embedded", "anvil", an http(s) URL, or "op+" and one: OP Stack
     chain_id: int | None = None  # None: 31337 in development, else whatever the node says at first
     confirm_timeout_s: float = 120.0
-    delay_s: int | None = None  # of payouts, exits, notices; None: 0 in development, else 3 days
-    seed_delay_blocks: int = 1
+    # Both are fixed by the first start; None: 0 and 1 in development, else 3 days and 20 blocks.
+    delay_s: int | None = None  # of payouts, exits, notices, changes of keys; these 7 days at least
+    seed_delay_blocks: int | None = None
 
 
 class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

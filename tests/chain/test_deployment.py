@@ -1,18 +1,22 @@
 """The contracts are deployed once, wherever it is interrupted."""
 
+import re
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from openledger.chain.config import EVM
+from openledger.chain.config import EVM, PROFILES, ChainProfile
 from openledger.chain.contracts import CONTRACTS, artifact, interface, named
 from openledger.chain.deployment import deploy, load
+from openledger.chain.devchain.node import DevChain
 from openledger.chain.devchain.rpc import DirectTransport
 from openledger.chain.outbox import faucet
 from openledger.core.errors import (
     ChainRejectedError,
     ChainUnavailableError,
+    InsufficientBalanceError,
     InvalidInputError,
     NotAllowedError,
     NotFoundError,
@@ -86,6 +90,46 @@ def test_an_interrupted_deployment_goes_on(tmp_path: Path, requests: int) -> Non
     home.close()
 
     assert height == 1 + len(CONTRACTS)
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+def test_an_operator_without_gas_money_is_told_address_and_amount_at_once(
+    tmp_path: Path, profile: ChainProfile
+) -> None:
+    chain = DevChain(tmp_path / "chain.db", 31_337, {}, time.time)
+    home = Home(tmp_path, DirectTransport(chain), profile)
+
+    with pytest.raises(InsufficientBalanceError) as refused:
+        home.deploy()
+    home.close()
+    chain.close()
+
+    least = 20_021_000 * 10**9  # gas, at no less than a gwei
+    found = re.search(r"may cost (\d+) wei .* account (0x\w+) has 0:", str(refused.value))
+    assert found is not None
+    assert found[2] == home.operator
+    assert int(found[1]) >= least
+
+
+def test_who_pays_is_named_when_the_chain_takes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing(DirectTransport):
+        def make_request(self, method: str, params: list[object]) -> dict[str, object]:
+            if method == "eth_sendRawTransaction":
+                return {"error": {"code": -32003, "message": "insufficient funds"}}
+            return super().make_request(method, params)
+
+    home = Home(tmp_path)
+    assert home.chain is not None
+    home.client._transport = Refusing(home.chain)
+    monkeypatch.setattr("openledger.chain.deployment._TIMEOUT_S", 0.0)
+
+    with pytest.raises(ChainUnavailableError) as waiting:
+        home.deploy()
+    home.close()
+
+    assert f"operator's account {home.operator}, which has {10**24} wei" in str(waiting.value)
 
 
 def test_a_record_of_another_chain_is_refused(home: Home, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.core import TyperCommand, TyperGroup
 from typer.testing import CliRunner, Result
 
 from openledger.cli import output
-from openledger.cli.main import app
+from openledger.cli.main import _globals_first, app
 from openledger.lm.tokenizer import Tokenizer
 from openledger.storage.home import Home
 from openledger.storage.records.data.accounts import AccountKind
@@ -54,6 +56,38 @@ def refusal(home: Path, *arguments: str) -> tuple[int, str]:
     error = json.loads(result.stdout)["error"]
     assert error["message"] in result.stderr
     return result.exit_code, error["message"]
+
+
+def commands(group: TyperGroup, *above: str) -> dict[tuple[str, ...], TyperCommand]:
+    """Every command by the words that call it."""
+    found: dict[tuple[str, ...], TyperCommand] = {}
+    for name, one in group.commands.items():
+        if isinstance(one, TyperGroup):
+            found |= commands(one, *above, name)
+        else:
+            assert isinstance(one, TyperCommand)
+            found[(*above, name)] = one
+    return found
+
+
+ROOT = typer.main.get_command(app)
+assert isinstance(ROOT, TyperGroup)
+COMMANDS = commands(ROOT)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_has_an_example_that_parses(words: tuple[str, ...]) -> None:
+    assert isinstance(ROOT, TyperGroup)
+    label, _, line = (COMMANDS[words].epilog or "").partition(": ")
+    program, *arguments = shlex.split(line)
+    above = ROOT.make_context(program, _globals_first(arguments))
+    rest = [*above._protected_args, *above.args]  # what is left after the global options
+    parsed = COMMANDS[words].make_context(words[-1], rest[len(words) :], parent=above)
+
+    assert (label, program) == ("Example", "openledger")
+    assert tuple(rest[: len(words)]) == words
+    assert parsed.args == []
+    assert line in " ".join(CliRunner().invoke(app, [*words, "--help"]).stdout.split())
 
 
 def test_help_is_quick_and_loads_nothing_heavy() -> None:

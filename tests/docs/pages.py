@@ -22,6 +22,7 @@ _PORT = "8700"
 _BLOCK = re.compile(
     r"^(?P<mark><!-- long -->\n)?```(?P<kind>console|python)\n(?P<body>.*?)^```$", re.M | re.S
 )
+_TOML = re.compile(r"^```toml\n(.*?)^```$", re.M | re.S)
 
 
 def script(page: str, port: int) -> str:
@@ -35,6 +36,15 @@ def script(page: str, port: int) -> str:
         if block["mark"] is None:
             parts.append(_commands(block["body"]) if block["kind"] == "console" else _file(block))
     return "\n".join(parts)
+
+
+def toml_blocks() -> list[tuple[str, str]]:
+    """Every TOML block of the documentation, with the name of its page."""
+    return [
+        (path.relative_to(DOCS).as_posix(), body)
+        for path in sorted(DOCS.rglob("*.md"))
+        for body in _TOML.findall(path.read_text(encoding="utf-8"))
+    ]
 
 
 def _commands(body: str) -> str:

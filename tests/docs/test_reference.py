@@ -3,14 +3,16 @@
 import importlib
 import importlib.util
 import re
+from pathlib import Path
 
 import msgspec
+import pytest
 
 from openledger.cli.output import exit_code
 from openledger.core.errors import OpenLedgerError
-from openledger.settings import Settings
+from openledger.settings import Settings, load
 from openledger.web import errors as web_errors
-from tests.docs.pages import DOCS, ROOT
+from tests.docs.pages import DOCS, ROOT, toml_blocks
 
 SOURCE = ROOT / "src" / "openledger"
 
@@ -46,6 +48,22 @@ def test_the_command_line_reference_is_fresh() -> None:
     assert generate.TARGET.read_text(encoding="utf-8") == generate.text(), (
         "stale: run python docs/generate.py"
     )
+
+
+@pytest.mark.parametrize(("page", "body"), toml_blocks())
+def test_every_toml_block_is_taken_as_settings(tmp_path: Path, page: str, body: str) -> None:
+    path = tmp_path / "openledger.toml"
+    path.write_text(body, encoding="utf-8")
+    found = load({}, environment={}, files=(path,))
+
+    assert found != Settings(), f"{page} sets nothing"
+
+
+def test_a_page_with_settings_is_looked_at() -> None:
+    assert {page for page, _ in toml_blocks()} >= {
+        "reference/settings.md",
+        "how-to/other-chains.md",
+    }
 
 
 def test_every_setting_stands_in_the_reference() -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from openledger.chain.client import Client
-from openledger.chain.config import Config, profile_of
+from openledger.chain.config import profile_of
+from openledger.chain.contracts import ContractSettings
 from openledger.chain.deployment import GUARDIAN
 from openledger.chain.outbox.faucet import give_gas
 from openledger.chain.outbox.rows import op_id
@@ -14,14 +14,19 @@ from openledger.core.errors import InvalidInputError
 from openledger.core.types import Digest, Wei
 from openledger.datanet.sources import tiny
 from openledger.lm.tokenizer import Tokenizer
-from openledger.settings import Settings
+from openledger.settings import ChainSettings, Settings
 from openledger.storage.records.data.accounts import AccountKind
 from openledger.storage.records.money.epochs import EpochState
-from openledger.wiring import platform as wiring
-from openledger.wiring.chain import OpenChain
-from openledger.wiring.platform import PUBLIC_DELAY_S, Platform, open_platform
+from openledger.wiring.chain import (
+    PUBLIC_DELAY_S,
+    PUBLIC_IDENTITY_DELAY_S,
+    PUBLIC_SEED_DELAY_BLOCKS,
+    contract_settings,
+)
+from openledger.wiring.platform import Platform, open_platform
 from tests import market as fair
-from tests.fakes import RpcTransport
+
+DAY_S = 86_400
 
 
 def with_delay(home: Path, delay_s: int | None) -> Settings:
@@ -30,30 +35,58 @@ def with_delay(home: Path, delay_s: int | None) -> Settings:
     return msgspec.structs.replace(settings, chain=chain)
 
 
-def delay_on(url: str, chosen: int | None) -> int:
-    client = Client(RpcTransport(lambda body: body), Config(profile=profile_of(url)))
-    return wiring._delay_s(with_delay(Path("home"), chosen), OpenChain(client, None))
+def deployed_on(
+    url: str, delay_s: int | None = None, blocks: int | None = None
+) -> ContractSettings:
+    chosen = ChainSettings(url=url, delay_s=delay_s, seed_delay_blocks=blocks)
+    return contract_settings(chosen, profile_of(url))
 
 
 @pytest.mark.parametrize(
-    ("url", "chosen", "delay"),
+    ("url", "chosen", "delay", "identity_delay"),
     [
-        ("embedded", None, 0),
-        ("embedded", 7, 7),
-        ("https://node.example", None, PUBLIC_DELAY_S),
-        ("op+https://node.example", PUBLIC_DELAY_S + 1, PUBLIC_DELAY_S + 1),
+        ("embedded", None, 0, 0),
+        ("embedded", 7, 7, 7),
+        ("anvil", None, 0, 0),
+        ("https://node.example", None, PUBLIC_DELAY_S, PUBLIC_IDENTITY_DELAY_S),
+        ("op+https://node.example", 4 * DAY_S, 4 * DAY_S, PUBLIC_IDENTITY_DELAY_S),
+        ("https://node.example", 8 * DAY_S, 8 * DAY_S, 8 * DAY_S),
     ],
 )
 def test_a_public_chain_has_days_and_a_development_chain_none(
-    url: str, chosen: int | None, delay: int
+    url: str, chosen: int | None, delay: int, identity_delay: int
 ) -> None:
-    assert delay_on(url, chosen) == delay
+    deployed = deployed_on(url, chosen)
+
+    assert (deployed.notice_s, deployed.exit_delay_s, deployed.payout_delay_s) == (delay,) * 3
+    assert deployed.identity_delay_s == identity_delay
+
+
+@pytest.mark.parametrize(
+    ("url", "chosen", "blocks"),
+    [
+        ("embedded", None, 1),
+        ("anvil", 3, 3),
+        ("https://node.example", None, PUBLIC_SEED_DELAY_BLOCKS),
+        ("op+https://node.example", 21, 21),
+    ],
+)
+def test_a_seed_is_far_off_on_a_public_chain_and_near_in_development(
+    url: str, chosen: int | None, blocks: int
+) -> None:
+    assert deployed_on(url, blocks=chosen).seed_delay_blocks == blocks
 
 
 @pytest.mark.parametrize("chosen", [0, PUBLIC_DELAY_S - 1])
 def test_too_little_time_on_a_public_chain_is_refused(chosen: int) -> None:
-    with pytest.raises(InvalidInputError, match=f"at least {PUBLIC_DELAY_S}"):
-        delay_on("https://node.example", chosen)
+    with pytest.raises(InvalidInputError, match=rf"delay_s .* at least {PUBLIC_DELAY_S}"):
+        deployed_on("https://node.example", chosen)
+
+
+@pytest.mark.parametrize("chosen", [0, 1, PUBLIC_SEED_DELAY_BLOCKS - 1])
+def test_too_near_a_seed_on_a_public_chain_is_refused(chosen: int) -> None:
+    with pytest.raises(InvalidInputError, match=r"seed_delay_blocks .* at least 20"):
+        deployed_on("op+https://node.example", blocks=chosen)
 
 
 def open_market(platform: Platform) -> None:

@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from openledger.attribution.method import (
+    BOILERPLATE_LEAST,
     BOILERPLATE_PERCENT,
     MOST_CLUSTERS,
     SAME_CONTENT_PERCENT,
     SHINGLE_BYTES,
+    TELLING_DIVISOR,
 )
-
-_FEW = 8  # in a small Datanet that many texts may share a shingle before it is boiler-plate
-_LEAST_TELLING = 4  # a text with less than a fourth of its own is compared as a whole
 
 
 def cluster(texts: Sequence[str], most: int = MOST_CLUSTERS) -> list[int]:
@@ -30,13 +29,13 @@ def cluster(texts: Sequence[str], most: int = MOST_CLUSTERS) -> list[int]:
     """
     shingles = {text: _shingles(text) for text in sorted(set(texts), key=_canonical)}
     spread = Counter(shingle for some in shingles.values() for shingle in some)
-    common = max(_FEW, len(shingles) * BOILERPLATE_PERCENT // 100)
+    common = max(BOILERPLATE_LEAST, len(shingles) * BOILERPLATE_PERCENT // 100)
     founders = _Founders(most)
     founder_of = {}
     for text, some in shingles.items():
         own = {shingle for shingle in some if spread[shingle] <= common}
         # Many near copies of one text make all of it look like boiler-plate.
-        telling = own if _LEAST_TELLING * len(own) >= len(some) else some
+        telling = own if TELLING_DIVISOR * len(own) >= len(some) else some
         founder_of[text] = founders.place(telling, some)
     numbers: dict[int, int] = {}
     return [numbers.setdefault(founder_of[text], len(numbers)) for text in texts]

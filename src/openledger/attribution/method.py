@@ -12,14 +12,16 @@ METHOD_VERSION = 1
 DAMPING = 0.1  # times the mean eigenvalue of each matrix
 KEPT_DIVISOR = 4  # a factor of dimension D keeps D / 4 eigenvectors, the rest is a diagonal tail
 KEPT_LEAST = 64
-CURVATURE_TOKENS = 32_768  # the curvature is estimated on about that many training tokens
-CURVATURE_EXAMPLES = 256  # and on about that many examples at most
+CURVATURE_TOKENS = 32_768  # the curvature is estimated on about that many tokens at most
+CURVATURE_EXAMPLES = 256  # and on about that many rows at most, placebo rows included
 WIDTH = 16_384  # numbers in a row
 
 # Credit: content clusters and their noise floors.
 SHINGLE_BYTES = 12
 SAME_CONTENT_PERCENT = 50  # of the shorter text's shingles found in the cluster's first text
 BOILERPLATE_PERCENT = 5  # shingles in more of the documents than that tell nothing
+BOILERPLATE_LEAST = 8  # but so many documents may always share a shingle
+TELLING_DIVISOR = 4  # a text of which less than a fourth tells is compared as a whole
 MOST_CLUSTERS = 4_096
 PLACEBO_ROWS = 16
 PLACEBO_TOKENS = 64  # each placebo row is the gradient of at most that many shuffled tokens

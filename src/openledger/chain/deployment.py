@@ -24,15 +24,22 @@ from openledger.chain.contracts import (
 )
 from openledger.chain.keys import Keyring
 from openledger.chain.outbox.fees import present_fees
-from openledger.chain.outbox.outbox import Outbox
+from openledger.chain.outbox.outbox import Outbox, Outcome
 from openledger.chain.outbox.rows import op_id
-from openledger.core.errors import ChainRejectedError, VerificationError, WrongChainError
+from openledger.core.errors import (
+    ChainRejectedError,
+    ChainUnavailableError,
+    InsufficientBalanceError,
+    VerificationError,
+    WrongChainError,
+)
 from openledger.core.types import ZERO_ACCOUNT, Account, Digest, Wei, as_bytes
 from openledger.storage.database import Database
 
 DEPLOYER: Final = "deployer"  # labels of keys
 GUARDIAN: Final = "guardian"
 _GAS_TO_DEPLOY: Final = 20_000_000  # all six need three quarters of it
+_GAS_TO_SEND: Final = 21_000
 _TIMEOUT_S: Final = 600.0
 
 
@@ -72,8 +79,9 @@ def deploy(path: Path, builder: Builder, settings: ContractSettings) -> Deployme
     The operator must have gas money, and gets all OPEN.
 
     Raises:
-        ChainUnavailableError: the chain does not answer; call again later.
+        ChainUnavailableError: the chain does not answer, or takes nothing; call again later.
         ChainRejectedError: a contract could not be made.
+        InsufficientBalanceError: the operator lacks gas money; the message says where and how much.
         WrongChainError: the record is of another chain.
     """
     found = load(path, builder.client)
@@ -109,7 +117,7 @@ def _deploy(builder: Builder, settings: ContractSettings) -> Deployment:
     with builder.database.transaction() as transaction:
         for contract, op in zip(CONTRACTS, ops, strict=True):
             builder.outbox.submit(transaction, op, _creation(plan, contract))
-    outcomes = builder.outbox.confirm(ops, _TIMEOUT_S)
+    outcomes = _confirm(builder, ops, DEPLOYER, plan.deployer)
     for contract in CONTRACTS:
         if not client.has_code(plan.address(contract)):
             raise ChainRejectedError(
@@ -128,11 +136,35 @@ def _fund(builder: Builder, plan: Deployment) -> None:
     amount = Wei(_GAS_TO_DEPLOY * present_fees(client).max_fee)
     if client.balance(plan.deployer) >= amount:
         return
-    with builder.database.transaction() as transaction:
-        if not builder.outbox.is_known(transaction, op):
-            write = Write("gas", plan.deployer, b"", amount)
-            builder.outbox.submit(transaction, op, write)
-    builder.outbox.confirm([op], _TIMEOUT_S)
+    with builder.database.read() as transaction:
+        is_known = builder.outbox.is_known(transaction, op)
+    if not is_known:
+        _require_gas_money(client, plan, amount)
+        with builder.database.transaction() as transaction:
+            builder.outbox.submit(transaction, op, Write("gas", plan.deployer, b"", amount))
+    _confirm(builder, [op], OPERATOR, plan.holder)
+
+
+def _require_gas_money(client: Client, plan: Deployment, amount: Wei) -> None:
+    """Nobody can look the address up before the first start, so the refusal names it."""
+    needed = amount + _GAS_TO_SEND * present_fees(client).max_fee
+    has = client.balance(plan.holder)
+    if has < needed:
+        raise InsufficientBalanceError(
+            f"deploying on chain {plan.chain_id} may cost {needed} wei of its own coin, and the "
+            f"operator's account {plan.holder} has {has}: send it the rest and run this again"
+        )
+
+
+def _confirm(builder: Builder, ops: list[Digest], label: str, payer: Account) -> list[Outcome]:
+    """Wait for writes; when they still wait at the end, say who pays for them and has how much."""
+    try:
+        return builder.outbox.confirm(ops, _TIMEOUT_S)
+    except ChainUnavailableError as error:
+        has = builder.client.balance(payer)
+        raise ChainUnavailableError(
+            f"{error}; gas is paid by the {label}'s account {payer}, which has {has} wei"
+        ) from error
 
 
 def _creation(plan: Deployment, contract: str) -> Write:

@@ -20,7 +20,7 @@ class Done(msgspec.Struct, frozen=True):
     path: str
 
 
-@app.command()
+@app.command(epilog="Example: openledger db upgrade")
 def upgrade(context: typer.Context) -> None:
     """Bring the database of this home to the shape that this version needs."""
     from openledger.storage import schema
@@ -37,7 +37,7 @@ def upgrade(context: typer.Context) -> None:
         here.output.result(Done("upgraded", str(version)), f"the database is at version {version}")
 
 
-@app.command()
+@app.command(epilog="Example: openledger db backup copy.tar")
 def backup(
     context: typer.Context,
     target: Annotated[Path, typer.Argument(help="A new folder, or a file ending in .tar.")],
@@ -51,7 +51,7 @@ def backup(
         here.output.result(Done("backed up", str(target)), f"backed up to {target}")
 
 
-@app.command()
+@app.command(epilog="Example: openledger --home restored db restore copy.tar")
 def restore(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(help="A backup made by `db backup`.")],

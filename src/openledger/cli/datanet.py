@@ -11,7 +11,9 @@ from openledger.cli.output import short, table, told
 app = typer.Typer(no_args_is_help=True, help="Put data in, and prove that it is there.")
 
 
-@app.command()
+@app.command(
+    epilog='Example: openledger datanet create tunes --description "Our tunes." --licence CC0-1.0'
+)
 def create(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="Lower-case letters, digits, dashes: folk-music.")],
@@ -37,7 +39,7 @@ def create(
         here.output.result(made, f"{made.name} is Datanet {made.number} on chain")
 
 
-@app.command()
+@app.command(epilog="Example: openledger datanet add tunes mine.abc --as me --licence CC0-1.0")
 def add(
     context: typer.Context,
     datanet: Annotated[str, typer.Argument(help="Name of the Datanet.")],
@@ -46,7 +48,9 @@ def add(
     licence: Annotated[str, typer.Option(help="Licence of documents that do not name one.")] = "",
     claim: Annotated[str, typer.Option(help="author, licensee or collector.")] = "author",
 ) -> None:
-    """Contribute files: hashed and committed first, then cleaned, sealed, stored and revealed.
+    """Contribute files: looked at, their hash committed, then cleaned, sealed, stored, revealed.
+
+    The operator of the home sees them; a running server gets them as they are.
 
     Together at most serve.max_body_mb (64 MiB) a command.
     """
@@ -61,7 +65,7 @@ def add(
         here.output.result(made, text)
 
 
-@app.command()
+@app.command(epilog="Example: openledger datanet show tunes")
 def show(
     context: typer.Context, name: Annotated[str, typer.Argument(help="Name of the Datanet.")]
 ) -> None:
@@ -90,7 +94,7 @@ def show(
         )
 
 
-@app.command("list")
+@app.command("list", epilog="Example: openledger datanet list")
 def list_all(context: typer.Context) -> None:
     """List the Datanets of this home."""
     from openledger.web.operations.datanets import LIST
@@ -102,7 +106,7 @@ def list_all(context: typer.Context) -> None:
         here.output.result(found, table(["name", "title", "on chain"], rows))
 
 
-@app.command()
+@app.command(epilog="Example: openledger datanet verify tunes")
 def verify(
     context: typer.Context, name: Annotated[str, typer.Argument(help="Name of the Datanet.")]
 ) -> None:

@@ -11,7 +11,7 @@ from openledger.cli.output import open_amount, short, table, told
 app = typer.Typer(no_args_is_help=True, help="Settle receipts on chain and see who is owed.")
 
 
-@app.command()
+@app.command(epilog="Example: openledger epoch settle")
 def settle(context: typer.Context) -> None:
     """Draw the fees of all attributed receipts and promise them to those who earned them."""
     from openledger.web.operations.epochs import SETTLE
@@ -26,7 +26,7 @@ def settle(context: typer.Context) -> None:
         )
 
 
-@app.command()
+@app.command(epilog="Example: openledger epoch show 1 --anchors anchors.json")
 def show(
     context: typer.Context,
     number: Annotated[int | None, typer.Argument(help="An epoch; none: the newest.")] = None,
@@ -54,7 +54,7 @@ def show(
         here.output.result(found, f"{head}\n{table(['who', 'account', 'OPEN ever'], rows)}")
 
 
-@app.command()
+@app.command(epilog="Example: openledger epoch check")
 def check(context: typer.Context) -> None:
     """Check the money identity from chain and database, each summed up apart."""
     from openledger.core.errors import VerificationError

@@ -32,9 +32,9 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 3 not found, 4 not allowed, 5 not eno
 app = typer.Typer(
     help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
-app.command("demo")(demo)
-app.command("serve")(serve.serve)
-app.command("doctor")(doctor.doctor)
+app.command("demo", epilog="Example: openledger demo --tiny")(demo)
+app.command("serve", epilog="Example: openledger serve --port 8800")(serve.serve)
+app.command("doctor", epilog="Example: openledger doctor")(doctor.doctor)
 app.add_typer(datanet.app, name="datanet")
 app.add_typer(run_training.app, name="run")
 app.add_typer(model.app, name="model")
@@ -57,7 +57,8 @@ def main(
         str | None, typer.Option(help="Folder of this installation's data and keys.")
     ] = None,
     chain: Annotated[
-        str | None, typer.Option(help="embedded, anvil, or the URL of an EVM node.")
+        str | None,
+        typer.Option(help="embedded, anvil, or the URL of an EVM node; op+URL: OP Stack."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a result.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no advice.")] = False,

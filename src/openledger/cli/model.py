@@ -11,7 +11,7 @@ from openledger.core.money import from_open
 app = typer.Typer(no_args_is_help=True, help="Release adapters and see what is released.")
 
 
-@app.command()
+@app.command(epilog="Example: openledger model publish first --name me/tunes --output-price 0.004")
 def publish(
     context: typer.Context,
     run: Annotated[str, typer.Argument(help="Name or id of a trained run.")],
@@ -30,7 +30,7 @@ def publish(
         here.output.result(made, f"{made.name} is release {made.number} on chain")
 
 
-@app.command("list")
+@app.command("list", epilog="Example: openledger model list")
 def list_all(context: typer.Context) -> None:
     """List the releases of this home."""
     from openledger.web.operations.models import LIST
@@ -53,7 +53,7 @@ def list_all(context: typer.Context) -> None:
         )
 
 
-@app.command()
+@app.command(epilog="Example: openledger model show me/tunes")
 def show(
     context: typer.Context, name: Annotated[str, typer.Argument(help="owner/name or owner/name@2.")]
 ) -> None:
@@ -73,7 +73,7 @@ def show(
         here.output.result(found, "\n".join(lines))
 
 
-@app.command()
+@app.command(epilog="Example: openledger model deprecate me/tunes@1")
 def deprecate(
     context: typer.Context, name: Annotated[str, typer.Argument(help="owner/name@version.")]
 ) -> None:

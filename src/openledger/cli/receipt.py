@@ -11,7 +11,7 @@ from openledger.cli.output import open_amount, percent, short, table, told
 app = typer.Typer(no_args_is_help=True, help="Show what a call cost and whom it paid; check it.")
 
 
-@app.command()
+@app.command(epilog="Example: openledger receipt show rcp_ID --bundle receipt.json")
 def show(
     context: typer.Context,
     receipt: Annotated[str, typer.Argument(help="Receipt id, or the completion id of the answer.")],
@@ -51,7 +51,7 @@ def show(
         here.output.result(found, "\n".join([head, *(parts if found.parts else waits)]))
 
 
-@app.command()
+@app.command(epilog="Example: openledger receipt verify receipt.json --anchors anchors.json")
 def verify(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="A bundle written by `receipt show --bundle`.")],

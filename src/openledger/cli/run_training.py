@@ -19,7 +19,7 @@ _RETRIED = "it will be tried again, by a server or by `openledger run start` wit
 _ENDED = ("trained", "failed", "cancelled")
 
 
-@app.command()
+@app.command(epilog="Example: openledger run start tunes --name first --as me")
 def start(  # noqa: PLR0913 - one option a choice of the builder
     context: typer.Context,
     datanet: Annotated[list[str], typer.Argument(help="Datanets to train on.")],
@@ -43,7 +43,7 @@ def start(  # noqa: PLR0913 - one option a choice of the builder
             here.output.result(made, f"run {made.name} is queued; openledger run watch {made.name}")
 
 
-@app.command()
+@app.command(epilog="Example: openledger run watch first")
 def watch(
     context: typer.Context, name: Annotated[str, typer.Argument(help="Name or id of the run.")]
 ) -> None:
@@ -59,7 +59,7 @@ def watch(
         here.output.result(found, _summary(found))
 
 
-@app.command("list")
+@app.command("list", epilog="Example: openledger run list")
 def list_all(context: typer.Context) -> None:
     """List the runs of this home, the newest first."""
     from openledger.web.operations.models import LIST_RUNS

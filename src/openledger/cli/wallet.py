@@ -12,7 +12,7 @@ from openledger.core.money import from_open
 app = typer.Typer(no_args_is_help=True, help="Accounts, deposits, API keys and claims.")
 
 
-@app.command()
+@app.command(epilog="Example: openledger wallet new me")
 def new(
     context: typer.Context, name: Annotated[str, typer.Argument(help="A short name: alice.")]
 ) -> None:
@@ -24,7 +24,7 @@ def new(
         here.output.result(made, f"{made.label} is {made.address} (kept in this home)")
 
 
-@app.command()
+@app.command(epilog="Example: openledger wallet balance me")
 def balance(
     context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="An account; none: all.")] = None,
@@ -49,7 +49,7 @@ def balance(
         here.output.result(found, table(head, rows))
 
 
-@app.command()
+@app.command(epilog="Example: openledger wallet deposit developer 5 --faucet")
 def deposit(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="An account of this home.")],
@@ -69,7 +69,7 @@ def deposit(
         here.output.result(has, f"{has.label} has {open_amount(has.free)} OPEN free for calls")
 
 
-@app.command()
+@app.command(epilog="Example: openledger wallet withdraw developer 0.5")
 def withdraw(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="An account of this home.")],
@@ -93,7 +93,7 @@ def withdraw(
         here.output.result(made, text)
 
 
-@app.command()
+@app.command(epilog="Example: openledger wallet key developer --label laptop --daily-cap 1")
 def key(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="Account whose deposits pay.")],
@@ -111,7 +111,7 @@ def key(
         here.output.result(made, made.key)
 
 
-@app.command()
+@app.command(epilog="Example: openledger wallet revoke sk-ol-a1B2c3")
 def revoke(
     context: typer.Context,
     prefix: Annotated[str, typer.Argument(help="The first 12 characters of the key.")],
@@ -123,7 +123,7 @@ def revoke(
         here.output.result(here.act(REVOKE_KEY, Prefix(prefix)), f"{prefix}… is revoked")
 
 
-@app.command()
+@app.command(epilog="Example: openledger wallet claim me")
 def claim(
     context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="An account; none: all of this home.")] = None,

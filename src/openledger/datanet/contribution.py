@@ -1,7 +1,7 @@
 """From files to a contribution that is ready to be anchored, and back: does it still hold?
 
-`commitment` comes first: it binds the raw files before any byte leaves the contributor's machine.
-`prepare` then reads, cleans, compares, cuts and lists; `verify` is for everyone afterwards.
+`commitment` binds the raw files; it is on chain before anything of them is stored. `prepare` reads,
+cleans, compares, cuts and lists, and stores nothing; `verify` is for everyone afterwards.
 """
 
 from collections import Counter
@@ -64,7 +64,7 @@ def files_digest(files: Sequence[File]) -> Digest:
 
 
 def commitment(files: Sequence[File], salt: bytes) -> Digest:
-    """The salted digest of the raw files, to be committed on chain first."""
+    """The salted digest of the raw files, to be committed on chain before they are stored."""
     return salted_digest(salt, as_bytes(files_digest(files)))
 
 

@@ -37,7 +37,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
     version: int
     rules: Digest  # the Datanet's rules at the time
-    files: Digest  # of the raw files: what was committed before any upload
+    files: Digest  # of the raw files: what was committed on chain before it was stored
     salt: str  # 32 bytes in hex
     documents: tuple[DocumentEntry, ...]
     chunks: tuple[Digest, ...]  # in order

@@ -8,15 +8,20 @@ from pathlib import Path
 import msgspec
 
 from openledger.chain.client import Client
-from openledger.chain.config import DEVELOPMENT_CHAIN_ID, Config, profile_of
-from openledger.chain.contracts import OPERATOR
+from openledger.chain.config import DEVELOPMENT_CHAIN_ID, ChainProfile, Config, profile_of
+from openledger.chain.contracts import OPERATOR, ContractSettings
 from openledger.chain.keys import Keyring
 from openledger.chain.wire.transport import HttpTransport, Transport
+from openledger.core.errors import InvalidInputError
 from openledger.core.types import WEI_PER_OPEN, as_bytes
 from openledger.settings import ChainSettings
 
 # Gas money of the operator on the embedded chain; it buys nothing anywhere else.
 _GAS_MONEY = 1_000_000 * WEI_PER_OPEN
+# The least on a public chain.
+PUBLIC_DELAY_S = 3 * 86_400
+PUBLIC_IDENTITY_DELAY_S = 7 * 86_400
+PUBLIC_SEED_DELAY_BLOCKS = 20
 
 
 class OpenChain(msgspec.Struct, frozen=True):
@@ -53,6 +58,44 @@ def open_chain(
     else:
         with _http(settings.url.removeprefix("op+")) as transport:
             yield OpenChain(Client(transport, Config(profile=profile)), None)
+
+
+def contract_settings(chosen: ChainSettings, profile: ChainProfile) -> ContractSettings:
+    """What the contracts are deployed with.
+
+    Public chains need time: without it a payer could leave before he is drawn on, a stolen key
+    could change who is paid before its owner sees it, and a builder could guess his seed.
+
+    Raises:
+        InvalidInputError: too little time for a public chain.
+    """
+    delay, blocks = chosen.delay_s, chosen.seed_delay_blocks
+    if profile.is_development:
+        delay, blocks = delay or 0, 1 if blocks is None else blocks
+        return _contract_settings(delay, blocks, identity_delay_s=delay)
+    delay = _at_least(PUBLIC_DELAY_S, delay, "delay_s")
+    blocks = _at_least(PUBLIC_SEED_DELAY_BLOCKS, blocks, "seed_delay_blocks")
+    return _contract_settings(delay, blocks, max(delay, PUBLIC_IDENTITY_DELAY_S))
+
+
+def _contract_settings(
+    delay_s: int, seed_delay_blocks: int, identity_delay_s: int
+) -> ContractSettings:
+    return ContractSettings(
+        identity_delay_s=identity_delay_s,
+        seed_delay_blocks=seed_delay_blocks,
+        notice_s=delay_s,
+        exit_delay_s=delay_s,
+        payout_delay_s=delay_s,
+    )
+
+
+def _at_least(least: int, chosen: int | None, name: str) -> int:
+    if chosen is not None and chosen < least:
+        raise InvalidInputError(
+            f"chain.{name} is {chosen}; on a public chain it is at least {least}"
+        )
+    return least if chosen is None else chosen
 
 
 @contextmanager

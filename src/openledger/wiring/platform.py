@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 from openledger.chain import deployment, keys
 from openledger.chain.acts import Acts
-from openledger.chain.contracts import OPERATOR, Contracts, ContractSettings
+from openledger.chain.contracts import OPERATOR, Contracts
 from openledger.chain.index.indexer import Indexer
 from openledger.chain.keys import Keyring
 from openledger.chain.outbox.outbox import Outbox
 from openledger.chain.relay import Relay
-from openledger.core.errors import InvalidInputError
 from openledger.core.types import Account
 from openledger.flows.data.contribute.submission import Intake
 from openledger.flows.data.create import CreateDatanet
@@ -34,14 +33,13 @@ from openledger.storage.home import Home
 from openledger.storage.records.data import accounts
 from openledger.storage.records.data.accounts import AccountKind, LocalAccount
 from openledger.storage.vault import Sealer, Vault
-from openledger.wiring.chain import OpenChain, open_chain
+from openledger.wiring.chain import OpenChain, contract_settings, open_chain
 from openledger.wiring.threads import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
     from openledger.wiring.models import Models
 
 TREASURY = "treasury"
-PUBLIC_DELAY_S = 3 * 86_400
 # Labels whose derived keys encrypt instead of signing.
 _HOME_KEY = "vault/home"
 _NETWORK_KEY = "vault/duplicates"
@@ -209,27 +207,8 @@ def _acts(
 ) -> Acts:
     outbox = Outbox(database, chain.client, keyring, now_us, owner=_OUTBOX_OWNER)
     builder = deployment.Builder(chain.client, database, outbox, keyring)
-    delay = _delay_s(settings, chain)
-    chosen = ContractSettings(
-        identity_delay_s=delay,
-        seed_delay_blocks=settings.chain.seed_delay_blocks,
-        notice_s=delay,
-        exit_delay_s=delay,
-        payout_delay_s=delay,
-    )
+    chosen = contract_settings(settings.chain, chain.client.config.profile)
     path = home.root / "deployment.json"
     contracts = Contracts(chain.client, deployment.deploy(path, builder, chosen))
     outbox.relay = Relay(contracts, keyring, now_us)
     return Acts(database, contracts, outbox, settings.chain.confirm_timeout_s)
-
-
-def _delay_s(settings: Settings, chain: OpenChain) -> int:
-    """Public chains need time to object: without it a payer could leave before he is drawn on."""
-    chosen = settings.chain.delay_s
-    if chain.client.config.profile.is_development:
-        return chosen or 0
-    if chosen is not None and chosen < PUBLIC_DELAY_S:
-        raise InvalidInputError(
-            f"chain.delay_s is {chosen}; on a public chain it is at least {PUBLIC_DELAY_S}"
-        )
-    return chosen or PUBLIC_DELAY_S

@@ -1,3 +1,5 @@
+from hashlib import sha256
+
 import msgspec
 import pytest
 
@@ -47,6 +49,31 @@ def test_the_contract_holds_the_datanets_floor(market: Platform) -> None:
 
     with pytest.raises(ChainRejectedError):
         market.publish.run(greedy)
+
+
+def test_two_owners_of_one_name_are_two_models_on_chain(market: Platform) -> None:
+    mine = fair.offer(fair.trained(market, "second"))
+    yours = msgspec.structs.replace(mine, run=fair.trained(market, "third"))
+    made = [
+        market.publish.run(msgspec.structs.replace(offer, name=ReleaseName(owner, "x", None)))
+        for offer, owner in ((mine, "me"), (yours, "you"))
+    ]
+
+    assert [one.full_name for one in made] == ["me/x@1", "you/x@1"]
+    for one in made:
+        slug = sha256(f"{one.owner}/x".encode()).hexdigest()
+        versions = market.acts.contracts.read(int, "Models", "version_count", one.builder, slug)
+        first = market.acts.contracts.read(int, "Models", "release_of", one.builder, slug, 1)
+        assert (versions, first) == (1, one.number)
+
+
+def test_a_name_belongs_to_its_first_builder(market: Platform) -> None:
+    run = msgspec.structs.replace(
+        fair.trained(market, "second"), builder=fair.payer(market).address
+    )
+
+    with pytest.raises(ConflictError, match="openledger/tiny-tunes is a model of"):
+        fair.publish(market, run)
 
 
 @pytest.mark.parametrize("is_heard", [False, True])

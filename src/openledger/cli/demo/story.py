@@ -1,4 +1,6 @@
-"""The acts of the demonstration, in order, each one an operation that any user has.
+"""The acts of the demonstration, in order, by the operations that any user has.
+
+Only the API key is made otherwise: every telling has the same one (`cli.demo.key`).
 
 Every step finds what an earlier run of it did, so a demonstration that was killed anywhere goes on
 where it stopped and ends with the same totals.
@@ -34,7 +36,6 @@ from openledger.core.types import WEI_PER_OPEN, Wei
 from openledger.flows.model.train.flow import Metrics, Step
 from openledger.flows.money.identity import Identity
 from openledger.storage.jobs import find
-from openledger.storage.records.data.accounts import AccountKind
 from openledger.storage.records.model.runs import TRAIN_JOB
 from openledger.web.operations import datanets, epochs, models, receipts, sources, wallets
 from openledger.web.operations.operation import Nothing
@@ -112,13 +113,11 @@ class Story:
     def fund(self) -> str:
         """Give the developer play money, a deposit and an API key."""
         with self.stage("deposit", "A developer deposits and gets an API key"):
-            label = wallets.USER + PAYER
-            payer = self._platform.account(label, AccountKind.USER, PAYER)
-            self._platform.fund.faucet(payer.address, DEPOSIT, _ONCE)
-            has = self._platform.fund.deposit(payer, DEPOSIT, _ONCE)
+            payer = wallets.new(self._platform, wallets.Name(PAYER))
+            wanted = wallets.Deposit(PAYER, DEPOSIT, from_faucet=True, key=_ONCE)
+            has = wallets.deposit(self._platform, wanted)
             self._output.talk(
-                f"   {open_amount(has.escrow.deposited)} OPEN in escrow, "
-                "one voucher signed, no gas needed"
+                f"   {open_amount(has.deposited)} OPEN in escrow, one voucher signed, no gas needed"
             )
             return demo_key(self._platform, payer.address)
 

@@ -1,6 +1,7 @@
 """Release a trained adapter: anchored with its base, data and terms; and take one back from sale.
 
-A release never changes. Deprecating it stops new calls; old receipts stay valid.
+A release never changes. Deprecating it stops new calls; old receipts stay valid. On chain a model
+is its builder and the hash of `owner/name`, so that two names are never versions of one model.
 """
 
 from collections.abc import Callable
@@ -62,7 +63,8 @@ class Publish:
         """Anchor the release and note its number on chain.
 
         Raises:
-            ConflictError: the run is not trained, or released with other terms.
+            ConflictError: the run is not trained, or released with other terms, or another builder
+                has released under this name.
             ChainRejectedError: the contract refuses, for a data part below a Datanet's floor say.
         """
         run = offer.run
@@ -102,7 +104,7 @@ class Publish:
 
     def _anchor(self, release: Release, offer: Offer, builder: LocalAccount) -> Release:
         contracts = self.acts.contracts
-        slug = sha256(release.name.encode()).hexdigest()
+        slug = sha256(f"{release.owner}/{release.name}".encode()).hexdigest()
         write = contracts.write(
             "Models",
             "release",

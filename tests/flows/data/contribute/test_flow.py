@@ -6,6 +6,8 @@ import re
 import msgspec
 import pytest
 
+from openledger.chain.outbox import rows
+from openledger.chain.outbox.rows import op_id
 from openledger.core.errors import (
     ChainUnavailableError,
     DuplicateError,
@@ -227,6 +229,57 @@ def test_the_chain_may_go_down_at_every_request_and_the_end_is_the_same(
     assert isinstance(before, int)
     assert sequence(market) == before + 2  # one reveal, one approval
     assert market.acts.outbox.pump().waiting == 0
+
+
+class WatchedBlobs(FolderBlobs):
+    """Notes at each object that is stored whether its commit was final on chain by then."""
+
+    def __init__(self, market: Platform) -> None:
+        super().__init__(market.home.blobs)
+        self.were_committed: list[bool] = []
+        self._market = market
+
+    def put(self, content: bytes) -> Digest:
+        self.were_committed.append(is_committed(self._market))
+        return super().put(content)
+
+
+def is_committed(market: Platform) -> bool:
+    """Whether the commit of the newest contribution is final on chain."""
+    contracts = market.acts.contracts
+    with market.database.read() as transaction:
+        row = contributions.of_datanet(transaction, fair.datanet(market).id)[-1]
+        sent = rows.find(transaction, op_id("commit", row.id))
+    return (
+        sent.state is rows.State.FINAL
+        and row.commitment is not None
+        and contracts.read(int, "Datanets", "contribution_of", row.contributor, row.commitment) > 0
+    )
+
+
+def test_nothing_is_stored_before_its_commit_is_final_on_chain(market: Platform) -> None:
+    anna = market.account("user/anna", AccountKind.USER, "Anna")
+    submission = Submission(anna, (File("key.abc", TUNE.encode()),), LICENCE)
+    datanet, owner = fair.datanet(market), fair.operator(market)
+    watched = WatchedBlobs(market)
+    key = market.keyring.private_key("vault/home")
+    fault = FailingTransport(fair.direct(market))
+    fault.left = 0
+    weak = msgspec.structs.replace(fair.over(market, fault).intake, vault=Vault(watched, key))
+    with pytest.raises(ChainUnavailableError):
+        contribute(weak, datanet, owner, [submission])
+    with market.database.read() as transaction:
+        waiting = contributions.of_datanet(transaction, datanet.id)[-1]
+        assert list(texts.chunks_of(transaction, waiting.id)) == []
+    assert watched.were_committed == []
+
+    whole = msgspec.structs.replace(market.intake, vault=Vault(watched, key))
+    outcome = contribute(whole, datanet, owner, [submission])[0]
+
+    assert outcome.refusal is None
+    assert outcome.contribution.id == waiting.id
+    assert watched.were_committed
+    assert all(watched.were_committed)
 
 
 class FullBlobs(FolderBlobs):

@@ -1,9 +1,10 @@
 """Bring files into a Datanet, for one contributor or for many at once.
 
-The order of effects is the point. Raw bytes are hashed and committed on chain before they go
-anywhere; then they are cleaned, compared, sealed and stored; only then does the reveal bind the
-result to the commit, and the Datanet's owner approve it. Every step may be repeated: the same
-files find the same rows, and what is missing is done.
+The order of effects is the point. First the files are cleaned and compared in memory, so that a
+bad one costs nothing. Then the hash of their raw bytes is committed on chain; only then are they
+cleaned again, sealed and stored; only then does the reveal bind the result to the commit, and the
+Datanet's owner approve it. The operator of the home sees the bytes from the start. Every step may
+be repeated: the same files find the same rows, and what is missing is done.
 """
 
 from collections.abc import Iterator, Sequence

@@ -77,12 +77,13 @@ def create(transaction: Transaction, new: NewRelease, now: int) -> Release:
     """Store the next version of owner/name, or find the one that this run has.
 
     Raises:
-        ConflictError: the run has a release with other content.
+        ConflictError: the run has a release with other content, or another builder has the name.
     """
     values = values_of(new)
     terms = values.pop("terms")
     found = by_run(transaction, new.run)
     if found is None:
+        _require_name_of(transaction, new)
         row = values | {
             "id": row_id(now),
             "version": _next_version(transaction, new.owner, new.name),
@@ -199,6 +200,16 @@ def list_served(transaction: Transaction) -> list[Release]:
     """Published releases that are not deprecated, by name and version."""
     served = [row for row in list_all(transaction) if row.number is not None]
     return [row for row in served if row.deprecated_at is None]
+
+
+def _require_name_of(transaction: Transaction, new: NewRelease) -> None:
+    """A name belongs to the builder of its first release."""
+    query = select(releases).where(releases.c.owner == new.owner, releases.c.name == new.name)
+    held = first(transaction, query.where(releases.c.builder != new.builder), Release)
+    if held is not None:
+        raise ConflictError(
+            f"{new.owner}/{new.name} is a model of {held.builder}; choose another name"
+        )
 
 
 def _next_version(transaction: Transaction, owner: str, name: str) -> int:
