@@ -16,9 +16,9 @@ def publish(
     context: typer.Context,
     run: Annotated[str, typer.Argument(help="Name or id of a trained run.")],
     name: Annotated[str, typer.Option(help="owner/name; the version is given by the platform.")],
-    input_price: Annotated[str, typer.Option(help="OPEN per 1,000 input tokens.")] = "0.001",
-    output_price: Annotated[str, typer.Option(help="OPEN per 1,000 output tokens.")] = "0.005",
-    request_price: Annotated[str, typer.Option(help="OPEN per request.")] = "0.0001",
+    input_price: Annotated[str, typer.Option(help="OPEN per 1,000 input tokens.")] = "0.1",
+    output_price: Annotated[str, typer.Option(help="OPEN per 1,000 output tokens.")] = "0.5",
+    request_price: Annotated[str, typer.Option(help="OPEN per request.")] = "0.01",
 ) -> None:
     """Anchor a release with its base, data and terms; from then on it can be called."""
     from openledger.settlement.price import Price
@@ -44,12 +44,12 @@ def list_all(context: typer.Context) -> None:
                 open_amount(one.terms.price.input_1k),
                 open_amount(one.terms.price.output_1k),
                 f"{one.terms.policy.data / 100:g} %",
-                "deprecated" if one.is_deprecated else "",
+                "deprecated" if one.is_deprecated else "on sale",
             ]
             for one in found.releases
         ]
         here.output.result(
-            found, table(["model", "OPEN/1k in", "OPEN/1k out", "to data", ""], rows)
+            found, table(["model", "OPEN/1k in", "OPEN/1k out", "to data", "state"], rows)
         )
 
 

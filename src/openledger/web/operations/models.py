@@ -79,7 +79,7 @@ class NewRelease(msgspec.Struct, frozen=True):
 
     run: str
     name: str  # owner/name
-    price: Price = Price(Wei(10**15), Wei(5 * 10**15), Wei(10**14))
+    price: Price = Price(Wei(10**17), Wei(5 * 10**17), Wei(10**16))
     policy: SplitPolicy = SplitPolicy()
 
 
