@@ -99,7 +99,6 @@ def _read_parts(path: Path, wheel: Digest) -> BaseParts:
         config=_config(reader, len(names)),
         tokenizer_json=_tokenizer_json(reader, names),
         template=_field(reader, "tokenizer.chat_template"),
-        end_token=names[_field(reader, "tokenizer.ggml.eos_token_id")],
     )
 
 
