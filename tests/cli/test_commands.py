@@ -1,5 +1,6 @@
 """The commands as users type them: results on stdout, one sentence and an exit code for errors."""
 
+import errno
 import json
 import os
 import re
@@ -54,6 +55,19 @@ def refusal(home: Path, *arguments: str) -> tuple[int, str]:
     error = json.loads(result.stdout)["error"]
     assert error["message"] in result.stderr
     return result.exit_code, error["message"]
+
+
+def test_a_full_disk_has_its_own_code_wherever_a_command_writes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with (
+        pytest.raises(typer.Exit) as left,
+        output.told(output.Output(as_json=True, is_quiet=True)),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device", "bundle.json")
+
+    assert left.value.exit_code == 7
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "storage_full"
 
 
 def test_help_is_quick_and_loads_nothing_heavy() -> None:

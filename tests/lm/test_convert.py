@@ -1,14 +1,19 @@
 """A wheel of our own with a small GGUF inside, laid out as llama.cpp does."""
 
+import errno
+import os
 import zipfile
 from pathlib import Path
+from typing import NoReturn
 
 import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
-from openledger.core.errors import DigestMismatchError, InvalidInputError
+from openledger.core.errors import DigestMismatchError, InvalidInputError, StorageFullError
+from openledger.lm import base as base_folder
 from openledger.lm.base import BaseModel, digest_file, load_base
 from openledger.lm.convert import convert_smollm2, smollm2_folder
 from openledger.lm.tiny import END, TEMPLATE
@@ -118,6 +123,35 @@ def test_digits_stay_apart_though_the_merges_would_join_them(
 
     assert len(base.tokenizer.encode("12")) == 2
     assert len(base.tokenizer.encode("ab")) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "writer", "fault"),
+    [
+        (base_folder, "save_file", SafetensorError(f"I/O error: full (os error {errno.ENOSPC})")),
+        (os, "fsync", OSError(errno.EDQUOT, "Disk quota exceeded")),
+        (zipfile.ZipFile, "extract", OSError(errno.ENOSPC, "No space left on device")),
+    ],
+)
+def test_a_full_disk_is_told_and_leaves_nothing(
+    module: object,
+    writer: str,
+    fault: Exception,
+    tmp_path: Path,
+    tiny: BaseModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object, **__: object) -> NoReturn:
+        raise fault
+
+    wheel = tmp_path / "llm.whl"
+    write_wheel(wheel, tiny)
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(module, writer, full)
+
+    with pytest.raises(StorageFullError, match="free some space"):
+        convert_smollm2(wheel, cache, digest_file(wheel))
+    assert not cache.exists() or list(cache.iterdir()) == []
 
 
 def test_a_second_conversion_finds_the_first(tmp_path: Path, tiny: BaseModel) -> None:

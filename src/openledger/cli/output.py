@@ -60,7 +60,8 @@ def told(output: Output) -> Iterator[None]:
         typer.Exit: always, when the body raised one of ours or was interrupted.
     """
     try:
-        yield
+        with errors.full_disk():
+            yield
     except errors.OpenLedgerError as error:
         fail(output, error.code, str(error), exit_code(error))
     except ModuleNotFoundError as error:

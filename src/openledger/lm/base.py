@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import tokenizers
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.models.llama import LlamaConfig, LlamaForCausalLM
@@ -27,6 +28,7 @@ from openledger.core.errors import (
     InvalidInputError,
     NotFoundError,
     VerificationError,
+    full_disk,
 )
 from openledger.core.types import Digest
 from openledger.lm.tokenizer import Tokenizer
@@ -100,11 +102,16 @@ class BaseModel(msgspec.Struct, frozen=True):
         return int(self.model.config.num_hidden_layers)
 
 
+@full_disk(SafetensorError)
 def write_base(folder: Path, parts: BaseParts) -> Digest:
     """Write a base folder whole or not at all; an existing one of that name is left as it is.
 
     Returns:
         The digest of the folder that now stands there.
+
+    Raises:
+        InvalidInputError: an unknown precision, or a config that names no end token.
+        StorageFullError: the disk is full.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".base-", dir=folder.parent))

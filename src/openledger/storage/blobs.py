@@ -4,7 +4,6 @@ A blob never changes, so writing one twice is harmless. In a folder it appears w
 it is written beside its place, synced and renamed. Reading checks the digest.
 """
 
-import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -18,12 +17,10 @@ import fsspec
 from openledger.core.errors import (
     DigestMismatchError,
     NotFoundError,
-    StorageFullError,
     UnavailableError,
+    full_disk,
 )
 from openledger.core.types import Digest, digest
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class BlobStore(Protocol):
@@ -183,16 +180,3 @@ def _checked(name: Digest, content: bytes) -> bytes:
     if found != name:
         raise DigestMismatchError(f"the blob {name} is damaged: its bytes have the digest {found}")
     return content
-
-
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """Say what a full disk means to the caller: nothing was lost, try again."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise StorageFullError(
-                "the disk is full; nothing was lost, free some space and try again"
-            ) from error
-        raise

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+from safetensors import SafetensorError
 
 from openledger.core.encoding import digest_of
-from openledger.core.errors import InvalidInputError
+from openledger.core.errors import InvalidInputError, full_disk
 from openledger.core.types import Digest
 from openledger.lm.base import BaseModel
-from openledger.lm.checkpoint import full_disk
 from openledger.lm.frozen import HiddenCache, SplitModel, hidden_cache
 from openledger.training.evaluate import Measured, first_rows, measure
 from openledger.training.recipe import Recipe
@@ -44,7 +44,7 @@ def finetune(base: BaseModel, task: Task, folder: Path, watch: Watch | None = No
     precision = str(next(base.model.parameters()).dtype).removeprefix("torch.")
     if precision != task.recipe.precision:
         raise InvalidInputError(f"the recipe says {task.recipe.precision}, the base is {precision}")
-    with full_disk():
+    with full_disk(SafetensorError):
         return _Run(base, task, folder, watch or Watch()).finish()
 
 
