@@ -150,6 +150,11 @@ def test_a_full_disk_is_told_wherever_blobs_are_written(
     assert list(blobs.names()) == []
 
 
+def test_a_kind_of_store_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="cannot be cellar://"):
+        open_blobs("cellar://left/shelf")
+
+
 def test_a_store_that_does_not_answer_is_unavailable() -> None:
     blobs = RemoteBlobs(f"memory://{uuid.uuid4()}")
 

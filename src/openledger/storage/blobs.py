@@ -16,6 +16,7 @@ import fsspec
 
 from openledger.core.errors import (
     DigestMismatchError,
+    InvalidInputError,
     NotFoundError,
     UnavailableError,
     full_disk,
@@ -48,7 +49,12 @@ class BlobStore(Protocol):
 
 
 def open_blobs(where: str | Path) -> BlobStore:
-    """Open a folder, made when missing, or an fsspec URL such as `s3://bucket/prefix`."""
+    """Open a folder, made when missing, or an fsspec URL such as `s3://bucket/prefix`.
+
+    Raises:
+        InvalidInputError: fsspec knows no such kind of store.
+        ImportError: the package that reaches this kind of store is not installed.
+    """
     if isinstance(where, str) and "://" in where and not where.startswith("file://"):
         return RemoteBlobs(where)
     return FolderBlobs(Path(str(where).removeprefix("file://")))
@@ -98,7 +104,10 @@ class RemoteBlobs:
     """Blobs in any store that fsspec knows; an object appears whole when its upload ends."""
 
     def __init__(self, url: str) -> None:
-        self._files, root = fsspec.core.url_to_fs(url)
+        try:
+            self._files, root = fsspec.core.url_to_fs(url)
+        except ValueError as error:
+            raise InvalidInputError(f"home.blobs cannot be {url}: {error}") from error
         self._root = str(root).rstrip("/")
 
     def put(self, content: bytes) -> Digest:
