@@ -110,6 +110,12 @@ class StorageFullError(UnavailableError):
     code = "storage_full"
 
 
+class StoppedError(UnavailableError):
+    """This process is asked to end; what it was doing goes on at the next start."""
+
+    code = "stopped"
+
+
 class ChainRejectedError(OpenLedgerError):
     """A contract refused; the message carries its reason."""
 

@@ -73,6 +73,7 @@ class Workshop(msgspec.Struct, frozen=True):
     base_digest: Digest
     engine: Callable[[Digest], Engine]  # with this adapter loaded
     clock: Callable[[], int]  # microseconds since 1970
+    check_stop: Callable[[], None]  # raises StoppedError once the process is asked to end
 
 
 class Order(msgspec.Struct, frozen=True):
