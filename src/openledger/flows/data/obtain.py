@@ -47,6 +47,11 @@ class Package(msgspec.Struct, frozen=True):
     sha256: Digest
     registry: Registry
 
+    @property
+    def source(self) -> str:
+        """Where it comes from, in words."""
+        return f"{self.name}=={self.version} on {self.registry.value}"
+
 
 class Source(msgspec.Struct, frozen=True):
     """What the platform reads from packages, in words for people."""
