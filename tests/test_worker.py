@@ -1,10 +1,11 @@
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from openledger.core.errors import ChainUnavailableError, UnavailableError
+from openledger.core.errors import ChainUnavailableError, StoppedError, UnavailableError
 from openledger.storage import jobs, schema
 from openledger.storage.database import Database
 from openledger.storage.jobs import Job, JobState
@@ -134,6 +135,29 @@ def test_jobs_run_while_every_chore_fails(database: Database, error: Exception) 
 
     assert done.wait(20)
     worker.stop()
+
+
+def test_a_job_that_makes_way_is_due_at_once_and_its_attempt_does_not_count(
+    database: Database,
+) -> None:
+    began = threading.Event()
+
+    def greet(job: Job) -> None:
+        began.set()
+        while not worker.is_stopping():
+            time.sleep(0.01)
+        raise StoppedError("the process ends")
+
+    enqueue(database, "a")
+    worker = Worker(database, {"greet": greet}, nothing, Clock())
+    worker.start()
+    assert began.wait(20)
+    worker.stop()
+    left = found(database, "a")
+
+    assert (left.state, left.attempt, left.error) == (JobState.QUEUED, 0, None)
+    assert worker.drain() == 0  # it does not take up again what made way
+    assert Worker(database, {"greet": lambda job: None}, nothing, Clock()).drain() == 1
 
 
 def test_a_worker_that_never_ran_stops(database: Database) -> None:

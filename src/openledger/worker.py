@@ -1,7 +1,8 @@
 """The job loop: claims jobs, runs their handlers, tries again what failed.
 
-Handlers are idempotent: a job runs at least once. One loop runs at a time in a home, since
-attribution and training share one copy of the base model.
+Handlers are idempotent: a job runs at least once. One that takes long asks `is_stopping` and raises
+`StoppedError`: its job goes on at the next start, and the attempt does not count. One loop runs at
+a time in a home, since attribution and training share one copy of the base model.
 """
 
 import threading
@@ -9,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from openledger.core.errors import OpenLedgerError
+from openledger.core.errors import OpenLedgerError, StoppedError
 from openledger.storage import jobs
 from openledger.storage.database import Database
 from openledger.storage.jobs import Job
@@ -47,13 +48,18 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     def run_once(self) -> bool:
-        """Run one job that is due; whether there was one."""
+        """Run one job that is due; whether it came to an end, good or bad."""
         with self._database.transaction() as transaction:
             job = jobs.claim(transaction, list(self._handlers), self._clock(), LEASE_US)
         if job is None:
             return False
         try:
             self._handlers[job.kind](job)
+        except StoppedError:
+            log.info("job stopped", kind=job.kind, key=job.key)
+            with self._database.transaction() as transaction:
+                jobs.give_back(transaction, job, self._clock())
+            return False
         except OpenLedgerError as error:
             log.warning("job failed", kind=job.kind, key=job.key, code=error.code, why=str(error))
             self._fail(job, error)
@@ -77,8 +83,12 @@ class Worker:
         self._thread = threading.Thread(target=self._loop, name="openledger-worker", daemon=True)
         self._thread.start()
 
+    def is_stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop.is_set()
+
     def stop(self) -> None:
-        """Finish the job at hand and end the thread."""
+        """End the thread once the job at hand is done, or has made way."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()

@@ -1,5 +1,7 @@
 """The contracts are deployed once, wherever it is interrupted."""
 
+import errno
+import os
 import re
 import time
 from pathlib import Path
@@ -20,6 +22,7 @@ from openledger.core.errors import (
     InvalidInputError,
     NotAllowedError,
     NotFoundError,
+    StorageFullError,
     VerificationError,
     WrongChainError,
 )
@@ -61,6 +64,22 @@ def test_a_second_deployment_changes_nothing(home: Home) -> None:
 
     assert again == home.deployment
     assert home.client.height() == height
+
+
+def test_a_full_disk_loses_only_the_record(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    record = home.folder / "record" / "deployment.json"
+    with monkeypatch.context() as small:
+        small.setattr(os, "fsync", full)
+        with pytest.raises(StorageFullError, match="free some space"):
+            deploy(record, home.builder(), SETTINGS)
+    left = list(record.parent.iterdir())
+
+    assert left == []
+    assert deploy(record, home.builder(), SETTINGS) == home.deployment
+    assert record.stat().st_mode & 0o777 == 0o644
 
 
 def test_a_lost_record_is_found_again_on_the_chain(home: Home) -> None:

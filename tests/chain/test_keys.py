@@ -1,6 +1,8 @@
 """Keys lie encrypted, and the same label has the same account for ever."""
 
+import errno
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from openledger.core.errors import (
     ConflictError,
     InvalidInputError,
     NotFoundError,
+    StorageFullError,
     UnauthenticatedError,
 )
 from openledger.core.signing import address_of
@@ -55,6 +58,23 @@ def test_a_users_password_is_asked_for_again(
 
 def test_a_users_password_is_hard_to_guess() -> None:
     assert keys._FULL_WORK == 2**18
+
+
+def test_a_full_disk_leaves_no_seed_and_the_next_try_makes_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as small:
+        small.setattr(os, "fsync", full)
+        with pytest.raises(StorageFullError, match="free some space"):
+            keys.create(tmp_path / "keys")
+    left = list((tmp_path / "keys").iterdir())
+
+    made = keys.create(tmp_path / "keys")
+    assert left == []
+    assert keys.unlock(tmp_path / "keys").account("x") == made.account("x")
 
 
 def test_a_seed_is_never_overwritten(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The commands as users type them: results on stdout, one sentence and an exit code for errors."""
 
+import errno
 import json
 import os
 import re
@@ -88,6 +89,19 @@ def test_every_command_has_an_example_that_parses(words: tuple[str, ...]) -> Non
     assert tuple(rest[: len(words)]) == words
     assert parsed.args == []
     assert line in " ".join(CliRunner().invoke(app, [*words, "--help"]).stdout.split())
+
+
+def test_a_full_disk_has_its_own_code_wherever_a_command_writes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with (
+        pytest.raises(typer.Exit) as left,
+        output.told(output.Output(as_json=True, is_quiet=True)),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device", "bundle.json")
+
+    assert left.value.exit_code == 7
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "storage_full"
 
 
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
@@ -349,19 +363,42 @@ def test_waiting_threads_sleep_in_every_command_whichever_way_it_comes_to_torch(
     assert found.stdout.splitlines()[-1] == "PASSIVE False"
 
 
+def absent(name: str | None) -> ImportError:
+    return ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def absent_driver() -> ImportError:
+    """As fsspec tells of it."""
+    error = ImportError("Install s3fs to access S3")
+    error.__cause__ = absent("s3fs")
+    return error
+
+
 @pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(
+    ("error", "cure"),
+    [
+        (absent("torch"), "needs torch: pip install torch=="),
+        (absent("transformers.models"), "needs transformers: pip install torch=="),
+        (absent("psycopg"), "needs psycopg: pip install 'openledger[postgres]'"),
+        (absent("openai"), "needs openai: pip install 'openledger[demo]'"),
+        (absent_driver(), "needs s3fs: pip install 'openledger[s3]'"),
+        (absent("gcsfs"), "needs gcsfs: pip install gcsfs"),
+        (ImportError("libpq is away"), "does not load: libpq is away; install it again"),
+    ],
+)
 def test_a_package_that_is_not_installed_is_named_with_its_cure(
-    capsys: pytest.CaptureFixture[str], as_json: bool
+    capsys: pytest.CaptureFixture[str], as_json: bool, error: ImportError, cure: str
 ) -> None:
     with (
         pytest.raises(typer.Exit) as left,
         output.told(output.Output(as_json=as_json, is_quiet=False)),
     ):
-        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+        raise error
     said = capsys.readouterr()
 
     assert left.value.exit_code == 7
-    assert "needs torch: pip install" in said.err
+    assert cure in said.err
     assert ('"unavailable"' in said.out) is as_json
     with (
         pytest.raises(ModuleNotFoundError),

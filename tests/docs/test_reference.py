@@ -1,5 +1,6 @@
 """The reference says what the code says."""
 
+import asyncio
 import importlib
 import importlib.util
 import re
@@ -7,16 +8,22 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
+from openledger.cli import output
 from openledger.cli.output import exit_code
 from openledger.core.errors import OpenLedgerError
 from openledger.settings import Settings, load
+from openledger.web import app
 from openledger.web import errors as web_errors
 from tests.docs.pages import DOCS, ROOT, toml_blocks
 
 SOURCE = ROOT / "src" / "openledger"
 
-_ROW = re.compile(r"^\| `(\w+)` \| (\d) \| (\d{3}) \|", re.M)
+_ROW = re.compile(r"^\| `(\w+)` \| (\d+|–) \| (\d{3}|–) \|", re.M)
+_SAID = re.compile(r"""\bfail\(\s*\w+,\s*"(\w+)",.*?(\w+),?\s*\)\n""", re.S)
+_FROM_THE_FRAMEWORK = (404, 405)  # an unknown path, a method that the path does not know
 
 
 def _all(kind: type[OpenLedgerError]) -> set[type[OpenLedgerError]]:
@@ -31,10 +38,33 @@ def test_every_error_stands_in_the_reference_with_exit_code_and_status() -> None
     ours = {kind for kind in _all(OpenLedgerError) if kind.__module__.startswith("openledger.")}
     page = (DOCS / "reference" / "errors.md").read_text(encoding="utf-8")
 
-    stated = {code: (int(leave), int(status)) for code, leave, status in _ROW.findall(page)}
+    stated = {code: (leave, status) for code, leave, status in _ROW.findall(page)}
 
     bare = [kind.__new__(kind) for kind in ours]
-    assert stated == {one.code: (exit_code(one), web_errors.status_of(one)) for one in bare}
+    raised = {one.code: (str(exit_code(one)), str(web_errors.status_of(one))) for one in bare}
+    assert stated == _of_one_edge(raised) | raised
+
+
+def _of_one_edge(raised: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """The codes that the command line or the server finds by itself, and no class has."""
+    texts = [path.read_text(encoding="utf-8") for path in (SOURCE / "cli").rglob("*.py")]
+    said = {
+        code: str(getattr(output, name)) for text in texts for code, name in _SAID.findall(text)
+    }
+    answered = {_code_of(status): str(status) for status in _FROM_THE_FRAMEWORK}
+    for code in said.keys() & raised.keys():
+        assert raised[code][0] == said[code]
+    for code in answered.keys() & raised.keys():
+        assert raised[code][1] == answered[code]
+    return {code: (leave, "–") for code, leave in said.items()} | {
+        code: ("–", status) for code, status in answered.items()
+    }
+
+
+def _code_of(status: int) -> str:
+    request = Request({"type": "http", "method": "GET", "path": "/", "headers": []})
+    response = asyncio.run(app._on_http_error(request, HTTPException(status)))
+    return str(msgspec.json.decode(response.body)["error"]["code"])
 
 
 def test_the_command_line_reference_is_fresh() -> None:

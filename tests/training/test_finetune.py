@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import torch
 
-from openledger.core.errors import ConflictError, InvalidInputError, StorageFullError
+from openledger.core.errors import ConflictError, InvalidInputError, StoppedError, StorageFullError
 from openledger.lm.base import BaseModel
 from openledger.lm.lora import Adapter, MixedLinear
 from openledger.training.finetune import finetune
@@ -70,6 +70,28 @@ def test_a_run_stopped_after_any_step_ends_in_the_same_bits(
         finetune(base, small_task(), tmp_path / "stopped", Watch(stop, save_every=3))
 
     assert same(whole, finetune(base, small_task(), tmp_path / "stopped"))
+
+
+def test_a_run_that_is_asked_to_stop_saves_the_step_it_is_at(
+    base: BaseModel, tmp_path: Path
+) -> None:
+    told: list[int] = []
+
+    def stop(progress: Progress) -> None:
+        if progress.stage is Stage.TRAINING and progress.done == 4:  # no probe, which saves
+            raise StoppedError("the process ends")
+
+    def listen(progress: Progress) -> None:
+        if progress.stage is Stage.TRAINING:
+            told.append(progress.done)
+
+    whole = finetune(base, small_task(), tmp_path / "whole")
+    with pytest.raises(StoppedError):
+        finetune(base, small_task(), tmp_path / "stopped", Watch(stop, save_every=100))
+    resumed = finetune(base, small_task(), tmp_path / "stopped", Watch(listen))
+
+    assert told[0] == 5
+    assert same(whole, resumed)
 
 
 @pytest.mark.slow

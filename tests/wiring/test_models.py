@@ -128,6 +128,25 @@ def test_a_run_that_breaks_says_why_and_is_tried_again_to_its_end(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stage", ["reading", "training", "measuring", flow.BUILDING, flow.SCORING])
+def test_a_run_makes_way_for_a_worker_that_stops_and_goes_on_with_the_next(
+    market: Platform, stage: str
+) -> None:
+    choice = operations.RecipeChoice(epochs=1, rank=2, last_layers=1, scored_tunes=0)
+    new = operations.NewRun((fair.DATANET,), "run", "run", choice=choice)
+    made = operations.start(market, new)
+    worker = worker_of(market)
+    market.models.tell = lambda step: worker.stop() if step.stage == stage else None
+    ended = worker.drain()
+    stopped = operations.show_run(market, operations.Which(made.id))
+    worker_of(market).drain()
+    trained = operations.show_run(market, operations.Which(made.id))
+
+    assert (ended, stopped.state, stopped.stage, stopped.error) == (0, "training", stage, None)
+    assert (trained.state, trained.error) == ("trained", None)
+
+
+@pytest.mark.slow
 def test_a_run_that_broke_for_the_last_time_is_not_said_to_be_tried_again(
     market: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,20 @@ def test_a_home_opens_again_with_the_same_keys_chain_and_contracts(
     assert again.display_name == "dev"
 
 
+@pytest.mark.parametrize(("setting", "largest"), [(1, 64), (64, 64), (65, 65)])
+def test_a_file_that_may_be_sent_may_be_read(
+    market_home: Path, tmp_path: Path, setting: int, largest: int
+) -> None:
+    """And a lower limit of the server is none for the sources of this machine."""
+    with fair.open_copy(market_home, tmp_path / "home") as platform:
+        serve = msgspec.structs.replace(platform.settings.serve, max_body_mb=setting)
+        object.__setattr__(
+            platform, "settings", msgspec.structs.replace(platform.settings, serve=serve)
+        )
+
+        assert platform.intake.config.extract.largest_file_bytes == largest << 20
+
+
 def test_a_home_that_is_open_is_not_opened_twice(market_home: Path, tmp_path: Path) -> None:
     with (
         fair.open_copy(market_home, tmp_path / "home"),

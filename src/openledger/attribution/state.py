@@ -27,11 +27,15 @@ from openledger.attribution.curvature import Scale, Site, Whitener
 from openledger.attribution.method import METHOD_VERSION
 from openledger.attribution.sketch import Layout, Scales
 from openledger.core.encoding import decode, encode
-from openledger.core.errors import DigestMismatchError, InvalidInputError, NotFoundError
+from openledger.core.errors import (
+    DigestMismatchError,
+    InvalidInputError,
+    NotFoundError,
+    full_disk,
+)
 from openledger.core.merkle import Tree
 from openledger.core.types import Account, Digest
 from openledger.lm.base import digest_file
-from openledger.lm.checkpoint import full_disk
 
 MANIFEST = "manifest.json"
 FACTORS = "factors.safetensors"
@@ -125,7 +129,7 @@ def digest_of_row(row: np.ndarray) -> Digest:
     return Digest(sha256(row.astype(row.dtype.newbyteorder("<")).tobytes()).hexdigest())
 
 
-@full_disk()
+@full_disk(SafetensorError)
 def write_state(folder: Path, whitener: Whitener, manifest: StateManifest, rows: Rows) -> None:
     """Write a state whole or not at all; what stood in that folder before is replaced.
 

@@ -4,7 +4,6 @@ A key of its own deploys them with its first six transactions, so their addresse
 key alone, and what an interrupted run queued is simply waited for.
 """
 
-import os
 from pathlib import Path
 from typing import Final
 
@@ -32,8 +31,10 @@ from openledger.core.errors import (
     InsufficientBalanceError,
     VerificationError,
     WrongChainError,
+    full_disk,
 )
 from openledger.core.types import ZERO_ACCOUNT, Account, Digest, Wei, as_bytes
+from openledger.storage.blobs import write_atomically
 from openledger.storage.database import Database
 
 DEPLOYER: Final = "deployer"  # labels of keys
@@ -41,6 +42,7 @@ GUARDIAN: Final = "guardian"
 _GAS_TO_DEPLOY: Final = 20_000_000  # all six need three quarters of it
 _GAS_TO_SEND: Final = 21_000
 _TIMEOUT_S: Final = 600.0
+_READABLE: Final = 0o644  # it holds nothing that is not on chain
 
 
 class Builder(msgspec.Struct, frozen=True):
@@ -83,11 +85,14 @@ def deploy(path: Path, builder: Builder, settings: ContractSettings) -> Deployme
         ChainRejectedError: a contract could not be made.
         InsufficientBalanceError: the operator lacks gas money; the message says where and how much.
         WrongChainError: the record is of another chain.
+        StorageFullError: the record cannot be written; call again when there is room.
     """
     found = load(path, builder.client)
     if found is None:
         found = _deploy(builder, settings)
-        _write(path, msgspec.json.encode(found))
+        with full_disk():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, msgspec.json.encode(found), mode=_READABLE)
     return found
 
 
@@ -200,14 +205,3 @@ def _genesis(client: Client) -> Digest:
     if first is None:
         raise WrongChainError("the node does not know its first block; use a full node")
     return first.hash
-
-
-def _write(path: Path, body: bytes) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(body)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

@@ -10,7 +10,6 @@ Key of a label: HMAC-SHA256(seed, "openledger/key/1/" || label), the first that 
 
 import hmac
 import json
-import os
 import secrets
 from hashlib import sha256
 from pathlib import Path
@@ -23,9 +22,11 @@ from openledger.core.errors import (
     InvalidInputError,
     NotFoundError,
     UnauthenticatedError,
+    full_disk,
 )
 from openledger.core.signing import address_of
 from openledger.core.types import Account
+from openledger.storage.blobs import write_atomically
 
 SEED_BYTES = 32
 PASSWORD_FILE = "password"  # noqa: S105 - a file's name
@@ -78,15 +79,16 @@ def create(folder: Path, password: str | None = None) -> Keyring:
 
     Raises:
         ConflictError: there is a seed already.
+        StorageFullError: the disk is full; there is no seed yet.
     """
     if (folder / SEED_FILE).exists():
         raise ConflictError(f"{folder} holds keys already; open them, or choose another home")
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     seed = secrets.token_bytes(SEED_BYTES)
     work = _FULL_WORK
     if password is None:
         password, work = secrets.token_hex(32), _LIGHT_WORK
         _write_private(folder / PASSWORD_FILE, password)
+    # The seed last: a password without a seed is replaced by the next try.
     _write_private(folder / SEED_FILE, _locked(seed, password, work))
     return Keyring(seed)
 
@@ -135,10 +137,6 @@ def _unlocked(text: str, password: str) -> bytes:
 
 def _write_private(path: Path, text: str) -> None:
     """Write a file whole or not at all, readable by its owner only."""
-    part = path.with_name(path.name + ".part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with full_disk():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomically(path, text.encode())

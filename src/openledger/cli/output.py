@@ -21,6 +21,13 @@ EXIT_CODES: tuple[tuple[type[errors.OpenLedgerError], int], ...] = (
     (errors.VerificationError, 6),
     (errors.UnavailableError, _NOT_AVAILABLE),
 )
+_ALL = "pip install torch==2.13.0, then pip install 'openledger[all]'"
+_CURES = {
+    **dict.fromkeys(("torch", "transformers", "tokenizers", "safetensors", "gguf"), _ALL),
+    "openai": "pip install 'openledger[demo]'",
+    "psycopg": "pip install 'openledger[postgres]'",
+    "s3fs": "pip install 'openledger[s3]'",
+}
 FAILED = 1
 INTERRUPTED = 130
 
@@ -60,14 +67,15 @@ def told(output: Output) -> Iterator[None]:
         typer.Exit: always, when the body raised one of ours or was interrupted.
     """
     try:
-        yield
+        with errors.full_disk():
+            yield
     except errors.OpenLedgerError as error:
         fail(output, error.code, str(error), exit_code(error))
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("openledger"):
+    except ImportError as error:
+        missing = _missing(error)
+        if missing.startswith("openledger"):
             raise
-        cure = "pip install torch==2.13.0, then pip install 'openledger[all]'"
-        fail(output, "unavailable", f"this command needs {error.name}: {cure}", _NOT_AVAILABLE)
+        fail(output, "unavailable", _cure(missing, error), _NOT_AVAILABLE)
     except OSError as error:
         fail(output, "io", f"{error.filename or 'a file'}: {error.strerror or error}", FAILED)
     except KeyboardInterrupt:
@@ -80,6 +88,19 @@ def fail(output: Output, code: str, message: str, status: int) -> None:
         print(json.dumps({"error": {"code": code, "message": message}}))
     print(f"openledger: {message}", file=sys.stderr)
     raise typer.Exit(status)
+
+
+def _missing(error: ImportError) -> str:
+    """The package that is not there; fsspec names it in the cause alone."""
+    cause = error.__cause__
+    name = error.name or (cause.name if isinstance(cause, ImportError) else None)
+    return (name or "").partition(".")[0]
+
+
+def _cure(missing: str, error: ImportError) -> str:
+    if not missing:
+        return f"a package does not load: {error}; install it again"
+    return f"this command needs {missing}: {_CURES.get(missing, f'pip install {missing}')}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

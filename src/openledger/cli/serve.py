@@ -26,7 +26,10 @@ def serve(
         with serving(platform, wanted) as server:
             here.output.talk(f"serving {server.url}/v1; Ctrl-C stops")
             until_interrupted()
-            here.output.talk("stopping; what is under way is finished first, Ctrl-C ends at once")
+            here.output.talk(
+                "stopping; answers are finished first, a run goes on at the next start; "
+                "Ctrl-C ends at once"
+            )
 
 
 def until_interrupted() -> None:

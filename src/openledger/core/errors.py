@@ -4,7 +4,16 @@ A message says cause and cure in one sentence. The edges (`cli`, `web`) map the 
 code or an HTTP status once; the mapping is documented in `docs/reference/errors.md`.
 """
 
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
+
+DISK_FULL = "the disk is full; nothing was lost, free some space and try again"
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 class OpenLedgerError(Exception):
@@ -101,6 +110,12 @@ class StorageFullError(UnavailableError):
     code = "storage_full"
 
 
+class StoppedError(UnavailableError):
+    """This process is asked to end; what it was doing goes on at the next start."""
+
+    code = "stopped"
+
+
 class ChainRejectedError(OpenLedgerError):
     """A contract refused; the message carries its reason."""
 
@@ -135,3 +150,29 @@ class NothingToSplitError(OpenLedgerError):
     """There is money to divide and no weight above zero."""
 
     code = "nothing_to_split"
+
+
+@contextmanager
+def full_disk(*kinds: type[Exception]) -> Iterator[None]:
+    """Around whatever writes: say what a full disk means to the caller.
+
+    Args:
+        kinds: errors of libraries that tell the system's number in their message alone.
+
+    Raises:
+        StorageFullError: there is no room, or the quota is used up.
+    """
+    told: tuple[type[Exception], ...] = (OSError, *kinds)
+    try:
+        yield
+    except told as error:
+        if _system_number(error) in _FULL:
+            raise StorageFullError(DISK_FULL) from error
+        raise
+
+
+def _system_number(error: Exception) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    found = _SYSTEM_ERROR.search(str(error))
+    return None if found is None else int(found[1])

@@ -1,8 +1,9 @@
 """A base model as a folder: weights, tokenizer, chat template and a manifest of their digests.
 
 The folder is what `transformers` writes (safetensors and JSON, never pickle), so other engines load
-it too; `manifest.json` beside it names every file by sha256. The digest of the manifest is the base
-model's identity: adapters and receipts refer to it.
+it too; `manifest.json` beside it names by sha256 every file that answers depend on. The one other
+file, `tokenizer_config.json`, follows from those and is checked against them. The digest of the
+manifest is the base model's identity: adapters and receipts refer to it.
 """
 
 import os
@@ -13,20 +14,29 @@ from hashlib import file_digest
 from pathlib import Path
 
 import msgspec
+import tokenizers
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from openledger.core.encoding import decode, digest_of, encode
-from openledger.core.errors import DigestMismatchError, InvalidInputError, NotFoundError
+from openledger.core.errors import (
+    DigestMismatchError,
+    InvalidInputError,
+    NotFoundError,
+    VerificationError,
+    full_disk,
+)
 from openledger.core.types import Digest
 from openledger.lm.tokenizer import Tokenizer
 
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
 CONFIG = "config.json"
 
@@ -63,10 +73,9 @@ class BaseParts(msgspec.Struct, frozen=True):
 
     provenance: Provenance
     weights: Mapping[str, Tensor]  # under the names of LlamaForCausalLM, head tied to embedding
-    config: Mapping[str, object]  # the fields of config.json
+    config: Mapping[str, object]  # the fields of config.json, the end token's id among them
     tokenizer_json: str
     template: str
-    end_token: str
     dtype: str = "bfloat16"
 
 
@@ -93,11 +102,16 @@ class BaseModel(msgspec.Struct, frozen=True):
         return int(self.model.config.num_hidden_layers)
 
 
+@full_disk(SafetensorError)
 def write_base(folder: Path, parts: BaseParts) -> Digest:
     """Write a base folder whole or not at all; an existing one of that name is left as it is.
 
     Returns:
         The digest of the folder that now stands there.
+
+    Raises:
+        InvalidInputError: an unknown precision, or a config that names no end token.
+        StorageFullError: the disk is full.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".base-", dir=folder.parent))
@@ -115,11 +129,17 @@ def read_manifest(folder: Path) -> BaseManifest:
 
     Raises:
         NotFoundError: there is no base model in this folder.
+        DigestMismatchError: the manifest is damaged.
     """
     path = folder / MANIFEST
     if not path.is_file():
         raise NotFoundError(f"there is no base model in {folder}: convert one first")
-    return decode(path.read_bytes(), BaseManifest)
+    try:
+        return decode(path.read_bytes(), BaseManifest)
+    except VerificationError as error:
+        raise DigestMismatchError(
+            f"{path} was altered: {error}; delete the folder and convert again"
+        ) from error
 
 
 def verify_base(folder: Path, expected: Digest | None = None) -> BaseManifest:
@@ -139,6 +159,7 @@ def verify_base(folder: Path, expected: Digest | None = None) -> BaseManifest:
                 f"{folder / name} was altered: its sha256 is {actual}, the manifest says {digest}; "
                 "delete the folder and convert again"
             )
+    _check_tokenizer_config(folder)
     return manifest
 
 
@@ -153,9 +174,8 @@ def load_base(
     """
     manifest = verify_base(folder, expected)
     model = _load_model(folder, dtype)
-    end_token = msgspec.json.decode((folder / "tokenizer_config.json").read_bytes())["eos_token"]
     template = (folder / TEMPLATE).read_text("utf-8")
-    tokenizer = Tokenizer((folder / TOKENIZER).read_text("utf-8"), template, end_token)
+    tokenizer = Tokenizer((folder / TOKENIZER).read_text("utf-8"), template, _end_token(folder))
     return BaseModel(folder, digest_of(manifest), manifest, model, tokenizer)
 
 
@@ -203,17 +223,41 @@ def _promised(manifest: BaseManifest) -> dict[str, Digest]:
     }
 
 
+def _check_tokenizer_config(folder: Path) -> None:
+    path = folder / TOKENIZER_CONFIG
+    if not path.is_file():
+        raise NotFoundError(f"{path} is missing")
+    if path.read_bytes() != _tokenizer_config(_end_token(folder)):
+        raise DigestMismatchError(
+            f"{path} was altered: it does not follow from {CONFIG} and {TOKENIZER}; "
+            "delete the folder and convert again"
+        )
+
+
+def _end_token(folder: Path) -> str:
+    """The token whose id config.json names."""
+    number = msgspec.json.decode((folder / CONFIG).read_bytes()).get("eos_token_id")
+    token = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER)).id_to_token(number or 0)
+    if number is None or token is None:
+        raise InvalidInputError(f"{folder / CONFIG} names no end token of the tokenizer: {number}")
+    return str(token)
+
+
+def _tokenizer_config(end_token: str) -> bytes:
+    """What transformers looks for beside the tokenizer."""
+    fields = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": end_token,
+        "pad_token": end_token,
+    }
+    return msgspec.json.encode(fields, order="sorted")
+
+
 def _write_files(folder: Path, parts: BaseParts) -> None:
     if parts.dtype not in DTYPES:
         raise InvalidInputError(f"a base is stored as {' or '.join(DTYPES)}, not {parts.dtype}")
     stored = {k: v.to(DTYPES[parts.dtype]).contiguous() for k, v in parts.weights.items()}
     save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
-    # The template and the tokenizer's own configuration are files that transformers looks for.
-    tokenizer_config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": parts.end_token,
-        "pad_token": parts.end_token,
-    }
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -223,8 +267,8 @@ def _write_files(folder: Path, parts: BaseParts) -> None:
     }
     _write(folder / TOKENIZER, parts.tokenizer_json.encode())
     _write(folder / TEMPLATE, parts.template.encode())
-    _write(folder / "tokenizer_config.json", msgspec.json.encode(tokenizer_config, order="sorted"))
     _write(folder / CONFIG, msgspec.json.encode(config, order="sorted"))
+    _write(folder / TOKENIZER_CONFIG, _tokenizer_config(_end_token(folder)))
     digests = {
         name: digest_file(folder / file)
         for name, file in {

@@ -5,13 +5,9 @@ vLLM and LoRAX load it. The digest of the base model stands in the field `revisi
 digest is that of the two files' digests; nothing else in the folder counts.
 """
 
-import errno
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -25,7 +21,7 @@ from openledger.core.errors import (
     ConflictError,
     DigestMismatchError,
     InvalidInputError,
-    StorageFullError,
+    full_disk,
 )
 from openledger.core.types import Digest
 from openledger.lm.base import BaseModel, digest_file
@@ -35,8 +31,6 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MAX_RANK = 256
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 _PREFIX = "base_model.model."
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
@@ -68,26 +62,7 @@ class _PeftConfig(msgspec.Struct, frozen=True, kw_only=True):
     inference_mode: bool = True
 
 
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """Around whatever writes tensors: say what a full disk means to the caller.
-
-    safetensors reports it as an error of its own, whose message alone holds the system's number.
-
-    Raises:
-        StorageFullError: there is no room.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        if _errno(error) in _FULL:
-            raise StorageFullError(
-                "the disk is full; nothing was lost, free some space and try again"
-            ) from error
-        raise
-
-
-@full_disk()
+@full_disk(SafetensorError)
 def save_adapter(folder: Path, adapter: Adapter, base_name: str) -> Digest:
     """Write an adapter whole or not at all; what stood in that folder before is replaced.
 
@@ -244,10 +219,3 @@ def _expected_sizes(shape: LoraShape, base: BaseModel) -> dict[str, tuple[int, i
         sizes[_name(site, "A")] = (shape.rank, linear.in_features)
         sizes[_name(site, "B")] = (linear.out_features, shape.rank)
     return sizes
-
-
-def _errno(error: OSError | SafetensorError) -> int | None:
-    if isinstance(error, OSError):
-        return error.errno
-    found = _SYSTEM_ERROR.search(str(error))
-    return None if found is None else int(found[1])

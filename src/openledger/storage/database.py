@@ -21,6 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from openledger.core.errors import (
+    DISK_FULL,
     ConflictError,
     InvalidInputError,
     OpenLedgerError,
@@ -29,7 +30,6 @@ from openledger.core.errors import (
 )
 
 _POSTGRES_DISK_FULL = "53100"
-_FULL: Final = "the disk is full; nothing was lost, free some space and try again"
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _BROKEN: Final = frozenset(
     {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -215,7 +215,7 @@ def _postgres_translation(
     error: SQLAlchemyError | sqlite3.Error, sqlstate: str | None
 ) -> OpenLedgerError | None:
     if sqlstate == _POSTGRES_DISK_FULL:
-        return StorageFullError(_FULL)
+        return StorageFullError(DISK_FULL)
     # PostgreSQL gives a state to every error of its own; without one it was never reached.
     if isinstance(error, OperationalError) and not sqlstate:
         return UnavailableError(f"the database does not answer: {error}")
@@ -226,7 +226,7 @@ def _sqlite_translation(error: sqlite3.Error) -> OpenLedgerError | None:
     extended = getattr(error, "sqlite_errorcode", 0)
     code = extended & 0xFF
     if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
-        return StorageFullError(_FULL)
+        return StorageFullError(DISK_FULL)
     if code in _BUSY:
         return UnavailableError("another process holds the database; try again")
     if code in _BROKEN:

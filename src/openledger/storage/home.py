@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from openledger.core.errors import HomeBusyError, UnavailableError
-from openledger.storage.blobs import full_disk, write_atomically
+from openledger.core.errors import HomeBusyError, UnavailableError, full_disk
+from openledger.storage.blobs import write_atomically
 
 _TOKEN_BYTES = 32
 

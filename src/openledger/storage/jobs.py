@@ -155,6 +155,17 @@ def fail(
     return get(transaction, job.id)
 
 
+def give_back(transaction: Transaction, job: Job, now: int) -> None:
+    """Make it due at once for the next worker, as if this one had never claimed it.
+
+    Raises:
+        ConflictError: it went to another worker.
+    """
+    check(transaction, job)
+    queued, attempt = JobState.QUEUED.value, job.attempt - 1
+    _store(transaction, job.id, now, state=queued, lease_until=None, run_at=now, attempt=attempt)
+
+
 def delay(attempt: int) -> int:
     """Microseconds to wait after the n-th attempt (from 1): doubled each time, 10 min at most."""
     doublings = min(max(attempt - 1, 0), _LONGEST_DELAY.bit_length())

@@ -1,4 +1,4 @@
-"""Train one adapter from start to end, or from where a killed run stopped.
+"""Train one adapter from start to end, or from where a stopped or killed run was.
 
 The lower layers' output is computed once per row and kept in the run's folder; training, probes and
 the final measurement read it from there. The loss counts the tokens of the documents alone (see
@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+from safetensors import SafetensorError
 
 from openledger.core.encoding import digest_of
-from openledger.core.errors import InvalidInputError
+from openledger.core.errors import InvalidInputError, StoppedError, full_disk
 from openledger.core.types import Digest
 from openledger.lm.base import BaseModel
-from openledger.lm.checkpoint import full_disk
 from openledger.lm.frozen import HiddenCache, SplitModel, hidden_cache
 from openledger.training.evaluate import Measured, first_rows, measure
 from openledger.training.recipe import Recipe
@@ -33,18 +33,20 @@ EARLY_PART = 4  # a copy is kept after a quarter of the steps
 def finetune(base: BaseModel, task: Task, folder: Path, watch: Watch | None = None) -> FineTuned:
     """Train, or go on training, in this run's folder.
 
-    The base is changed while it runs and given back as it was; nobody else may use it meanwhile.
+    Whoever watches may raise `StoppedError` from `progress`: the state is saved first. The base is
+    changed while it runs and given back as it was; nobody else may use it meanwhile.
 
     Raises:
         InvalidInputError: no text, a base loaded in another precision than the recipe's, or a loss
             that diverges.
         ConflictError: the folder holds another run.
         StorageFullError: the disk is full; free some space and call again.
+        StoppedError: the watch asked for it; call again to go on.
     """
     precision = str(next(base.model.parameters()).dtype).removeprefix("torch.")
     if precision != task.recipe.precision:
         raise InvalidInputError(f"the recipe says {task.recipe.precision}, the base is {precision}")
-    with full_disk():
+    with full_disk(SafetensorError):
         return _Run(base, task, folder, watch or Watch()).finish()
 
 
@@ -99,8 +101,7 @@ class _Run:
     def finish(self) -> FineTuned:
         base = self._measured_base()
         with self._trainer.attached():
-            while self._state.position.step < len(self._batches) and not self._is_stale():
-                self._step()
+            self._train()
             best = self._state.kept.best
             assert best is not None
             self._trainer.become(best)
@@ -109,6 +110,15 @@ class _Run:
         early = self._state.kept.early or best
         planned = len(self._batches)
         return FineTuned(best, early, base, tuned, position.step, planned, position.tokens)
+
+    def _train(self) -> None:
+        try:
+            while self._state.position.step < len(self._batches) and not self._is_stale():
+                self._step()
+        except StoppedError:
+            # It is told of a step after that step is counted, so the state is whole.
+            save_state(self._path, self._trainer, self._state)
+            raise
 
     def _measured_base(self) -> Measured:
         """The base's loss, measured once even when the run is resumed."""

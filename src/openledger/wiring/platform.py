@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from openledger.chain import deployment, keys
 from openledger.chain.acts import Acts
 from openledger.chain.contracts import OPERATOR, Contracts
@@ -17,6 +19,8 @@ from openledger.chain.keys import Keyring
 from openledger.chain.outbox.outbox import Outbox
 from openledger.chain.relay import Relay
 from openledger.core.types import Account
+from openledger.datanet.contribution import Config as ReadingConfig
+from openledger.datanet.extract import Config as ExtractConfig
 from openledger.flows.data.contribute.submission import Intake
 from openledger.flows.data.create import CreateDatanet
 from openledger.flows.model.publish import Publish
@@ -94,7 +98,16 @@ class Platform:
             network_key=self.keyring.private_key(_NETWORK_KEY),
             clock=now_us,
             random=secrets.token_bytes,
+            config=self._reading,
         )
+
+    @property
+    def _reading(self) -> ReadingConfig:
+        """What may be sent may be read, and never less than the sources bring."""
+        default = ExtractConfig()
+        sent = self.settings.serve.max_body_mb << 20
+        largest = max(default.largest_file_bytes, sent)
+        return ReadingConfig(extract=replace(default, largest_file_bytes=largest))
 
     @property
     def create_datanet(self) -> CreateDatanet:

@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,6 +94,55 @@ def test_starting_over_deletes_only_what_the_demo_made(tmp_path: Path) -> None:
     with pytest.raises(ConflictError, match="not made by the demo"):
         command._prepare_home(other, is_fresh=True)
     assert (other / "precious").exists()
+
+
+def test_starting_over_goes_on_after_a_kill_while_it_deletes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    command._prepare_home(home, is_fresh=True)
+    (home / "left").write_text("over")
+
+    def killed(folder: Path, **_: object) -> None:
+        if folder.exists():
+            (folder / "demo.json").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            command._prepare_home(home, is_fresh=True)
+    command._prepare_home(home, is_fresh=True)
+
+    assert [one.name for one in tmp_path.iterdir()] == ["home"]
+    assert [one.name for one in home.iterdir()] == ["demo.json"]
+
+
+def test_a_home_behind_a_link_starts_over_and_stays_linked(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    home = tmp_path / "home"
+    home.symlink_to(tmp_path / "real")
+    command._prepare_home(home, is_fresh=True)
+    (home / "left").write_text("over")
+    command._prepare_home(home, is_fresh=True)
+
+    assert home.is_symlink()
+    assert [one.name for one in home.iterdir()] == ["demo.json"]
+
+
+def test_the_demo_speaks_before_it_loads_what_takes_long() -> None:
+    code = (
+        "import sys; from types import SimpleNamespace\n"
+        "from openledger.cli.demo import command\n"
+        "def talk(text): print(text, 'web3' in sys.modules, 'torch' in sys.modules); sys.exit()\n"
+        "here = SimpleNamespace(output=SimpleNamespace(talk=talk), home='there', settings=None)\n"
+        "acts = command._acts(everything=True, tiny=False)\n"
+        "command._run(here, 0.0, acts, is_left_running=False)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+
+    assert found.stdout.startswith("Everything below happens in there")
+    assert found.stdout.endswith("False False\n")
 
 
 def test_an_act_whose_data_is_not_to_be_had_is_left_out_and_said_so(

@@ -98,6 +98,7 @@ def test_what_cannot_be_fetched_is_named(tmp_path: Path) -> None:
     ("number", "error", "message"),
     [
         (errno.ENOSPC, StorageFullError, "disk is full"),
+        (errno.EDQUOT, StorageFullError, "disk is full"),
         (errno.EACCES, UnavailableError, "the pair is left out"),
     ],
 )

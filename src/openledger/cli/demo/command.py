@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 TINY_BASE = "tiny"
 _MARKER = "demo.json"
+_DOOMED = ".deleted-by-openledger-demo"
 
 
 def demo(
@@ -40,6 +41,8 @@ def demo(
 
 
 def _run(here: Context, started: float, acts: "list[Act]", *, is_left_running: bool) -> None:
+    # Before the imports, which take seconds.
+    here.output.talk(f"Everything below happens in {here.home}, on a chain of its own.")
     from openledger.cli.demo.story import Story
     from openledger.cli.serve import until_interrupted
     from openledger.web.server import serving
@@ -47,7 +50,6 @@ def _run(here: Context, started: float, acts: "list[Act]", *, is_left_running: b
 
     with open_platform(here.settings) as platform:
         story = Story(platform, here.output, started)
-        here.output.talk(f"Everything below happens in {here.home}, on a chain of its own.")
         made = story.make_all(acts)
         key = story.fund()
         with serving(platform, here.settings.serve.port if is_left_running else 0) as server:
@@ -87,13 +89,17 @@ def _prepare_home(home: Path, *, is_fresh: bool) -> None:
     from openledger.core.errors import ConflictError, HomeBusyError
     from openledger.storage.home import Home
 
-    marker = home / _MARKER
+    home = home.resolve()  # a link stays one
+    marker, doomed = home / _MARKER, home.with_name(f".{home.name}{_DOOMED}")
+    shutil.rmtree(doomed, ignore_errors=True)  # what a killed deletion left
     if is_fresh and home.exists() and any(home.iterdir()):
         if not marker.exists():
             raise ConflictError(f"{home} was not made by the demo; --fresh deletes only its own")
         if Home(home).is_owned():
             raise HomeBusyError(f"{home} is in use; stop that process first")
-        shutil.rmtree(home)
+        # Out of the way first: half deleted, it would no longer be known as the demo's own.
+        home.rename(doomed)
+        shutil.rmtree(doomed)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not any(home.iterdir()):
         marker.write_text("{}\n")

@@ -4,7 +4,6 @@ Wheels come by `pip download`, Debian packages by `apt-get download`; both only 
 nothing is installed. Every file must have the sha256 pinned here, cached or new.
 """
 
-import errno
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from openledger.core.errors import (
     SourceUnavailableError,
     StorageFullError,
     UnavailableError,
+    full_disk,
 )
 from openledger.core.ids import did_you_mean
 from openledger.core.types import Digest
@@ -46,6 +46,11 @@ class Package(msgspec.Struct, frozen=True):
     file: str
     sha256: Digest
     registry: Registry
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, in words."""
+        return f"{self.name}=={self.version} on {self.registry.value}"
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -168,15 +173,16 @@ def obtain(
         raise NotFoundError(f"there is no source {name!r}{did_you_mean(name, sources)}")
     source = sources[name]
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        return {package.name: _obtain(package, cache, run) for package in source.packages}
+        with full_disk():
+            cache.mkdir(parents=True, exist_ok=True)
+            return {package.name: _obtain(package, cache, run) for package in source.packages}
+    except StorageFullError:
+        raise  # it is no fault of the source
     except UnavailableError as error:
         raise SourceUnavailableError(
             f"{source.title} cannot be fetched and is left out: {error}"
         ) from error
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise StorageFullError(f"the disk is full: {cache} needs more space") from error
         raise SourceUnavailableError(f"{source.title} is left out: {error}") from error
 
 

@@ -14,6 +14,7 @@ from openledger.core.errors import (
     InvalidInputError,
     NotAllowedError,
     StorageFullError,
+    full_disk,
 )
 from openledger.core.types import Digest
 from openledger.datanet.contribution import Config
@@ -21,7 +22,7 @@ from openledger.datanet.extract import Config as ExtractConfig
 from openledger.datanet.extract import File
 from openledger.flows.data.contribute.flow import contribute
 from openledger.flows.data.contribute.submission import Outcome, Submission
-from openledger.storage.blobs import FolderBlobs, full_disk
+from openledger.storage.blobs import FolderBlobs
 from openledger.storage.database import Transaction
 from openledger.storage.records.data import contributions, texts
 from openledger.storage.records.data.accounts import AccountKind

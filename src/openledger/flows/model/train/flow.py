@@ -108,6 +108,7 @@ def train(shop: Workshop, run: Run, tell: Tell) -> Run:
     Raises:
         ConflictError: the run never began, or is cancelled.
         StorageFullError: the disk is full; call again when there is room.
+        StoppedError: the process is asked to end; call again to go on.
     """
     folder = shop.home.run(run.op)
     if run.state is not RunState.TRAINED:
@@ -227,7 +228,10 @@ def _drawn_seed(shop: Workshop, run: Run, number: int) -> Digest:
 
 
 def _heard(shop: Workshop, run: Run, tell: Tell) -> Tell:
-    """Store each step before it is told, so that whoever asks the home sees it too."""
+    """Store each step before it is told, so that whoever asks the home sees it too.
+
+    Between two steps is also where the run may be stopped.
+    """
 
     def hear(step: Step) -> None:
         row = runs.Progress(
@@ -239,6 +243,7 @@ def _heard(shop: Workshop, run: Run, tell: Tell) -> Tell:
         with shop.database.transaction() as transaction:
             runs.report(transaction, run.id, row, shop.clock())
         tell(step)
+        shop.check_stop()
 
     return hear
 
@@ -292,7 +297,8 @@ def _score(
 ) -> AbcScore | None:
     tell(Step(SCORING, 0, plan.scored_tunes))
     tokenizer = shop.base(plan.recipe.precision).tokenizer
-    return score(shop.engine(adapter), tokenizer, adapter, split, plan.scored_tunes)
+    engine = shop.engine(adapter)
+    return score(engine, tokenizer, adapter, split, plan.scored_tunes, shop.check_stop)
 
 
 def _metrics(

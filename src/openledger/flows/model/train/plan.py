@@ -8,12 +8,17 @@ import msgspec
 from openledger.attribution.method import METHOD_VERSION
 from openledger.chain.acts import Acts
 from openledger.core.encoding import decode, encode
-from openledger.core.errors import ConflictError, DigestMismatchError, InvalidInputError
+from openledger.core.errors import (
+    ConflictError,
+    DigestMismatchError,
+    InvalidInputError,
+    full_disk,
+)
 from openledger.core.merkle import root
 from openledger.core.types import DatanetVersion, Digest
 from openledger.lm.base import BaseModel
 from openledger.serving.engine import Engine
-from openledger.storage.blobs import full_disk, write_atomically
+from openledger.storage.blobs import write_atomically
 from openledger.storage.database import Database, Transaction
 from openledger.storage.home import Home
 from openledger.storage.records.data import contributions, datanets, texts
@@ -68,6 +73,7 @@ class Workshop(msgspec.Struct, frozen=True):
     base_digest: Digest
     engine: Callable[[Digest], Engine]  # with this adapter loaded
     clock: Callable[[], int]  # microseconds since 1970
+    check_stop: Callable[[], None]  # raises StoppedError once the process is asked to end
 
 
 class Order(msgspec.Struct, frozen=True):

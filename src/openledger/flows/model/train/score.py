@@ -4,13 +4,14 @@ Tunes in ABC can be checked without an ear: does the answer parse, do its bars s
 how much of it stands note for note in the training data? Other texts have no score yet.
 """
 
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 
-from openledger.core.errors import InvalidInputError
+from openledger.core.errors import InvalidInputError, StoppedError
 from openledger.core.types import Digest
 from openledger.datanet.abc_notation import parse
 from openledger.lm.tokenizer import Tokenizer
-from openledger.serving.engine import Engine
+from openledger.serving.engine import Engine, Stream
 from openledger.serving.request import GenerationRequest, MixMember, Sampling
 from openledger.training.abc_score import AbcScore, score_tunes
 from openledger.training.rows import Example
@@ -22,7 +23,12 @@ _DEADLINE_S = 600.0
 
 
 def score(
-    engine: Engine, tokenizer: Tokenizer, adapter: Digest, split: Split, count: int
+    engine: Engine,
+    tokenizer: Tokenizer,
+    adapter: Digest,
+    split: Split,
+    count: int,
+    check_stop: Callable[[], None],
 ) -> AbcScore | None:
     """Let a loaded adapter continue the headers of held-out tunes, and judge what it wrote.
 
@@ -32,6 +38,7 @@ def score(
         adapter: its digest.
         split: held-out texts give headers; training texts are what may have been copied.
         count: how many tunes to write; 0 writes none.
+        check_stop: called at every token; what it raises ends the writing.
 
     Returns:
         None when the texts are no tunes, or nothing was asked for.
@@ -43,10 +50,15 @@ def score(
         engine.submit(_request(tokenizer, adapter, number, header))
         for number, header in enumerate(headers)
     ]
-    written = [
-        header + tokenizer.decode(token.id for token in stream)
-        for header, stream in zip(headers, streams, strict=True)
-    ]
+    try:
+        written = [
+            header + tokenizer.decode(_ids(stream, check_stop))
+            for header, stream in zip(headers, streams, strict=True)
+        ]
+    except StoppedError:
+        for stream in streams:
+            stream.cancel()
+        raise
     return score_tunes(written, [one.text for one in split.training])
 
 
@@ -61,6 +73,12 @@ def _request(tokenizer: Tokenizer, adapter: Digest, number: int, header: str) ->
         stop_ids=frozenset([tokenizer.end]),
         deadline_s=_DEADLINE_S,
     )
+
+
+def _ids(stream: Stream, check_stop: Callable[[], None]) -> Iterator[int]:
+    for token in stream:
+        check_stop()
+        yield token.id
 
 
 def _is_tune(example: Example) -> bool:
