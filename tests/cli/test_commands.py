@@ -1,6 +1,8 @@
 """The commands as users type them: results on stdout, one sentence and an exit code for errors."""
 
 import errno
+import gc
+import importlib
 import json
 import os
 import re
@@ -17,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.testing import CliRunner, Result
 
 from openledger.cli import output
+from openledger.cli.context import importing
 from openledger.cli.main import _globals_first, app
 from openledger.lm.tokenizer import Tokenizer
 from openledger.storage.home import Home
@@ -118,6 +121,15 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     assert "HEAVY []" in found.stdout
     assert "Start with: openledger demo" in found.stdout
     assert seconds < 1.5
+
+
+def test_garbage_is_looked_for_again_after_imports_even_failed_ones() -> None:
+    with pytest.raises(ModuleNotFoundError), importing():
+        assert not gc.isenabled()
+        importlib.import_module("no_such_module")
+
+    assert gc.isenabled()
+    gc.unfreeze()
 
 
 def test_the_version_is_printed() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from openledger.cli.context import of
+from openledger.cli.context import importing, of
 from openledger.cli.output import told
 
 
@@ -18,8 +18,9 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the OpenAI-compatible API of this home on loopback, until Ctrl-C."""
-    from openledger.web.server import serving
-    from openledger.wiring.platform import open_platform
+    with importing():
+        from openledger.web.server import serving
+        from openledger.wiring.platform import open_platform
 
     with told((here := of(context)).output), open_platform(here.settings) as platform:
         wanted = here.settings.serve.port if port is None else port

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openledger.cli.context import Context, of
+from openledger.cli.context import Context, importing, of
 from openledger.cli.output import told
 
 if TYPE_CHECKING:
@@ -43,10 +43,11 @@ def demo(
 def _run(here: Context, started: float, acts: "list[Act]", *, is_left_running: bool) -> None:
     # Before the imports, which take seconds.
     here.output.talk(f"Everything below happens in {here.home}, on a chain of its own.")
-    from openledger.cli.demo.story import Story
-    from openledger.cli.serve import until_interrupted
-    from openledger.web.server import serving
-    from openledger.wiring.platform import open_platform
+    with importing():
+        from openledger.cli.demo.story import Story
+        from openledger.cli.serve import until_interrupted
+        from openledger.web.server import serving
+        from openledger.wiring.platform import open_platform
 
     with open_platform(here.settings) as platform:
         story = Story(platform, here.output, started)
