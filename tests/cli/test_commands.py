@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import subprocess
@@ -114,21 +115,28 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         "try: run()\nexcept SystemExit: pass\n"
         f"print('HEAVY', [m for m in {HEAVY!r} if m in sys.modules])"
     )
-    began = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    seconds = time.monotonic() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert "HEAVY []" in found.stdout
     assert "Start with: openledger demo" in found.stdout
-    assert seconds < 1.5
+    assert seconds < 1.0  # of the processor; the figure is in docs/reference/figures.md
 
 
 def test_garbage_is_looked_for_again_after_imports_even_failed_ones() -> None:
-    with pytest.raises(ModuleNotFoundError), importing():
-        assert not gc.isenabled()
-        importlib.import_module("no_such_module")
+    was_looking: list[bool] = []
 
-    assert gc.isenabled()
+    def fail() -> None:
+        with importing():
+            was_looking.append(gc.isenabled())
+            importlib.import_module("no_such_module")
+
+    with pytest.raises(ModuleNotFoundError):
+        fail()
+
+    assert (was_looking, gc.isenabled()) == ([False], True)
     gc.unfreeze()
 
 
