@@ -1,6 +1,7 @@
-"""What every test shares: one hypothesis profile, and the tests' market (see `tests/market.py`)."""
+"""What every test shares: a hypothesis profile, a limit of time, the market (`tests/market.py`)."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from openledger.lm.tokenizer import Tokenizer
     from openledger.wiring.platform import Platform
+
+MOST_SECONDS = 5.0  # of CPU time, for the call of a test without the mark `slow`
 
 # Machines differ: no example may fail for being slow. In CI every run tries the same examples.
 settings.register_profile(
@@ -51,3 +54,24 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> "Tokenizer":
     folder = tmp_path_factory.mktemp("models") / "tiny"
     build_tiny(folder)
     return load_base(folder).tokenizer
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that worked long in this process and does not say so.
+
+    A busy machine adds no CPU time. That of processes which a test starts is not counted.
+    """
+    began = time.process_time()
+    yield
+    check_quick(item, time.process_time() - began)
+
+
+def check_quick(item: pytest.Item, seconds: float) -> None:
+    """Fail when `seconds` of a test's call are too many for one without the mark `slow`."""
+    if seconds > MOST_SECONDS and item.get_closest_marker("slow") is None:
+        pytest.fail(
+            f"{item.nodeid} took {seconds:.1f} s of CPU time, more than {MOST_SECONDS:g} s: "
+            "make it quicker or mark it slow",
+            pytrace=False,
+        )

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from openledger.wiring.platform import open_platform
 from tests import market as fair
 
 HEAVY = ("torch", "transformers", "web3", "sqlalchemy", "eth", "fastapi")
+MODELS = ("torch", "transformers", "tokenizers", "safetensors", "gguf")
 MONEY = ("wallet", "deposited", "free", "earned", "claimable", "claimed")
 
 
@@ -137,6 +139,55 @@ def test_garbage_is_looked_for_again_after_imports_even_failed_ones() -> None:
 
     assert (was_looking, gc.isenabled()) == ([False], True)
     gc.unfreeze()
+
+
+@pytest.mark.slow
+def test_what_needs_no_model_works_without_torch(
+    home: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    with open_platform(fair.settings(home)) as platform:
+        [made] = fair.paid_calls(platform, tokenizer, 1)
+        platform.settle.run()
+    note, bundle = tmp_path / "note.txt", tmp_path / "receipt.json"
+    note.write_text("The ferry leaves at noon, and the piper plays a slow air for those who wait.")
+    commands = (
+        ("receipt", "show", made.receipt_id, "--bundle", str(bundle)),
+        ("receipt", "verify", str(bundle)),
+        ("wallet", "new", "alice"),
+        ("wallet", "balance", "alice"),
+        ("datanet", "create", "sea", "--description", "The sea.", "--licence", "CC0-1.0"),
+        ("datanet", "add", "sea", str(note), "--as", "alice", "--licence", "CC0-1.0"),
+        ("datanet", "show", "sea"),
+        ("epoch", "show"),
+        ("doctor",),
+    )
+
+    assert failing_without_models(home, commands) == []
+
+
+@pytest.mark.slow
+def test_serving_without_torch_is_told_with_its_cure(home: Path) -> None:
+    [said] = failing_without_models(home, [("serve", "--port", "0")])
+
+    assert "pip install" in said
+    assert "Exit(7)" in said or "SystemExit(7)" in said
+
+
+def failing_without_models(home: Path, commands: Sequence[Sequence[str]]) -> list[str]:
+    """What those commands say that fail where the model packages cannot be imported."""
+    code = (
+        "import json, sys\n"
+        f"sys.modules.update(dict.fromkeys({MODELS!r}))\n"
+        "from typer.testing import CliRunner\n"
+        "from openledger.cli.main import app\n"
+        "ran = [CliRunner().invoke(app, one) for one in json.loads(sys.argv[1])]\n"
+        "print(json.dumps([f'{one.output} {one.exception!r}' for one in ran if one.exit_code]))\n"
+    )
+    asked = json.dumps([["--home", str(home), *command] for command in commands])
+    command = [sys.executable, "-c", code, asked]
+    found = subprocess.run(command, check=True, capture_output=True, text=True)
+    failing: list[str] = json.loads(found.stdout)
+    return failing
 
 
 def test_the_version_is_printed() -> None:

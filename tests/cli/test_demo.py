@@ -120,6 +120,7 @@ def test_contributors_are_those_whose_tunes_the_seed_left_to_train_on(told: Told
 def test_a_second_telling_charges_and_pays_nothing_twice(told: Told) -> None:
     for same in ("calls", "claims", "epoch", "identity", "perplexity", "contributors"):
         assert told.second[same] == told.first[same]
+    assert told.second["first_answer_seconds"] is None  # nobody was answered anew
     with closing(sqlite3.connect(Home(told.home).database)) as connection:
         assert connection.execute("SELECT count(*) FROM api_keys").fetchone() == (1,)
 

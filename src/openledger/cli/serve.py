@@ -18,13 +18,14 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the OpenAI-compatible API of this home on loopback, until Ctrl-C."""
-    with importing():
-        from openledger.web.server import serving
-        from openledger.wiring.platform import open_platform
+    with told((here := of(context)).output):
+        # Inside, so that a package that is not installed is told with its cure.
+        with importing():
+            from openledger.web.server import serving
+            from openledger.wiring.platform import open_platform
 
-    with told((here := of(context)).output), open_platform(here.settings) as platform:
         wanted = here.settings.serve.port if port is None else port
-        with serving(platform, wanted) as server:
+        with open_platform(here.settings) as platform, serving(platform, wanted) as server:
             here.output.talk(f"serving {server.url}/v1; Ctrl-C stops")
             until_interrupted()
             here.output.talk(

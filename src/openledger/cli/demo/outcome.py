@@ -63,7 +63,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """The last object of `openledger demo --json`."""
 
     seconds: float
-    first_answer_seconds: float | None  # None: answered by an earlier run
+    first_answer_seconds: float | None  # None: an earlier run's answer came again
     stages: dict[str, float]
     datanet: str  # the first one, which the next four fields are about
     perplexity: Perplexity

@@ -32,11 +32,12 @@ from openledger.core.errors import (
     SourceUnavailableError,
     VerificationError,
 )
-from openledger.core.types import WEI_PER_OPEN, Wei
+from openledger.core.types import WEI_PER_OPEN, ReceiptId, Wei
 from openledger.flows.model.train.flow import Metrics, Step
 from openledger.flows.money.identity import Identity
 from openledger.storage.jobs import find
 from openledger.storage.records.model.runs import TRAIN_JOB
+from openledger.storage.records.money import calls
 from openledger.web.operations import datanets, epochs, models, receipts, sources, wallets
 from openledger.web.operations.operation import Nothing
 from openledger.web.operations.receipts import ReceiptView
@@ -66,6 +67,7 @@ class Story:
         self._started_s = started_s
         self._stages: dict[str, float] = {}
         self._first_answer_s: float | None = None
+        self._earlier = _receipts(platform)
         self._last_line_s = 0.0
         self._missing: list[SourceUnavailableError] = []
 
@@ -175,7 +177,7 @@ class Story:
         first, *others = [self._trained(one.act) for one in told]
         return Outcome(
             seconds=round(time.monotonic() - self._started_s, 2),
-            first_answer_seconds=self._first_answer_s,
+            first_answer_seconds=self._first_answer(told),
             stages=self._stages,
             datanet=first.datanet,
             perplexity=first.perplexity,
@@ -188,6 +190,10 @@ class Story:
             claims=claims,
             identity=Held(check.holds),
         )
+
+    def _first_answer(self, told: Sequence[Told]) -> float | None:
+        is_replay = told[0].answers[0].receipt in self._earlier
+        return None if is_replay else self._first_answer_s
 
     def _trained(self, act: Act) -> Trained:
         run = models.show_run(self._platform, models.Which(act.datanet))
@@ -288,3 +294,9 @@ class Story:
         if len(paid) > 4:
             self._output.talk(f"     and {len(paid) - 4} more contributors")
         self._output.talk(f"     {percent(view.nobody_ppb):>7}  nobody's data, to commons")
+
+
+def _receipts(platform: Platform) -> set[ReceiptId]:
+    """Of every call that was answered here so far."""
+    with platform.database.read() as transaction:
+        return {call.id for call in calls.in_order(transaction, platform.gateway.account)}
