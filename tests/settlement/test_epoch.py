@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from openledger.core.errors import ConflictError, VerificationError
 from openledger.core.merkle import verify
+from openledger.core.signing import digest_typed
 from openledger.core.types import Account, Wei
 from openledger.settlement.epoch import (
     Before,
@@ -14,6 +15,7 @@ from openledger.settlement.epoch import (
     payout_leaf,
     payout_tree,
     receipt_tree,
+    tree_of,
 )
 from openledger.settlement.receipt import leaf
 from tests.settlement.ledger import DOMAIN, GATEWAY, PAYOUTS, run
@@ -43,6 +45,23 @@ def test_every_receipt_and_payout_can_be_proved() -> None:
     for index, payout in enumerate(epoch.payouts):
         raw = payout_leaf(DOMAIN.chain_id, PAYOUTS, GATEWAY, payout)
         verify(raw, payouts.prove(index), epoch.payouts_root)
+
+
+def test_the_digests_of_the_pairs_are_enough_for_the_tree_and_no_others_pass() -> None:
+    epoch = close(DOMAIN, PAYOUTS, RECEIPTS, Before())
+    digests = [
+        (
+            digest_typed(DOMAIN, receipt.call.call),
+            digest_typed(DOMAIN, receipt.statement.statement),
+        )
+        for receipt in RECEIPTS
+    ]
+    tree = tree_of(digests, epoch.root)
+
+    assert tree.prove(3) == receipt_tree(DOMAIN, RECEIPTS).prove(3)
+    for others in (digests[:-1], digests[::-1], [digests[0][::-1], *digests[1:]]):
+        with pytest.raises(VerificationError, match="not those of the epoch"):
+            tree_of(others, epoch.root)
 
 
 def test_a_payout_leaf_has_fixed_width() -> None:

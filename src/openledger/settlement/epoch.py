@@ -4,16 +4,23 @@ A pure function of the receipts, so anyone can redo it. Payouts are cumulative p
 account): one claim pays all epochs missed, and an old proof never pays twice.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 from eth_abi.abi import encode
 
-from openledger.core.errors import ConflictError
+from openledger.core.errors import ConflictError, VerificationError
 from openledger.core.merkle import Proof, Tree
 from openledger.core.signing import Domain
 from openledger.core.types import Account, Digest, Wei
-from openledger.settlement.receipt import CallReceipt, Receipt, leaf, verify_chain, verify_follows
+from openledger.settlement.receipt import (
+    CallReceipt,
+    Receipt,
+    leaf,
+    leaf_of,
+    verify_chain,
+    verify_follows,
+)
 
 
 class Payout(msgspec.Struct, frozen=True):
@@ -90,6 +97,18 @@ def close(
 def receipt_tree(domain: Domain, receipts: Sequence[Receipt]) -> Tree:
     """The tree over the pairs of an epoch, in the order of their sequence."""
     return Tree([leaf(domain, receipt) for receipt in receipts])
+
+
+def tree_of(digests: Iterable[tuple[Digest, Digest]], root: Digest) -> Tree:
+    """The tree of a closed epoch from the digests of its calls and statements alone.
+
+    Raises:
+        VerificationError: their root is another one.
+    """
+    tree = Tree([leaf_of(*pair) for pair in digests])
+    if tree.root != root:
+        raise VerificationError(f"the receipts stored here are not those of the epoch {root}")
+    return tree
 
 
 def payout_tree(

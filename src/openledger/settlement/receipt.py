@@ -239,9 +239,14 @@ def combine(members: tuple[MemberScores, ...]) -> Attribution:
 
 def leaf(domain: Domain, receipt: Receipt) -> bytes:
     """The epoch leaf of a pair: both EIP-712 digests, 64 bytes."""
-    return as_bytes(digest_typed(domain, receipt.call.call)) + as_bytes(
-        digest_typed(domain, receipt.statement.statement)
+    return leaf_of(
+        digest_typed(domain, receipt.call.call), digest_typed(domain, receipt.statement.statement)
     )
+
+
+def leaf_of(call: Digest, statement: Digest) -> bytes:
+    """The epoch leaf of the pair with these digests."""
+    return as_bytes(call) + as_bytes(statement)
 
 
 def payer_commitment(payer: Account, salt: bytes) -> Digest:

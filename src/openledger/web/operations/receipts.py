@@ -10,7 +10,7 @@ from openledger.core.ids import parse_receipt_id
 from openledger.core.signing import sign_typed
 from openledger.core.types import Account, Digest, ReceiptId, Wei
 from openledger.flows.money.verify import BUNDLE_VERSION, PAYER, Bundle, EpochProof, Opening, pack
-from openledger.settlement.epoch import receipt_tree
+from openledger.settlement.epoch import tree_of
 from openledger.settlement.parts import DATA
 from openledger.settlement.receipt import (
     CallReceipt,
@@ -135,9 +135,9 @@ def _previous(transaction: Transaction, call: calls.Call) -> CallReceipt | None:
 def _proof(
     platform: Platform, transaction: Transaction, epoch: epochs.Epoch, call: calls.Call
 ) -> EpochProof:
-    pairs = calls.pairs(transaction, call.gateway, epoch.first, epoch.size)
+    found = calls.digests(transaction, call.gateway, epoch.first, epoch.size)
+    tree = tree_of(found, epoch.root)
     domain = platform.acts.contracts.domain("Escrow")
-    tree = receipt_tree(domain, [_receipt(pair) for pair in pairs])
     root = EpochRoot(epoch.first, epoch.size, epoch.root)
     return EpochProof(
         first=epoch.first,

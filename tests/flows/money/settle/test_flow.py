@@ -228,6 +228,20 @@ def test_a_stored_receipt_that_was_altered_settles_nothing(
         assert epochs.latest(transaction, market.gateway.account) is None
 
 
+def test_a_stored_digest_that_was_altered_settles_nothing(
+    market: Platform, tokenizer: Tokenizer
+) -> None:
+    fair.paid_calls(market, tokenizer, 2)
+    market.settle._close()
+    with market.database.transaction() as transaction:
+        change = call_receipts.update().where(call_receipts.c.gateway_sequence == 1)
+        transaction.connection.execute(change.values(digest="9" * 64))
+
+    with pytest.raises(VerificationError, match="not those of the epoch"):
+        market.settle.run()
+    assert market.acts.contracts.read(int, "Escrow", "epoch_count", market.gateway.account) == 0
+
+
 def test_an_epoch_of_free_calls_moves_no_money(market: Platform, tokenizer: Tokenizer) -> None:
     fair.free_call(market, tokenizer)
     with pytest.raises(NothingToSettleError, match="every call so far was free"):

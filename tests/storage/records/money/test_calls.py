@@ -164,6 +164,12 @@ def test_whole_receipts_end_at_the_first_gap(database: Database) -> None:
         pair = next(calls.pairs(transaction, GATEWAY, 2, 1))
         assert pair.statement == statement_of(2)
         assert pair.call == calls.get(transaction, receipt_of(2))
+        both = [
+            (one.call.digest, one.statement.digest)
+            for one in calls.pairs(transaction, GATEWAY, 1, 2)
+        ]
+        assert calls.digests(transaction, GATEWAY, 1, 2) == both
+        assert calls.digests(transaction, GATEWAY, 2, 1) == both[1:]
 
 
 def test_private_bytes_are_erased_after_their_time(database: Database) -> None:

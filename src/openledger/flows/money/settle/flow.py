@@ -21,7 +21,7 @@ from openledger.core.errors import NothingToSettleError
 from openledger.core.merkle import Tree
 from openledger.core.types import Account, Digest
 from openledger.flows.money.settle.cover import Due, approve, unpaid
-from openledger.settlement.epoch import Before, close, receipt_tree
+from openledger.settlement.epoch import Before, close, tree_of
 from openledger.settlement.receipt import (
     CallReceipt,
     Receipt,
@@ -193,8 +193,8 @@ class Settle:
                 _Draw(index, pairs[index], _voucher(transaction, self.gateway, payer))
                 for payer, index in sorted(last.items(), key=lambda item: item[1])
             ]
-        domain = self.acts.contracts.domain("Escrow")
-        return receipt_tree(domain, [_receipt(pair) for pair in pairs]), draws
+        digests = ((pair.call.digest, pair.statement.digest) for pair in pairs)
+        return tree_of(digests, epoch.root), draws
 
     def _settle_write(self, epoch: epochs.Epoch) -> Write:
         tree, draws = self._draws(epoch)

@@ -224,6 +224,22 @@ def pairs(
         yield Pair(call, said)
 
 
+def digests(
+    transaction: Transaction, gateway: Account, first_sequence: int, count: int
+) -> list[tuple[Digest, Digest]]:
+    """The digests of call and statement, of so many whole receipts from a sequence on."""
+    rows = call_receipts.c
+    query = (
+        select(rows.digest, statements.c.digest)
+        .join(statements, statements.c.receipt == rows.id)
+        .where(rows.gateway == gateway, rows.gateway_sequence >= first_sequence)
+        .order_by(rows.gateway_sequence)
+        .limit(count)
+    )
+    found = transaction.connection.execute(query)
+    return [(Digest(call), Digest(statement)) for call, statement in found]
+
+
 def erase_private(transaction: Transaction, before: int) -> int:
     """Forget what calls before a time kept for disputes; how many did.
 
