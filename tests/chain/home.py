@@ -59,7 +59,7 @@ class Home:
 
     def deploy(self) -> None:
         record = self.folder / "chain" / "deployment.json"
-        self.deployment = deploy(record, self.builder(), SETTINGS)
+        self.deployment = deploy(record, self.builder(), lambda: SETTINGS)
         self.contracts = Contracts(self.client, self.deployment)
         self.outbox.relay = Relay(self.contracts, self.keyring, clock)
         self.indexer = Indexer(self.database, self.contracts, clock)

@@ -10,7 +10,13 @@ import msgspec
 import pytest
 
 from openledger.chain.config import EVM, PROFILES, ChainProfile
-from openledger.chain.contracts import CONTRACTS, artifact, interface, named
+from openledger.chain.contracts import (
+    CONTRACTS,
+    ContractSettings,
+    artifact,
+    interface,
+    named,
+)
 from openledger.chain.deployment import deploy, load
 from openledger.chain.devchain.node import DevChain
 from openledger.chain.devchain.rpc import DirectTransport
@@ -60,10 +66,20 @@ def test_all_six_stand_and_know_each_other(home: Home) -> None:
 
 def test_a_second_deployment_changes_nothing(home: Home) -> None:
     height = home.client.height()
-    again = deploy(home.folder / "chain" / "deployment.json", home.builder(), SETTINGS)
+    again = deploy(home.folder / "chain" / "deployment.json", home.builder(), lambda: SETTINGS)
 
     assert again == home.deployment
     assert home.client.height() == height
+
+
+def test_what_stands_asks_for_no_settings(home: Home) -> None:
+    def refuse() -> ContractSettings:
+        raise InvalidInputError("too little time for a public chain")
+
+    record = home.folder / "chain" / "deployment.json"
+    assert deploy(record, home.builder(), refuse) == home.deployment
+    with pytest.raises(InvalidInputError, match="too little time"):
+        deploy(home.folder / "other.json", home.builder(), refuse)
 
 
 def test_a_full_disk_loses_only_the_record(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,17 +90,17 @@ def test_a_full_disk_loses_only_the_record(home: Home, monkeypatch: pytest.Monke
     with monkeypatch.context() as small:
         small.setattr(os, "fsync", full)
         with pytest.raises(StorageFullError, match="free some space"):
-            deploy(record, home.builder(), SETTINGS)
+            deploy(record, home.builder(), lambda: SETTINGS)
     left = list(record.parent.iterdir())
 
     assert left == []
-    assert deploy(record, home.builder(), SETTINGS) == home.deployment
+    assert deploy(record, home.builder(), lambda: SETTINGS) == home.deployment
     assert record.stat().st_mode & 0o777 == 0o644
 
 
 def test_a_lost_record_is_found_again_on_the_chain(home: Home) -> None:
     height = home.client.height()
-    again = deploy(home.folder / "other.json", home.builder(), SETTINGS)
+    again = deploy(home.folder / "other.json", home.builder(), lambda: SETTINGS)
 
     assert again == home.deployment
     assert home.client.height() == height
@@ -102,7 +118,7 @@ def test_an_interrupted_deployment_goes_on(tmp_path: Path, requests: int) -> Non
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("openledger.chain.deployment._TIMEOUT_S", 0.0)
         with pytest.raises(ChainUnavailableError):
-            deploy(record, home.builder(), SETTINGS)
+            deploy(record, home.builder(), lambda: SETTINGS)
     broken.left = 10_000
     home.deploy()
     height = home.client.height()

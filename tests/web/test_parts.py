@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import msgspec
@@ -17,6 +18,7 @@ from openledger.core.errors import (
     InvalidInputError,
     NotFoundError,
     UnauthenticatedError,
+    UnavailableError,
 )
 from openledger.core.ids import parse_receipt_id, receipt_id
 from openledger.core.signing import Domain, address_of
@@ -248,6 +250,22 @@ def test_an_open_call_has_a_receipt_without_halves(desk: Desk) -> None:
     assert msgspec.json.decode(pending.document)["call"] is None
     assert held > 0
     assert books.balance(PAYER).held == 0
+
+
+def test_an_answer_is_given_though_the_books_cannot_be_read_after_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = Till(desk).start(request())
+    list(call)
+
+    def refuse(*_: object) -> NoReturn:
+        raise UnavailableError("the database does not answer")
+
+    monkeypatch.setattr(calls, "statement", refuse)
+    made = call.result()
+
+    assert made.completion_tokens >= 1
+    assert (made.is_attributed, made.settled) == (False, None)
 
 
 def test_a_cancelled_stream_pays_for_what_was_taken(desk: Desk) -> None:

@@ -158,6 +158,23 @@ def test_what_the_guardian_vetoes_is_proposed_again_until_he_lets_it_pass(
 
 
 @pytest.mark.slow
+def test_an_epoch_that_somebody_else_activated_is_active(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    with open_platform(with_delay(tmp_path / "home", 3_600)) as platform:
+        open_market(platform)
+        fair.paid_calls(platform, tokenizer, 1)
+        assert platform.settle.run().state is EpochState.PROPOSED
+        let_time_pass(platform)
+        activate = platform.acts.contracts.write("Payouts", "activate", platform.gateway.account)
+        platform.acts.perform({op_id("stranger"): activate})
+
+        settled = platform.settle.run()
+        assert (settled.state, settled.payout_number) == (EpochState.ACTIVE, 1)
+        assert platform.claim.run(fair.contributors(platform))
+
+
+@pytest.mark.slow
 def test_a_veto_is_seen_though_the_epoch_promises_what_the_one_before_did(
     tmp_path: Path, tokenizer: Tokenizer
 ) -> None:

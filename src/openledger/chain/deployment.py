@@ -4,6 +4,7 @@ A key of its own deploys them with its first six transactions, so their addresse
 key alone, and what an interrupted run queued is simply waited for.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -75,8 +76,10 @@ def load(path: Path, client: Client) -> Deployment | None:
     return found
 
 
-def deploy(path: Path, builder: Builder, settings: ContractSettings) -> Deployment:
+def deploy(path: Path, builder: Builder, settings: Callable[[], ContractSettings]) -> Deployment:
     """Deploy what is missing and record it; returns the record when all is there.
+
+    The settings are asked for only then: what stands cannot be changed any more.
 
     The operator must have gas money, and gets all OPEN.
 
@@ -89,7 +92,7 @@ def deploy(path: Path, builder: Builder, settings: ContractSettings) -> Deployme
     """
     found = load(path, builder.client)
     if found is None:
-        found = _deploy(builder, settings)
+        found = _deploy(builder, settings())
         with full_disk():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, msgspec.json.encode(found), mode=_READABLE)
@@ -166,9 +169,12 @@ def _confirm(builder: Builder, ops: list[Digest], label: str, payer: Account) ->
     try:
         return builder.outbox.confirm(ops, _TIMEOUT_S)
     except ChainUnavailableError as error:
-        has = builder.client.balance(payer)
+        try:
+            has = f"{builder.client.balance(payer)} wei"
+        except ChainUnavailableError:
+            has = "a balance that the chain does not tell now"
         raise ChainUnavailableError(
-            f"{error}; gas is paid by the {label}'s account {payer}, which has {has} wei"
+            f"{error}; gas is paid by the {label}'s account {payer}, which has {has}"
         ) from error
 
 

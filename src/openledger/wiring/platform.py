@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -220,7 +220,7 @@ def _acts(
 ) -> Acts:
     outbox = Outbox(database, chain.client, keyring, now_us, owner=_OUTBOX_OWNER)
     builder = deployment.Builder(chain.client, database, outbox, keyring)
-    chosen = contract_settings(settings.chain, chain.client.config.profile)
+    chosen = partial(contract_settings, settings.chain, chain.client.config.profile)
     path = home.root / "deployment.json"
     contracts = Contracts(chain.client, deployment.deploy(path, builder, chosen))
     outbox.relay = Relay(contracts, keyring, now_us)

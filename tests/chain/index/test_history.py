@@ -34,14 +34,10 @@ def test_what_was_seen_inside_a_block_never_was() -> None:
     assert [amount for amount in range(9) if found.was(ANNA, amount)] == [0, 7]
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9))), st.integers(0, 10))
-def test_a_figure_was_what_it_was_at_a_block_or_later(
-    made: list[tuple[int, int]], since: int
-) -> None:
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9))))
+def test_a_figure_was_what_it_was_at_some_block(made: list[tuple[int, int]]) -> None:
     events = [deposit(block, ANNA, amount) for block, amount in sorted(made)]
     course = history(GATEWAY, events, []).deposited
     at = [sum(amount for block, amount in made if block <= last) for last in range(11)]
 
-    assert {amount for amount in range(99) if course.was(ANNA, amount, since)} == {
-        amount for amount in at[since:] if amount < 99
-    }
+    assert {amount for amount in range(999) if course.was(ANNA, amount)} == {0, *at}

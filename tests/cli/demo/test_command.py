@@ -1,5 +1,6 @@
 """Where the demonstration happens, and what it does when something is missing."""
 
+import errno
 import json
 import re
 import shutil
@@ -115,6 +116,30 @@ def test_starting_over_goes_on_after_a_kill_while_it_deletes(
     command._prepare_home(home, is_fresh=True)
 
     assert [one.name for one in tmp_path.iterdir()] == ["home"]
+    assert [one.name for one in home.iterdir()] == ["demo.json"]
+
+
+def test_a_home_that_cannot_be_moved_starts_over_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a mount point: it is emptied in place, what names it the demo's own at last."""
+    home = tmp_path / "home"
+    command._prepare_home(home, is_fresh=True)
+    (home / "left").write_text("over")
+    (home / "runs" / "one").mkdir(parents=True)
+    (home / "linked").symlink_to(tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        with pytest.raises(OSError, match="busy"):
+            command._prepare_home(home, is_fresh=True)
+    assert (home / "demo.json").exists()
+    command._prepare_home(home, is_fresh=True)
+
     assert [one.name for one in home.iterdir()] == ["demo.json"]
 
 

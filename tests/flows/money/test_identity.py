@@ -149,18 +149,17 @@ def test_a_wrong_note_is_told_before_it_is_mended(settled: Platform, column: str
     assert msgspec.structs.asdict(again.database)[column] == getattr(again.chain, column)
 
 
-def test_a_note_may_lag_behind_but_not_behind_its_own_block(settled: Platform) -> None:
-    payer = fair.payer(settled)
-    old = settled.acts.contracts.client.height()
-    settled.fund.deposit(payer, Wei(5), "later")
+def test_a_note_may_lag_behind_and_is_judged_once_its_block_stays(settled: Platform) -> None:
+    settled.fund.deposit(fair.payer(settled), Wei(5), "later")
     now = settled.acts.contracts.client.height()
 
-    def with_old_figure(block: int) -> tuple[str, ...]:
+    def with_figure(deposited: int, block: int) -> tuple[str, ...]:
         with settled.database.transaction() as transaction:
             transaction.connection.execute(
-                escrow_balances.update().values(deposited=fair.DEPOSITED, block=block)
+                escrow_balances.update().values(deposited=deposited, block=block)
             )
         return settled.check_identity.run().broken
 
-    assert with_old_figure(old) == ()
-    assert with_old_figure(now) == ("chain and books agree on deposits",)
+    assert with_figure(fair.DEPOSITED, now) == ()
+    assert with_figure(fair.DEPOSITED + 1, now + 1) == ()
+    assert with_figure(fair.DEPOSITED + 1, now) == ("chain and books agree on deposits",)

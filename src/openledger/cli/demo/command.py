@@ -98,12 +98,21 @@ def _prepare_home(home: Path, *, is_fresh: bool) -> None:
             raise ConflictError(f"{home} was not made by the demo; --fresh deletes only its own")
         if Home(home).is_owned():
             raise HomeBusyError(f"{home} is in use; stop that process first")
-        # Out of the way first: half deleted, it would no longer be known as the demo's own.
-        home.rename(doomed)
-        shutil.rmtree(doomed)
+        _delete(home, doomed)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not any(home.iterdir()):
         marker.write_text("{}\n")
+
+
+def _delete(home: Path, doomed: Path) -> None:
+    """Half deleted, it must still be known as the demo's own, or be out of the way."""
+    try:
+        home.rename(doomed)
+    except OSError:  # a mount point, or a folder above that is not ours: the marker goes last
+        for child in sorted(home.iterdir(), key=lambda child: child.name == _MARKER):
+            shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
+    else:
+        shutil.rmtree(doomed)
 
 
 def _next(here: Context, receipt: str) -> str:

@@ -9,7 +9,8 @@
 Chain and database are summed up apart from each other, then compared. What the books noted of the
 chain is compared as it stands, before anybody renews it, with what the chain's events say it was: a
 note may lag behind, since anyone may deposit for any payer and claim for any account, but every
-figure in it must have been true once, and not before the block at which it was noted.
+figure in it must have been true once. A note of a block that the chain may still take back is not
+judged yet.
 """
 
 from collections import Counter
@@ -85,15 +86,24 @@ class CheckIdentity:
         Raises:
             VerificationError: the database contradicts itself.
             ChainUnavailableError: the chain does not answer.
+            WrongChainError: another chain answers.
         """
+        while True:
+            progress = self._progress()
+            found = self._compare(progress)
+            if self._progress() == progress:  # else it settled meanwhile: sums of two moments
+                return found
+
+    def _compare(self, progress: totals.Progress) -> Identity:
+        final = self.indexer.poll().final
         before = self._history()
-        progress = self._progress()
         payers = before.payers()
         chain = self._chain(payers)
         charged = {payer: self._charged(payer) for payer in payers}
         with self.database.read() as transaction:
-            books = self._books(transaction, progress)
+            books = self._books(transaction, progress, final)
         # Read once more: what came meanwhile explains what it changed.
+        self.indexer.poll()
         after = self._history()
         lines = (
             _lines_of_chain(chain)
@@ -110,11 +120,10 @@ class CheckIdentity:
         return Identity(not broken, chain, books.totals, broken, tuple(lines))
 
     def _history(self) -> History:
-        self.indexer.poll()
         escrow = self.indexer.events("Escrow", only_final=False)
         return history(self.gateway, escrow, self.indexer.events("Payouts", only_final=False))
 
-    def _books(self, transaction: Transaction, progress: totals.Progress) -> _Books:
+    def _books(self, transaction: Transaction, progress: totals.Progress, final: int) -> _Books:
         claimed = Counter[Account]()
         for row in epochs.claims_of(transaction, self.gateway):
             claimed[row.account] += row.amount
@@ -126,7 +135,7 @@ class CheckIdentity:
             totals=totals.totals(transaction, self.gateway, progress),
             parts=parts,
             charged=charged,
-            noted=[row for row in noted if row is not None],
+            noted=[row for row in noted if row is not None and row.block <= final],
             claimed=dict(claimed),
         )
 
@@ -208,7 +217,7 @@ def _is_between(chain: OnChain, before: History, after: History) -> bool:
 def _lines_of_books(chain: OnChain, books: _Books, events: History) -> dict[str, bool]:
     def noted(figure: str) -> bool:
         course = getattr(events, figure)
-        return all(course.was(one.payer, getattr(one, figure), one.block) for one in books.noted)
+        return all(course.was(one.payer, getattr(one, figure)) for one in books.noted)
 
     return {
         "the parts of all settled receipts are what was drawn": books.parts == chain.drawn,

@@ -136,6 +136,7 @@ def add(platform: Platform, addition: Addition) -> ContributionView:
 
     Raises:
         InvalidInputError, NotAllowedError, DuplicateError: they were refused, for this reason.
+        ConflictError: they were withdrawn or rejected before, or came from two at once.
     """
     if addition.claim not in CLAIMS:
         raise InvalidInputError(f"{addition.claim!r} is no claim: say {', '.join(CLAIMS)}")

@@ -1,8 +1,9 @@
 """Settling epochs, and showing them."""
 
 import msgspec
+import structlog
 
-from openledger.core.errors import NotFoundError
+from openledger.core.errors import NotFoundError, OpenLedgerError
 from openledger.core.types import Account, Digest, Wei
 from openledger.flows.money.identity import Identity
 from openledger.flows.money.verify import Anchors
@@ -11,6 +12,8 @@ from openledger.storage.records.money import balances, calls
 from openledger.storage.records.money import epochs as rows
 from openledger.web.operations.operation import Nothing, Operation
 from openledger.wiring.platform import Platform
+
+log = structlog.get_logger()
 
 
 class Which(msgspec.Struct, frozen=True):
@@ -70,15 +73,24 @@ def show(platform: Platform, which: Which) -> EpochView:
 def identity(platform: Platform, _: Nothing) -> Identity:
     """The money identity, from chain and database apart; then the books note what is new on chain.
 
-    Compared is what stood in the books before: a wrong note is told once, and mended.
+    Compared is what stood in the books before: a note of a balance that is wrong is told, then
+    written anew.
     """
     found = platform.check_identity.run()
+    try:
+        _renew(platform)
+    except OpenLedgerError as error:
+        # What was found must be told all the same; the notes are renewed at the next call as well.
+        log.warning("notes not renewed", why=str(error))
+    return found
+
+
+def _renew(platform: Platform) -> None:
     with platform.database.read() as transaction:
         payers = balances.payers(transaction, platform.gateway.account)
     for payer in payers:
         platform.fund.refresh(payer)
     platform.claim.catch_up()
-    return found
 
 
 def _view(platform: Platform, epoch: rows.Epoch) -> EpochView:

@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from hashlib import sha256
 
+import structlog
+
+from openledger.core.errors import UnavailableError
 from openledger.core.types import Wei
 from openledger.flows.money.infer import answer
 from openledger.flows.money.infer.request import CallRequest, Decoding, Desk
@@ -13,6 +16,8 @@ from openledger.settlement.split import apportion
 from openledger.storage.database import Transaction
 from openledger.storage.records.money import calls, epochs
 from openledger.web.inference import InferenceRequest, InferenceResult, RolePart
+
+log = structlog.get_logger()
 
 _FINGERPRINT_LENGTH = 12
 
@@ -59,9 +64,7 @@ class OpenCall:
 
     def result(self) -> InferenceResult:
         ended = self._call.result()
-        with self._database.read() as transaction:
-            is_attributed = calls.statement(transaction, self.receipt_id) is not None
-            settled = _settled(transaction, calls.get(transaction, self.receipt_id))
+        is_attributed, settled = self._progress()
         return InferenceResult(
             text=ended.text,
             finish_reason="stop" if ended.finish == Finish.STOP else "length",
@@ -75,6 +78,17 @@ class OpenCall:
 
     def cancel(self) -> None:
         self._call.cancel()
+
+    def _progress(self) -> tuple[bool, int | None]:
+        """Whether it is attributed, and the number of its settled epoch."""
+        try:
+            with self._database.read() as transaction:
+                is_attributed = calls.statement(transaction, self.receipt_id) is not None
+                return is_attributed, _settled(transaction, calls.get(transaction, self.receipt_id))
+        except UnavailableError as error:
+            # The call is charged: its answer must not be lost for want of this.
+            log.warning("progress not read", receipt=self.receipt_id, why=str(error))
+            return False, None
 
 
 def _settled(transaction: Transaction, call: calls.Call) -> int | None:

@@ -66,7 +66,7 @@ class Settle:
         """Finish the open epoch, or close the next one and finish it.
 
         Raises:
-            NothingToSettleError: no receipt waits to be settled, or all that ever was is free.
+            NothingToSettleError: no receipt waits to be settled.
             VerificationError: a stored receipt does not hold.
             ChainUnavailableError: the chain is down; run it again, nothing is lost.
         """
@@ -93,8 +93,6 @@ class Settle:
             verify_call(domain, receipt.call)
             verify_statement(domain, receipt.call, receipt.statement)
         made = close(domain, self.acts.contracts.deployment.payouts, receipts, before)
-        if not made.payouts:  # which Payouts would refuse
-            raise NothingToSettleError("nobody has earned anything: every call so far was free")
         new = epochs.NewEpoch(
             gateway=self.gateway,
             first=made.first,
@@ -113,6 +111,8 @@ class Settle:
         if epoch.state is states.CLOSED:
             self._cover(epoch)
             epoch = self._do(epoch, states.SETTLED, self._settle_write)
+        if epoch.state is states.SETTLED and not epoch.promised:
+            return self._note(epoch, states.ACTIVE)  # nobody has earned anything yet
         if epoch.state is states.SETTLED:
             epoch = self._do(epoch, states.PROPOSED, self._propose_write)
         if epoch.state is states.PROPOSED:
@@ -123,6 +123,8 @@ class Settle:
                 )
             if self._must_wait():
                 return epoch
+            if self._is_activated():
+                return self._note(epoch, states.ACTIVE)
             epoch = self._do(epoch, states.ACTIVE, self._activate_write)
         return epoch
 
@@ -139,12 +141,21 @@ class Settle:
 
         Its root does not tell: an epoch of free calls promises what the one before did.
         """
-        contracts = self.acts.contracts
-        if contracts.read(_Pending, "Payouts", "pending", self.gateway).ready_at:
-            return False
+        return not self._ready_at() and self._root_count() <= self._active_number()
+
+    def _is_activated(self) -> bool:
+        """Whether the proposal counts already; anyone may activate it."""
+        return not self._ready_at() and self._root_count() > self._active_number()
+
+    def _ready_at(self) -> int:
+        return self.acts.contracts.read(_Pending, "Payouts", "pending", self.gateway).ready_at
+
+    def _root_count(self) -> int:
+        return self.acts.contracts.read(int, "Payouts", "root_count", self.gateway)
+
+    def _active_number(self) -> int:
         with self.database.read() as transaction:
-            active = epochs.active_number(transaction, self.gateway)
-        return contracts.read(int, "Payouts", "root_count", self.gateway) <= active
+            return epochs.active_number(transaction, self.gateway)
 
     def _next_proposal(self, epoch: epochs.Epoch) -> Digest:
         """The operation after those that were proposed and vetoed."""
@@ -159,15 +170,11 @@ class Settle:
 
     def _must_wait(self) -> bool:
         """Whether the time in which a proposal can be vetoed still runs."""
-        contracts = self.acts.contracts
-        ready_at = contracts.read(_Pending, "Payouts", "pending", self.gateway).ready_at
-        return ready_at > contracts.client.now_s(self.clock())
+        return self._ready_at() > self.acts.contracts.client.now_s(self.clock())
 
     def _note(self, epoch: epochs.Epoch, state: epochs.EpochState) -> epochs.Epoch:
-        active = state is epochs.EpochState.ACTIVE
-        number = (
-            self.acts.contracts.read(int, "Payouts", "root_count", self.gateway) if active else None
-        )
+        is_payable = state is epochs.EpochState.ACTIVE and epoch.promised
+        number = self._root_count() if is_payable else None
         with self.database.transaction() as transaction:
             return epochs.advance(
                 transaction,

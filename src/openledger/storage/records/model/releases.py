@@ -205,8 +205,8 @@ def list_served(transaction: Transaction) -> list[Release]:
 def _require_name_of(transaction: Transaction, new: NewRelease) -> None:
     """A name belongs to the builder of its first release."""
     query = select(releases).where(releases.c.owner == new.owner, releases.c.name == new.name)
-    held = first(transaction, query.where(releases.c.builder != new.builder), Release)
-    if held is not None:
+    held = first(transaction, query.order_by(releases.c.version), Release)
+    if held is not None and held.builder != new.builder:
         raise ConflictError(
             f"{new.owner}/{new.name} is a model of {held.builder}; choose another name"
         )

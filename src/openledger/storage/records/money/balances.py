@@ -186,7 +186,7 @@ def next_place(transaction: Transaction, gateway: Account, payer: Account) -> in
     """Which of a payer's calls the next one is to begin, from 1: after its receipts and open holds.
 
     What it says is the `payer_sequence` that the call gets if none overtakes it. A call that ends
-    without a receipt gives its place back.
+    without a receipt gives its place back, which may then be given twice (decision 14).
     """
     book = payer_book(transaction, gateway, payer)
     return book.next_sequence + len(open_holds(transaction, gateway, payer))

@@ -58,7 +58,7 @@ class Epoch(NewEpoch, frozen=True):
     """A stored epoch."""
 
     number: int
-    payout_number: int | None  # in Payouts, once active
+    payout_number: int | None  # in Payouts, once active; None where nothing was ever promised
     state: EpochState
     created_at: int
     updated_at: int
@@ -187,10 +187,11 @@ def advance(
     """Move an epoch on, never back; `payout_number` comes with `ACTIVE`.
 
     Raises:
-        ConflictError: active without its number in Payouts, or with another one.
+        ConflictError: it promises something and is active without its number in Payouts, or with
+            another one.
     """
     found = get(transaction, gateway, number)
-    if state is EpochState.ACTIVE and payout_number is None:
+    if state is EpochState.ACTIVE and payout_number is None and found.promised:
         raise ConflictError(f"epoch {number} is active once its number in Payouts is known")
     if found.payout_number is not None and payout_number not in (None, found.payout_number):
         raise ConflictError(f"epoch {number} is number {found.payout_number} in Payouts")
