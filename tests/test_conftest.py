@@ -18,14 +18,14 @@ def work(seconds):
         pass
 
 def test_works_long():
-    work(0.4)
+    work(0.8)
 
 @pytest.mark.slow
 def test_says_that_it_works_long():
-    work(0.4)
+    work(0.8)
 
 def test_waits_long():
-    time.sleep(0.4)
+    time.sleep(0.8)
 """
 
 

@@ -48,11 +48,11 @@ def test_a_record_survives_the_round_trip(line: Line) -> None:
     assert encoding.decode(encoding.encode(line), Line) == line
 
 
-@given(lines, st.data())
-def test_other_bytes_for_the_same_record_are_refused(line: Line, data: st.DataObject) -> None:
+@given(lines, st.sampled_from([b" ", b"\n", b"\t"]))
+def test_other_bytes_for_the_same_record_are_refused(line: Line, blank: bytes) -> None:
     raw = encoding.encode(line)
     place = raw.index(b",") + 1
-    spaced = raw[:place] + data.draw(st.sampled_from([b" ", b"\n", b"\t"])) + raw[place:]
+    spaced = raw[:place] + blank + raw[place:]
 
     with pytest.raises(VerificationError, match="canonical"):
         encoding.decode(spaced, Line)

@@ -11,7 +11,7 @@ from openledger.core.money import from_open
 app = typer.Typer(no_args_is_help=True, help="Release adapters and see what is released.")
 
 
-@app.command(epilog="Example: openledger model publish first --name me/tunes --output-price 0.004")
+@app.command(epilog="Example: openledger model publish first --name me/tunes --output-price 0.4")
 def publish(
     context: typer.Context,
     run: Annotated[str, typer.Argument(help="Name or id of a trained run.")],
