@@ -1,7 +1,6 @@
 """What every test shares: a hypothesis profile, a limit of time, the market (`tests/market.py`)."""
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from openledger.wiring.platform import Platform
 
 MOST_SECONDS = 5.0  # of CPU time, for the call of a test without the mark `slow`
-_WATCHED_FACTOR = 3  # by which measuring coverage slows a test down
 
 # Machines differ: no example may fail for being slow. In CI every run tries the same examples.
 settings.register_profile(
@@ -71,10 +69,9 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 def check_quick(item: pytest.Item, seconds: float) -> None:
     """Fail when `seconds` of a test's call are too many for one without the mark `slow`."""
-    most = MOST_SECONDS * (_WATCHED_FACTOR if sys.gettrace() else 1)
-    if seconds > most and item.get_closest_marker("slow") is None:
+    if seconds > MOST_SECONDS and item.get_closest_marker("slow") is None:
         pytest.fail(
-            f"{item.nodeid} took {seconds:.1f} s of CPU time, more than {most:g} s: "
+            f"{item.nodeid} took {seconds:.1f} s of CPU time, more than {MOST_SECONDS:g} s: "
             "make it quicker or mark it slow",
             pytrace=False,
         )
