@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from openledger.attribution.curvature import SiteGradient
+from openledger.attribution.curvature import Moments, SiteGradient
 from openledger.attribution.gradients import ProbedModel, label_gradients, log_chances
 from openledger.core.errors import InvalidInputError
 from openledger.core.types import Digest
@@ -128,6 +128,24 @@ def test_layers_that_read_the_same_share_a_name(model: ProbedModel) -> None:
     assert reads["2.self_attn.q_proj"] == reads["2.self_attn.v_proj"] == "2.qkv"
     assert reads["2.mlp.gate_proj"] == reads["2.mlp.up_proj"] == "2.mlp"
     assert len(set(reads.values())) == 8  # four vectors in each of two layers
+
+
+def test_moments_are_taken_at_every_nth_token_with_a_loss(
+    base: BaseModel, model: ProbedModel
+) -> None:
+    rows = [base.tokenizer.encode(text) for text in TEXTS[:2]]
+    batch = model.batch(rows, [2, 3])
+    states = model.upper(batch, is_adapted=True, has_graph=True)
+    flow = model.flow(states, label_gradients(model, batch, states).true)
+    site = model.sites[0]
+    first, second = flow.received[site.name]
+    received = torch.cat([first[1 : len(rows[0]) - 1], second[2 : len(rows[1]) - 1]])
+
+    for spacing in (1, 3):
+        total = Moments({}, {}, {}, {})
+        model.add_moments(total, batch, flow, spacing)
+        wanted = received[::spacing].T @ received[::spacing]
+        assert torch.allclose(total.wide_out[site.name], wanted, rtol=1e-4)
 
 
 def test_another_base_is_refused(base: BaseModel) -> None:

@@ -418,19 +418,31 @@ def test_another_chain_than_the_homes_is_wrong_use(home: Path) -> None:
     assert fair.MODEL not in result.stdout
 
 
-def test_waiting_threads_sleep_in_every_command_whichever_way_it_comes_to_torch() -> None:
-    """The runtime of the threads reads the policy once, when torch is first imported."""
+@pytest.mark.parametrize(
+    ("chosen", "found"),
+    [
+        ({}, "2000 None"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None ACTIVE"),
+        ({"GOMP_SPINCOUNT": "7"}, "7 None"),
+    ],
+)
+def test_waiting_threads_spin_briefly_in_every_command_whichever_way_it_comes_to_torch(
+    chosen: dict[str, str], found: str
+) -> None:
+    """The runtime of the threads reads its variables once, when torch is first imported."""
     code = (
         "import os, sys; sys.argv = ['openledger', '--version']\n"
         "from openledger.cli.main import run\n"
+        "names = ['GOMP_SPINCOUNT', 'OMP_WAIT_POLICY']\n"
         "try: run()\n"
-        "except SystemExit: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+        "except SystemExit: print(*map(os.environ.get, names), 'torch' in sys.modules)"
     )
-    clean = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    set_here = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    clean = {name: value for name, value in os.environ.items() if name not in set_here}
     command = [sys.executable, "-c", code]
-    found = subprocess.run(command, check=True, capture_output=True, text=True, env=clean)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=clean | chosen)
 
-    assert found.stdout.splitlines()[-1] == "PASSIVE False"
+    assert done.stdout.splitlines()[-1] == f"{found} False"
 
 
 def absent(name: str | None) -> ImportError:

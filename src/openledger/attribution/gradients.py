@@ -148,9 +148,9 @@ class ProbedModel:
             received={name: probe.received for name, probe in probes},
         )
 
-    def add_moments(self, total: Moments, batch: Batch, flow: Flow) -> None:
-        """Add to `total` the outer products at the tokens whose prediction has a loss."""
-        keep = torch.nn.functional.pad(batch.weights, (0, 1)).flatten().nonzero()[:, 0]
+    def add_moments(self, total: Moments, batch: Batch, flow: Flow, stride: int = 1) -> None:
+        """Add to `total` the outer products at every n-th token whose prediction has a loss."""
+        keep = torch.nn.functional.pad(batch.weights, (0, 1)).flatten().nonzero()[::stride, 0]
         seen: set[str] = set()
         for site in self.sites:
             probe = self._probes[site.name]

@@ -14,6 +14,7 @@ KEPT_DIVISOR = 4  # a factor of dimension D keeps D / 4 eigenvectors, the rest i
 KEPT_LEAST = 64
 CURVATURE_TOKENS = 32_768  # the curvature is estimated on about that many tokens at most
 CURVATURE_EXAMPLES = 256  # and on about that many rows at most, placebo rows included
+COVARIANCE_TOKENS = 8_192  # of those tokens, about that many at most give the eigenbases
 WIDTH = 16_384  # numbers in a row
 
 # Credit: content clusters and their noise floors.

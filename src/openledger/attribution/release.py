@@ -19,6 +19,7 @@ from openledger.attribution.clusters import cluster
 from openledger.attribution.curvature import Moments, SiteGradient, Whitener, fit, rounded
 from openledger.attribution.gradients import Batch, ProbedModel, label_gradients
 from openledger.attribution.method import (
+    COVARIANCE_TOKENS,
     CURVATURE_EXAMPLES,
     CURVATURE_TOKENS,
     LONGEST_SEQUENCE,
@@ -166,10 +167,12 @@ class _Passes:
         stride = max(1, -(-tokens // CURVATURE_TOKENS), -(-len(self._rows) // CURVATURE_EXAMPLES))
         chosen = range(0, len(self._batches), stride)
         self._total += sum(len(self._batches[index]) for index in chosen)
+        read = sum(len(self._rows[row]) for index in chosen for row in self._batches[index])
+        spacing = max(1, -(-read // COVARIANCE_TOKENS))
         moments = Moments({}, {}, {}, {})
         sampled = []
         for index in chosen:
-            self._kept[index], drawn = self._measure_both(self._batches[index], moments)
+            self._kept[index], drawn = self._measure_both(self._batches[index], moments, spacing)
             sampled.append(drawn)
             self._tell(len(self._batches[index]))
         search = torch.Generator().manual_seed(_key(self._seed, "eigenvectors") % 2**63)
@@ -205,7 +208,7 @@ class _Passes:
         return _finite(members, self._model.flow(states, labels.true).gradients)
 
     def _measure_both(
-        self, members: Sequence[int], moments: Moments
+        self, members: Sequence[int], moments: Moments, spacing: int
     ) -> tuple[Gradients, Gradients]:
         batch = self._batch(members)
         states = self._model.upper(batch, is_adapted=True, has_graph=True)
@@ -214,7 +217,7 @@ class _Passes:
         assert labels.sampled is not None
         true = _finite(members, self._model.flow(states, labels.true).gradients)
         drawn = self._model.flow(states, labels.sampled)
-        self._model.add_moments(moments, batch, drawn)
+        self._model.add_moments(moments, batch, drawn, spacing)
         return true, drawn.gradients
 
 

@@ -19,7 +19,7 @@ from openledger.cli import (
 )
 from openledger.cli.context import Context
 from openledger.cli.demo.command import demo
-from openledger.wiring.threads import let_waiting_threads_sleep
+from openledger.wiring.threads import limit_spinning
 
 HELP = """Put data in, fine-tune a small model, sell its answers, pay the people behind them.
 
@@ -73,7 +73,7 @@ def main(
 
 def run() -> None:
     """The console script; global options may stand before or after the command."""
-    let_waiting_threads_sleep()  # here, since several commands come to torch by their own ways
+    limit_spinning()  # here, since several commands come to torch by their own ways
     sys.argv[1:] = _globals_first(sys.argv[1:])
     app()
 

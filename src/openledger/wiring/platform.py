@@ -38,7 +38,7 @@ from openledger.storage.records.data import accounts
 from openledger.storage.records.data.accounts import AccountKind, LocalAccount
 from openledger.storage.vault import Sealer, Vault
 from openledger.wiring.chain import OpenChain, contract_settings, open_chain
-from openledger.wiring.threads import let_waiting_threads_sleep
+from openledger.wiring.threads import limit_spinning
 
 if TYPE_CHECKING:
     from openledger.wiring.models import Models
@@ -148,7 +148,7 @@ class Platform:
     @cached_property
     def models(self) -> "Models":
         """Base model, training, serving and attribution; imports torch."""
-        let_waiting_threads_sleep()
+        limit_spinning()
         from openledger.wiring.models import Models
 
         return Models(self)
