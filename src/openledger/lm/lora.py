@@ -186,7 +186,7 @@ class LoraHost:
     def close(self) -> None:
         """Put the plain linear layers back and let all adapters go."""
         for site, linear in self._linears.items():
-            _replace(self.model, site, linear.base)
+            replace_linear(self.model, site, linear.base)
         self._linears, self._adapters, self._mix = {}, {}, ()
 
     def _find(self, digest: Digest) -> Adapter:
@@ -210,6 +210,12 @@ def linear_at(model: LlamaForCausalLM, site: Site) -> nn.Linear:
     return linear
 
 
+def replace_linear(model: LlamaForCausalLM, site: Site, module: nn.Module) -> None:
+    """Put a module in the place of the linear layer at a site."""
+    parent, _, name = site.module.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
+
+
 def random_adapter(
     model: LlamaForCausalLM, base: Digest, shape: LoraShape, generator: torch.Generator
 ) -> Adapter:
@@ -225,10 +231,5 @@ def random_adapter(
 
 def _wrap(model: LlamaForCausalLM, site: Site) -> MixedLinear:
     linear = MixedLinear(linear_at(model, site))
-    _replace(model, site, linear)
+    replace_linear(model, site, linear)
     return linear
-
-
-def _replace(model: LlamaForCausalLM, site: Site, module: nn.Module) -> None:
-    parent, _, name = site.module.rpartition(".")
-    setattr(model.get_submodule(parent), name, module)

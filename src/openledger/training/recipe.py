@@ -56,6 +56,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The highest learning rate of the run."""
         return self.learning_rate_micro / 1_000_000
 
+    @property
+    def anchor_weight(self) -> float:
+        """The factor on the loss of the anchors."""
+        return self.anchor_weight_hundredths / 100
+
     def shape(self, layers: int) -> LoraShape:
         """The adapter this recipe makes on a base of so many layers."""
         first = max(0, layers - self.last_layers)

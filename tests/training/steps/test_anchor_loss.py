@@ -36,9 +36,7 @@ def test_the_plain_base_has_not_moved_and_an_adapter_has(base: BaseModel) -> Non
     with trainer.attached(), torch.no_grad():
         for factor in trainer.parameters:
             factor.add_(0.05)
-        assert float(loss([0])) > 0.01
-        assert float(loss([1])) > 0.01
-        both = float(loss([0, 1]))
-        assert (
-            min(float(loss([0])), float(loss([1]))) < both < max(float(loss([0])), float(loss([1])))
-        )
+        alone = torch.cat([loss([0]), loss([1])])
+        assert alone.shape == (2,)
+        assert float(alone.min()) > 0.01
+        assert torch.allclose(loss([1, 0, 1]), alone[[1, 0, 1]], rtol=1e-4)

@@ -33,11 +33,18 @@ class AnchorLoss:
         return len(self._rows)
 
     def __call__(self, places: Sequence[int]) -> Tensor:
-        """Mean over these anchors' tokens of KL(base || adapter) in nats, differentiable."""
-        states = self._states(places)  # (N, D)
-        reference = torch.cat([self._plain[place] for place in places])
+        """(N,) for each of these anchors the mean over its tokens of KL(base || adapter) in nats.
+
+        It is differentiable.
+        """
         head = self._split.model.lm_head.weight
-        return summed_divergence(states, head, reference) / len(states)
+        states = torch.split(self._states(places), [len(self._plain[place]) for place in places])
+        return torch.stack(
+            [
+                summed_divergence(own, head, self._plain[place]) / len(own)
+                for own, place in zip(states, places, strict=True)
+            ]
+        )
 
     def _states(self, places: Sequence[int]) -> Tensor:
         hidden = pad_sequence([self._hidden[place] for place in places], batch_first=True)

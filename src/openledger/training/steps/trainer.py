@@ -26,7 +26,7 @@ Item = TypeVar("Item")
 _UNFINISHED = Digest("0" * 64)  # an adapter has no digest before it is done
 _ANCHORS_A_STEP = 1
 _WINDOW = 8  # batches among which rows are sorted by length
-_LARGEST_GRADIENT = 1.0  # norm over all factors; rare tunes would otherwise throw the run
+LARGEST_GRADIENT = 1.0  # norm over all factors; rare tunes would otherwise throw the run
 
 
 class Trainer:
@@ -36,13 +36,11 @@ class Trainer:
     """
 
     def __init__(self, base: BaseModel, recipe: Recipe, seed: bytes, steps: int) -> None:
-        shape = recipe.shape(base.layers)
-        fresh = random_adapter(base.model, base.digest, shape, generator(seed, "adapter"))
         self.base = base
         self.recipe = recipe
         self.steps = steps
-        self.split = SplitModel(base.model, shape.layers[0])
-        self.adapter = Adapter(shape, base.digest, {s: _live(p) for s, p in fresh.pairs.items()})
+        self.adapter = fresh_adapter(base, recipe, seed)
+        self.split = SplitModel(base.model, self.adapter.shape.layers[0])
         self._anchors = AnchorLoss(self.split, base.tokenizer, ANCHORS)
         self._anchor_order = anchor_order(len(self._anchors), steps, seed)
         self.optimiser = torch.optim.AdamW(
@@ -86,17 +84,15 @@ class Trainer:
 
     def hold(self, step: int) -> None:
         """Add the gradients that hold the adapter to its base on the anchors of this step."""
-        weight = self.recipe.anchor_weight_hundredths / 100
-        if weight:
-            loss = self._anchors(self._anchor_order[step]) * weight
+        if self.recipe.anchor_weight:
+            loss = self._anchors(self._anchor_order[step]).mean() * self.recipe.anchor_weight
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     def update(self, step: int) -> None:
         """Move the adapter by the gradients of step `step`, counted from 0."""
-        torch.nn.utils.clip_grad_norm_(self.parameters, _LARGEST_GRADIENT)
-        warm = min(1.0, (step + 1) / max(1, self.recipe.warmup_steps))
+        torch.nn.utils.clip_grad_norm_(self.parameters, LARGEST_GRADIENT)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.learning_rate * warm * (1 - step / self.steps)
+            group["lr"] = learning_rate(self.recipe, step, self.steps)
         self.optimiser.step()
 
     def snapshot(self) -> Adapter:
@@ -110,6 +106,19 @@ class Trainer:
         for site, pair in self.adapter.pairs.items():
             pair.a.copy_(other.pairs[site].a)
             pair.b.copy_(other.pairs[site].b)
+
+
+def fresh_adapter(base: BaseModel, recipe: Recipe, seed: bytes) -> Adapter:
+    """As training starts from; its factors take gradients."""
+    shape = recipe.shape(base.layers)
+    fresh = random_adapter(base.model, base.digest, shape, generator(seed, "adapter"))
+    return Adapter(shape, base.digest, {site: _live(pair) for site, pair in fresh.pairs.items()})
+
+
+def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
+    """That of step `step`, counted from 0: it rises while warming up and falls to nothing."""
+    warm = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
+    return recipe.learning_rate * warm * (1 - step / steps)
 
 
 def generator(seed: bytes, purpose: str) -> torch.Generator:
