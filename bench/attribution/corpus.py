@@ -1,0 +1,122 @@
+"""The texts of the tiny suite: pages of the Linux manual, cut into pieces of one length.
+
+Half of the pages, chosen by their names, teach the base model to read; the others are the pool that
+Datanets are drawn from. A contributor is one page, whose pieces are its documents: pieces of one
+page tell of one thing, so that leaving a contributor out leaves a mark.
+"""
+
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from openledger.datanet.extract import Document
+from openledger.datanet.sources import linux_manual
+from openledger.flows.data.obtain import obtain
+from openledger.lm.tokenizer import Tokenizer
+
+PIECE_TOKENS = 64
+_BOILERPLATE = ("SEE ALSO", "COLOPHON", "STANDARDS", "LIBRARY")  # sections that all pages have
+
+
+class Page(msgspec.Struct, frozen=True):
+    """One page, without what every page has."""
+
+    name: str
+    text: str
+
+
+class Pages(msgspec.Struct, frozen=True):
+    """All pages, in two halves."""
+
+    reading: tuple[Page, ...]  # for the base model
+    pool: tuple[Page, ...]  # for Datanets
+
+
+class Datanet(msgspec.Struct, frozen=True):
+    """What one data seed draws from the pool; a piece is a tuple of token ids."""
+
+    names: tuple[str, ...]  # of contributors
+    training: tuple[tuple[tuple[int, ...], ...], ...]  # by contributor
+    held_out: tuple[tuple[tuple[int, ...], ...], ...]  # by contributor
+    outside: tuple[tuple[int, ...], ...]  # of pages of the pool that nobody brought
+
+
+class Size(msgspec.Struct, frozen=True):
+    """How much a Datanet holds."""
+
+    contributors: int = 16
+    training: int = 12  # pieces of each contributor
+    held_out: int = 3  # further pieces of each
+    outside: int = 16  # pieces
+
+
+def read_pages(cache: Path) -> Pages:
+    """The manual's pages from the packages in `cache`, fetched into it if need be.
+
+    Raises:
+        SourceUnavailableError: the packages cannot be had.
+    """
+    archives = [path.read_bytes() for path in obtain("linux-manual", cache).values()]
+    documents = [page for one in linux_manual.read(archives) for page in one.documents]
+    pages = sorted({page.key: _page(page) for page in documents}.items())
+    halves: tuple[list[Page], list[Page]] = ([], [])
+    for key, page in pages:
+        halves[sha256(key.encode()).digest()[0] % 2].append(page)
+    return Pages(tuple(halves[0]), tuple(halves[1]))
+
+
+def made_up_pages() -> Pages:
+    """Pages that mean nothing: each of its own few words, in random order."""
+    stream = np.random.Generator(np.random.Philox(key=0))
+    letters = list("abcdefghijklmnop")
+    pages = []
+    for number in range(16):
+        words = ["".join(stream.choice(letters, size=4)) for _ in range(12)]
+        text = " ".join(stream.choice(words) for _ in range(900))
+        pages.append(Page(f"made up {number}", text))
+    return Pages(tuple(pages[:4]), tuple(pages[4:]))
+
+
+def draw(pages: Sequence[Page], tokenizer: Tokenizer, seed: int, size: Size) -> Datanet:
+    """A Datanet of pages long enough, drawn by the seed; its pieces in random order."""
+    stream = np.random.Generator(np.random.Philox(key=seed))
+    needed = size.training + size.held_out
+    chosen: list[tuple[str, list[tuple[int, ...]]]] = []
+    outside: list[tuple[int, ...]] = []
+    for place in stream.permutation(len(pages)):
+        pieces = _pieces(tokenizer.encode(pages[place].text))
+        if len(pieces) < needed:
+            continue
+        order = stream.permutation(len(pieces))
+        if len(chosen) < size.contributors:
+            chosen.append((pages[place].name, [pieces[i] for i in order[:needed]]))
+        elif len(outside) < size.outside:
+            outside.append(pieces[order[0]])
+        else:
+            break
+    return Datanet(
+        names=tuple(name for name, _ in chosen),
+        training=tuple(tuple(pieces[: size.training]) for _, pieces in chosen),
+        held_out=tuple(tuple(pieces[size.training :]) for _, pieces in chosen),
+        outside=tuple(outside),
+    )
+
+
+def _page(document: Document) -> Page:
+    """Its paragraphs outside the sections that all pages have."""
+    kept, is_kept = [], True
+    for line in document.text.splitlines():
+        if line.isupper() and not line.startswith(" "):
+            is_kept = not line.startswith(_BOILERPLATE)
+        if is_kept and line.strip():
+            kept.append(line.strip())
+    return Page(document.key, "\n".join(kept))
+
+
+def _pieces(tokens: Sequence[int]) -> list[tuple[int, ...]]:
+    """Distinct pieces of one length; what is left at the end is dropped."""
+    starts = range(0, len(tokens) - PIECE_TOKENS + 1, PIECE_TOKENS)
+    return list(dict.fromkeys(tuple(tokens[i : i + PIECE_TOKENS]) for i in starts))

@@ -1,0 +1,107 @@
+"""This project's scores: what a release pays by, and the same influence without its shortcuts."""
+
+import tempfile
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.attribution.setting import Setting
+from openledger.attribution.attribute import Attributor
+from openledger.attribution.curvature import Moments, SiteGradient, fit
+from openledger.attribution.gradients import ProbedModel, label_gradients
+from openledger.attribution.release import Recipe, TrainingExample, build
+from openledger.core.types import PARTS_PER_BILLION, Account, Digest
+from openledger.lm.lora import Adapter
+
+_SEED = Digest(sha256(b"bench attribution").hexdigest())
+_BATCH = 16
+
+
+class Paid(msgspec.Struct, frozen=True):
+    """What the released state says of the queries."""
+
+    scores: np.ndarray  # (C, Q) integer scores, summed over a contributor's clusters
+    shares: np.ndarray  # (C, Q) of one
+    nobody: np.ndarray  # (Q,) of one
+
+
+def released(setting: Setting) -> Paid:
+    """Build the state of a release and attribute every query by it, as a paid call is."""
+    people = setting.contributors
+    accounts = [Account(f"0x{place + 1:040x}") for place in range(len(people))]
+    place = {account: i for i, account in enumerate(accounts)}
+    owner = setting.owner
+    examples = [
+        TrainingExample(
+            digest=Digest(sha256(one.text.encode()).hexdigest()),
+            document=number,
+            account=accounts[owner[number]],
+            text=one.text,
+            rows=(one.tokens,),
+        )
+        for number, one in enumerate(setting.documents)
+    ]
+    model = ProbedModel(setting.base, setting.adapter)
+    scores = np.zeros((len(people), len(setting.queries)))
+    shares = np.zeros_like(scores)
+    nobody = np.zeros(len(setting.queries))
+    with tempfile.TemporaryDirectory(prefix="openledger-bench-") as folder:
+        state = build(Path(folder) / "state", model, examples, Recipe(Digest("0" * 64), _SEED))
+        members = {entry.cluster: entry.account for entry in state.manifest.documents}
+        attributor = Attributor(state, model)
+        for number, query in enumerate(setting.queries):
+            found = attributor.attribute(query.prompt, query.answer)
+            for cluster in found.clusters:
+                scores[place[members[cluster.cluster]], number] += cluster.score
+            for share in found.attribution.shares:
+                shares[place[share.account], number] = share.ppb / PARTS_PER_BILLION
+            nobody[number] = found.attribution.nobody_ppb / PARTS_PER_BILLION
+    return Paid(scores, shares, nobody)
+
+
+def ekfac(setting: Setting, checkpoints: Sequence[Adapter]) -> np.ndarray:
+    """(N, Q) exact influence, each checkpoint normalised by its mean absolute score, summed."""
+    total = np.zeros((len(setting.documents), len(setting.queries)))
+    for adapter in checkpoints:
+        scores = _influence(setting, ProbedModel(setting.base, adapter))
+        total += scores / np.abs(scores).mean()
+    return total
+
+
+def _influence(setting: Setting, model: ProbedModel) -> np.ndarray:
+    documents = [one.tokens for one in setting.documents]
+    stream = np.random.Generator(np.random.Philox(key=1))
+    moments, sampled, gradients = Moments({}, {}, {}, {}), [], []
+    for start in range(0, len(documents), _BATCH):
+        batch = model.batch(
+            documents[start : start + _BATCH], [1] * len(documents[start : start + _BATCH])
+        )
+        states = model.upper(batch, is_adapted=True, has_graph=True)
+        labels = label_gradients(model, batch, states, stream.random(int(batch.weights.sum())))
+        assert labels.sampled is not None
+        gradients.append(model.flow(states, labels.true).gradients)
+        drawn = model.flow(states, labels.sampled)
+        model.add_moments(moments, batch, drawn)
+        sampled.append(drawn.gradients)
+    whitener = fit(model.sites, moments, sampled, torch.Generator().manual_seed(0))
+    rows = torch.cat([torch.cat(whitener.features(one), 1) for one in gradients])  # (N, F)
+    wanted = torch.cat([torch.cat(whitener.features(one), 1) for one in _queries(setting, model)])
+    scores: np.ndarray = (rows @ wanted.T).numpy()
+    return scores
+
+
+def _queries(setting: Setting, model: ProbedModel) -> list[dict[str, SiteGradient]]:
+    found = []
+    for start in range(0, len(setting.queries), _BATCH):
+        some = setting.queries[start : start + _BATCH]
+        batch = model.batch([one.tokens for one in some], [len(one.prompt) for one in some])
+        states = model.upper(batch, is_adapted=True, has_graph=True)
+        mean: Tensor = label_gradients(model, batch, states).true
+        lengths = torch.tensor([len(one.answer) for one in some])[:, None, None]
+        found.append(model.flow(states, mean / lengths).gradients)
+    return found

@@ -1,0 +1,154 @@
+"""From worlds and scores to the rows of the report."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+import numpy as np
+
+from bench.attribution import measures
+from bench.attribution.measures import Estimate, estimate
+from bench.attribution.ours import Paid
+from bench.attribution.tiny import World
+from bench.table import Row, at_least, at_most
+
+INSIDE = ("held-out", "generated")
+
+
+class Scored(msgspec.Struct, frozen=True):
+    """What one method says of one world."""
+
+    contributors: np.ndarray  # (C, Q)
+    documents: np.ndarray | None  # (N, Q); None where it only scores contributors
+    shares: np.ndarray  # (C, Q), each query's sum to one, or to nothing
+
+
+def of_documents(world: World, scores: np.ndarray) -> Scored:
+    """A method that scores documents; negative totals are paid nothing."""
+    contributors = measures.by_contributor(scores, world.setting.owner)
+    return Scored(contributors, scores, measures.positive_shares(contributors))
+
+
+def of_release(paid: Paid) -> Scored:
+    """What a paid call would pay."""
+    return Scored(paid.scores, None, measures.positive_shares(paid.shares))
+
+
+def method_rows(
+    name: str, worlds: Sequence[World], scored: Sequence[Scored], targets: Mapping[str, float]
+) -> list[Row]:
+    """All figures of one method over all worlds, each with its interval over queries."""
+    pairs = [*zip(worlds, scored, strict=True)]
+    rows: list[Row] = []
+    for measure, figure in _MEASURES.items():
+        values = np.concatenate([figure(world, found) for world, found in pairs])
+        rows += _rows(f"{name}: {measure}", estimate(values), targets.get(measure))
+    return rows
+
+
+def ceiling_rows(worlds: Sequence[World]) -> list[Row]:
+    """How well one training seed foretells another, on the same subsets."""
+    rows = []
+    for name, kind in (("contributor", "by_contributor"), ("document", "by_document")):
+        values = np.concatenate([_seed_to_seed(world, kind) for world in worlds])
+        rows += _rows(f"seed to seed: LDS {name}", estimate(values), None)
+    return rows
+
+
+def nobody_rows(name: str, worlds: Sequence[World], paid: Sequence[Paid]) -> list[Row]:
+    """Does the share of nobody tell answers about the data from others?"""
+    inside = np.concatenate(
+        [1 - one.nobody[_is(world, *INSIDE)] for world, one in zip(worlds, paid, strict=True)]
+    )
+    outside = np.concatenate(
+        [1 - one.nobody[_is(world, "outside")] for world, one in zip(worlds, paid, strict=True)]
+    )
+    area = measures.area_under_curve(inside, outside)
+    return [
+        at_least(f"{name}: area under the curve of nobody", area, "", 0.90),
+        Row(f"{name}: contributors' part inside", float(inside.mean()), ""),
+        at_most(f"{name}: contributors' part outside", float(outside.mean()), "", 0.05),
+    ]
+
+
+def _is(world: World, *kinds: str) -> np.ndarray:
+    return np.array([query.kind in kinds for query in world.setting.queries])
+
+
+def _effects(world: World) -> np.ndarray:
+    """(C, Q) how much leaving each contributor out raises the loss."""
+    effects: np.ndarray = world.left_out.losses.mean(0) - world.whole.mean(0)
+    return effects
+
+
+def _people(world: World) -> np.ndarray:
+    """(S, C) which contributors each retraining kept."""
+    owner = world.setting.owner
+    first = [int(np.argmax(owner == person)) for person in range(int(owner.max()) + 1)]
+    kept: np.ndarray = world.by_contributor.kept[:, first]
+    return kept
+
+
+def _contributor_lds(*kinds: str) -> Callable[[World, Scored], np.ndarray]:
+    def figure(world: World, scored: Scored) -> np.ndarray:
+        losses = world.by_contributor.losses.mean(0)
+        return measures.lds(_people(world), scored.contributors, losses)[_is(world, *kinds)]
+
+    return figure
+
+
+def _own_lds(world: World, scored: Scored) -> np.ndarray:
+    inside = _is(world, *INSIDE)
+    losses = world.by_contributor.losses.mean(0)[:, inside]
+    return measures.query_specific(_people(world), scored.contributors[:, inside], losses)
+
+
+def _document_lds(world: World, scored: Scored) -> np.ndarray:
+    if scored.documents is None:
+        return np.full(int(_is(world, *INSIDE).sum()), np.nan)
+    losses = world.by_document.losses.mean(0)
+    found = measures.lds(world.by_document.kept, scored.documents, losses)
+    return found[_is(world, *INSIDE)]
+
+
+def _left_out(world: World, scored: Scored) -> np.ndarray:
+    found = measures.rank_correlations(scored.contributors, _effects(world))
+    return found[_is(world, *INSIDE)]
+
+
+def _top(world: World, scored: Scored) -> np.ndarray:
+    return measures.top_hits(scored.contributors, _effects(world))[_is(world, *INSIDE)]
+
+
+def _payout(world: World, scored: Scored) -> np.ndarray:
+    return measures.payout_error(scored.shares, _effects(world))[_is(world, *INSIDE)]
+
+
+_MEASURES: Mapping[str, Callable[[World, Scored], np.ndarray]] = {
+    "LDS contributor": _contributor_lds(*INSIDE),
+    "LDS contributor, held-out": _contributor_lds("held-out"),
+    "LDS contributor, generated": _contributor_lds("generated"),
+    "LDS contributor, query-specific": _own_lds,
+    "LDS document": _document_lds,
+    "leave-one-out correlation": _left_out,
+    "leave-one-out first": _top,
+    "payout error": _payout,
+}
+LESS_IS_BETTER = frozenset({"payout error"})
+
+
+def _seed_to_seed(world: World, kind: str) -> np.ndarray:
+    losses = getattr(world, kind).losses  # (seeds, S, Q)
+    found = [measures.ceiling(losses[0], other) for other in losses[1:]]
+    return np.concatenate([one[_is(world, *INSIDE)] for one in found])
+
+
+def _rows(name: str, figure: Estimate, target: float | None) -> list[Row]:
+    if not figure.count:
+        return [Row(name, None, "")]
+    if target is None:
+        first = Row(name, figure.mean, "")
+    elif name.rpartition(": ")[2] in LESS_IS_BETTER:
+        first = at_most(name, figure.mean, "", target)
+    else:
+        first = at_least(name, figure.mean, "", target)
+    return [first, Row(f"{name}, from", figure.low, ""), Row(f"{name}, to", figure.high, "")]

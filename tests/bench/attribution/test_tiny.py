@@ -1,0 +1,82 @@
+"""The suite at its smallest: what retraining is asked, and what becomes of the answers."""
+
+import numpy as np
+import pytest
+
+from bench.attribution import ours
+from bench.attribution.corpus import made_up_pages
+from bench.attribution.results import (
+    ceiling_rows,
+    method_rows,
+    nobody_rows,
+    of_documents,
+    of_release,
+)
+from bench.attribution.tiny import SMOKE, World, world
+from bench.attribution.truth import halves, without_each
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return world(made_up_pages(), tmp_path_factory.mktemp("models"), 0, SMOKE)
+
+
+def test_halves_keep_an_owners_documents_together() -> None:
+    owner = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+
+    kept = halves(owner, 20, seed=1)
+
+    assert kept.shape == (20, 8)
+    assert (kept.sum(1) == 4).all()
+    assert (kept[:, ::2] == kept[:, 1::2]).all()
+    assert len(np.unique(kept, axis=0)) > 1
+    assert (halves(owner, 20, seed=1) == kept).all()
+
+
+def test_everybody_is_left_out_once() -> None:
+    kept = without_each(np.array([0, 1, 1, 2]))
+
+    assert kept.tolist() == [[0, 1, 1, 1], [1, 0, 0, 1], [1, 1, 1, 0]]
+
+
+@pytest.mark.slow
+def test_a_world_has_a_loss_for_every_subset_and_query(small: World) -> None:
+    queries = small.setting.queries
+
+    assert [query.kind for query in queries] == ["held-out"] * 4 + ["generated"] * 4 + [
+        "outside"
+    ] * 2
+    assert {len(query.prompt) + len(query.answer) for query in queries} == {64}
+    assert len(small.setting.checkpoints) == SMOKE.checkpoints
+    assert small.by_contributor.losses.shape == (2, 4, 10)
+    assert small.by_document.losses.shape == (2, 4, 10)
+    assert small.left_out.losses.shape == (2, 4, 10)
+    assert small.whole.shape == (2, 10)
+    assert np.isfinite(small.by_contributor.losses).all()
+    assert small.by_contributor.losses[0] != pytest.approx(small.by_contributor.losses[1])
+
+
+@pytest.mark.slow
+def test_every_method_gets_every_row(small: World) -> None:
+    paid = ours.released(small.setting)
+    exact = ours.ekfac(small.setting, [one.adapter for one in small.setting.checkpoints])
+
+    rows = [
+        *ceiling_rows([small]),
+        *method_rows("released", [small], [of_release(paid)], {"payout error": 0.5}),
+        *method_rows("exact", [small], [of_documents(small, exact)], {}),
+        *nobody_rows("released", [small], [paid]),
+    ]
+    found = {row.name: row for row in rows}
+
+    assert exact.shape == (12, 10)
+    assert (paid.shares.sum(0) + paid.nobody) == pytest.approx(1)
+    assert found["released: payout error"].target == "<= 0.5"
+    assert found["released: LDS document"].value is None
+    value = found["exact: LDS document"].value
+    assert value is not None
+    assert -1 <= value <= 1
+    low, high = (found[f"exact: LDS document, {end}"].value for end in ("from", "to"))
+    assert low is not None
+    assert high is not None
+    assert low <= value <= high
