@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # test runs through, so that a run which measures coverage lists its slowest tests instead.
 MOST_SECONDS = 5.0 if sys.gettrace() is None else math.inf
 
+SLOW_SECONDS = 600  # after which a test with the mark `slow` hangs, whatever else the machine does
+
 # Machines differ: no example may fail for being slow. In CI every run tries the same examples.
 settings.register_profile(
     "openledger",
@@ -58,6 +60,13 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> "Tokenizer":
     folder = tmp_path_factory.mktemp("models") / "tiny"
     build_tiny(folder)
     return load_base(folder).tokenizer
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests that say they work long five times the time that ends one which hangs."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
 
 
 @pytest.hookimpl(wrapper=True)
