@@ -6,7 +6,6 @@ stands where nothing can be said, for example where all retrained models agree.
 
 import msgspec
 import numpy as np
-from scipy.stats import rankdata
 
 # Of the largest value that went into a sum. Rounding must not be ranked: what differs by no more
 # than that is tied. Sums of a thousand doubles are exact to about 1e-13 of it.
@@ -126,9 +125,10 @@ def top_hits(scores: np.ndarray, effects: np.ndarray) -> np.ndarray:
 
 def positive_shares(values: np.ndarray) -> np.ndarray:
     """Clip (C, Q) values at 0 and divide each query's by their sum; all 0 where none is above."""
-    positive = np.clip(values, 0, None)
+    positive: np.ndarray = np.clip(values, 0, None)
     sums = positive.sum(0)
-    return positive / np.where(sums > 0, sums, 1)
+    shares: np.ndarray = positive / np.where(sums > 0, sums, 1)
+    return shares
 
 
 def payout_error(shares: np.ndarray, effects: np.ndarray) -> np.ndarray:
@@ -162,13 +162,13 @@ def area_under_curve(inside: np.ndarray, outside: np.ndarray) -> float:
     """
     if not len(inside) or not len(outside):
         return float("nan")
-    ranks = rankdata(np.concatenate([inside, outside]))[: len(inside)]
-    above = ranks.sum() - len(inside) * (len(inside) + 1) / 2
-    return float(above / (len(inside) * len(outside)))
+    pairs = inside[:, None] - outside  # (I, O)
+    return float((pairs > 0).mean() + (pairs == 0).mean() / 2)
 
 
 def _total(kept: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    return kept.astype(np.float64) @ scores.astype(np.float64)  # (S, Q)
+    total: np.ndarray = kept.astype(np.float64) @ scores.astype(np.float64)  # (S, Q)
+    return total
 
 
 def _largest_total(kept: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -187,9 +187,11 @@ def _ranks(values: np.ndarray, largest: np.ndarray | float) -> np.ndarray:
     """(S, Q) ranks down each column, average where tied; `largest` tells how exact values are."""
     order = values.argsort(0)
     steps = np.diff(np.take_along_axis(values, order, 0), axis=0) > _ROUNDING * largest
-    levels = np.zeros(values.shape)
-    np.put_along_axis(levels, order[1:], steps.cumsum(0, dtype=np.float64), 0)
-    ranks: np.ndarray = rankdata(levels, axis=0)
+    ranks = np.zeros(values.shape)
+    for query in range(values.shape[1]):
+        level = np.concatenate([[0], steps[:, query].cumsum()])  # (S,) equal where tied
+        sizes = np.bincount(level)
+        ranks[order[:, query], query] = (sizes.cumsum() - (sizes - 1) / 2)[level]
     return ranks
 
 
