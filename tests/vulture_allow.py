@@ -70,9 +70,11 @@ __all__ = [
     # Asked by tests and benchmarks.
     "DevChainProvider",
     "adapters",
+    "answer_losses",
     "checkpoint",
     "in_state",
     "state_bytes",
+    "train_members",
     # Built and tested, called from nowhere yet: withdrawal, the base without an adapter, auditing a
     # datanet's chunk, notice of new terms, renewing what runs longer than its lease.
     "PROFILES",

@@ -75,7 +75,7 @@ def made_up_pages() -> Pages:
     pages = []
     for number in range(16):
         words = ["".join(stream.choice(letters, size=4)) for _ in range(12)]
-        text = " ".join(stream.choice(words) for _ in range(900))
+        text = " ".join(stream.choice(words) for _ in range(600))
         pages.append(Page(f"made up {number}", text))
     return Pages(tuple(pages[:4]), tuple(pages[4:]))
 

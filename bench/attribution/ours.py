@@ -55,12 +55,12 @@ def released(setting: Setting) -> Paid:
         members = {entry.cluster: entry.account for entry in state.manifest.documents}
         attributor = Attributor(state, model)
         for number, query in enumerate(setting.queries):
-            found = attributor.attribute(query.prompt, query.answer)
-            for cluster in found.clusters:
+            for cluster in attributor.influence(query.prompt, query.answer):
                 scores[place[members[cluster.cluster]], number] += cluster.score
-            for share in found.attribution.shares:
-                shares[place[share.account], number] = share.ppb / PARTS_PER_BILLION
-            nobody[number] = found.attribution.nobody_ppb / PARTS_PER_BILLION
+            found = attributor.attribute(query.prompt, query.answer).attribution
+            for share in found.shares:
+                shares[place[share.account], number] = share.weight_ppb / PARTS_PER_BILLION
+            nobody[number] = found.nobody_ppb / PARTS_PER_BILLION
     return Paid(scores, shares, nobody)
 
 

@@ -9,6 +9,7 @@ from bench.attribution import measures
 from bench.attribution.measures import Estimate, estimate
 from bench.attribution.ours import Paid
 from bench.attribution.tiny import World
+from bench.attribution.truth import Subsets
 from bench.table import Row, at_least, at_most
 
 INSIDE = ("held-out", "generated")
@@ -47,11 +48,11 @@ def method_rows(
 
 def ceiling_rows(worlds: Sequence[World]) -> list[Row]:
     """How well one training seed foretells another, on the same subsets."""
-    rows = []
-    for name, kind in (("contributor", "by_contributor"), ("document", "by_document")):
-        values = np.concatenate([_seed_to_seed(world, kind) for world in worlds])
-        rows += _rows(f"seed to seed: LDS {name}", estimate(values), None)
-    return rows
+    rows: list[Row] = []
+    people = [_seed_to_seed(world, world.by_contributor) for world in worlds]
+    documents = [_seed_to_seed(world, world.by_document) for world in worlds]
+    rows += _rows("seed to seed: LDS contributor", estimate(np.concatenate(people)), None)
+    return rows + _rows("seed to seed: LDS document", estimate(np.concatenate(documents)), None)
 
 
 def nobody_rows(name: str, worlds: Sequence[World], paid: Sequence[Paid]) -> list[Row]:
@@ -74,6 +75,12 @@ def _is(world: World, *kinds: str) -> np.ndarray:
     return np.array([query.kind in kinds for query in world.setting.queries])
 
 
+def _at(figures: np.ndarray, world: World, kinds: Sequence[str] = INSIDE) -> np.ndarray:
+    """Those of (Q,) figures whose queries are of these kinds."""
+    found: np.ndarray = figures[_is(world, *kinds)]
+    return found
+
+
 def _effects(world: World) -> np.ndarray:
     """(C, Q) how much leaving each contributor out raises the loss."""
     effects: np.ndarray = world.left_out.losses.mean(0) - world.whole.mean(0)
@@ -91,7 +98,8 @@ def _people(world: World) -> np.ndarray:
 def _contributor_lds(*kinds: str) -> Callable[[World, Scored], np.ndarray]:
     def figure(world: World, scored: Scored) -> np.ndarray:
         losses = world.by_contributor.losses.mean(0)
-        return measures.lds(_people(world), scored.contributors, losses)[_is(world, *kinds)]
+        found = measures.lds(_people(world), scored.contributors, losses)
+        return _at(found, world, kinds)
 
     return figure
 
@@ -107,20 +115,19 @@ def _document_lds(world: World, scored: Scored) -> np.ndarray:
         return np.full(int(_is(world, *INSIDE).sum()), np.nan)
     losses = world.by_document.losses.mean(0)
     found = measures.lds(world.by_document.kept, scored.documents, losses)
-    return found[_is(world, *INSIDE)]
+    return _at(found, world)
 
 
 def _left_out(world: World, scored: Scored) -> np.ndarray:
-    found = measures.rank_correlations(scored.contributors, _effects(world))
-    return found[_is(world, *INSIDE)]
+    return _at(measures.rank_correlations(scored.contributors, _effects(world)), world)
 
 
 def _top(world: World, scored: Scored) -> np.ndarray:
-    return measures.top_hits(scored.contributors, _effects(world))[_is(world, *INSIDE)]
+    return _at(measures.top_hits(scored.contributors, _effects(world)), world)
 
 
 def _payout(world: World, scored: Scored) -> np.ndarray:
-    return measures.payout_error(scored.shares, _effects(world))[_is(world, *INSIDE)]
+    return _at(measures.payout_error(scored.shares, _effects(world)), world)
 
 
 _MEASURES: Mapping[str, Callable[[World, Scored], np.ndarray]] = {
@@ -136,10 +143,10 @@ _MEASURES: Mapping[str, Callable[[World, Scored], np.ndarray]] = {
 LESS_IS_BETTER = frozenset({"payout error"})
 
 
-def _seed_to_seed(world: World, kind: str) -> np.ndarray:
-    losses = getattr(world, kind).losses  # (seeds, S, Q)
+def _seed_to_seed(world: World, subsets: Subsets) -> np.ndarray:
+    losses = subsets.losses  # (seeds, S, Q)
     found = [measures.ceiling(losses[0], other) for other in losses[1:]]
-    return np.concatenate([one[_is(world, *INSIDE)] for one in found])
+    return np.concatenate([_at(one, world) for one in found])
 
 
 def _rows(name: str, figure: Estimate, target: float | None) -> list[Row]:

@@ -98,6 +98,7 @@ def _tokenizer(pages: list[Page]) -> tokenizers.Tokenizer:
 
 def _stream(tokenizer: tokenizers.Tokenizer, pages: tuple[Page, ...]) -> list[int]:
     end = tokenizer.token_to_id(END)
+    assert end is not None, "the end token is a special one"
     encoded = tokenizer.encode_batch([page.text for page in pages])
     return [token for page in encoded for token in (*page.ids, end)]
 

@@ -41,7 +41,7 @@ class Scale(msgspec.Struct, frozen=True):
     seeds: int = 3  # trainings behind each figure of the truth
 
 
-SMOKE = Scale(Size(contributors=4, training=3, held_out=1, outside=2), 20, 2, 4, 2)
+SMOKE = Scale(Size(contributors=3, training=3, held_out=1, outside=2), 10, 2, 3, 2)
 
 
 class World(msgspec.Struct, frozen=True):

@@ -170,6 +170,17 @@ def test_an_answer_without_gain_pays_nobody_and_makes_no_query(
     assert found.attribution.nobody_ppb == PARTS_PER_BILLION
 
 
+def test_influence_is_told_of_answers_that_nothing_is_owed_for_too(
+    base: BaseModel, paying: Attributor
+) -> None:
+    owed = base.tokenizer.encode(TEXTS[0])
+    unowed = base.tokenizer.encode("Zq%! 77 ~~ @@ zzz QQ WW PP 123 456 &&&&")
+
+    assert paying.influence(owed[:6], owed[6:]) == paying.attribute(owed[:6], owed[6:]).clusters
+    assert any(cluster.score for cluster in paying.influence(unowed[:3], unowed[3:]))
+    assert paying.influence([5], []) == ()
+
+
 def test_an_answer_of_no_token_pays_nobody(base: BaseModel, paying: Attributor) -> None:
     found = paying.attribute(base.tokenizer.encode("X:1"), [])
     bare = paying.attribute([], [5])

@@ -75,26 +75,44 @@ class Attributor:
         cut from its start. An answer without tokens, without gain over the base, or for which the
         model yields numbers that are not finite, pays no contributor.
         """
+        batch = self._batch(prompt_ids, answer_ids)
+        if batch is None:
+            return _owed_to_nobody(0, Gain(0, 0, CAP_PPB))
+        tokens = int(batch.weights.sum())
+        states = self._model.upper(batch, is_adapted=True, has_graph=True)
+        gain = self._gain(batch, states)
+        if data_share_ppb(gain) == 0:
+            return _owed_to_nobody(tokens, gain)
+        vector = self._vector(batch, states)
+        if not bool(torch.isfinite(vector).all()):
+            return _owed_to_nobody(tokens, Gain(0, 0, CAP_PPB))
+        query = self._quantised(vector)
+        clusters = self._score(query)
+        return AnswerAttribution(
+            tokens, gain, digest_of_row(query), clusters, shares(gain, clusters)
+        )
+
+    def influence(
+        self, prompt_ids: Sequence[int], answer_ids: Sequence[int]
+    ) -> tuple[ClusterScore, ...]:
+        """Score an answer whether or not anything is owed for it; none for one without tokens."""
+        batch = self._batch(prompt_ids, answer_ids)
+        if batch is None:
+            return ()
+        states = self._model.upper(batch, is_adapted=True, has_graph=True)
+        return self._score(self._quantised(self._vector(batch, states)))
+
+    def _batch(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Batch | None:
+        """One row; None where no token of the answer has anything before it."""
         answer = list(answer_ids)[:LONGEST_SEQUENCE]
         prompt = list(prompt_ids)[max(0, len(prompt_ids) + len(answer) - LONGEST_SEQUENCE) :]
         start = max(1, len(prompt))
         row = [*prompt, *answer]
-        if len(row) <= start:
-            return _owed_to_nobody(0, Gain(0, 0, CAP_PPB))
-        batch = self._model.batch([row], [start])
-        states = self._model.upper(batch, is_adapted=True, has_graph=True)
-        gain = self._gain(batch, states)
-        if data_share_ppb(gain) == 0:
-            return _owed_to_nobody(len(row) - start, gain)
-        vector = self._vector(batch, states)
-        if not bool(torch.isfinite(vector).all()):
-            return _owed_to_nobody(len(row) - start, Gain(0, 0, CAP_PPB))
+        return self._model.batch([row], [start]) if len(row) > start else None
+
+    def _quantised(self, vector: Tensor) -> np.ndarray:
         commitment = self._state.manifest.commitment
-        query = quantise_query(vector, commitment.layout, commitment.scales)
-        clusters = self._score(query)
-        return AnswerAttribution(
-            len(row) - start, gain, digest_of_row(query), clusters, shares(gain, clusters)
-        )
+        return quantise_query(vector, commitment.layout, commitment.scales)
 
     def _gain(self, batch: Batch, states: Tensor) -> Gain:
         with_adapter = log_chances(self._model, batch, states.detach())  # (N,)
