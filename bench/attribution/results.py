@@ -55,7 +55,9 @@ def ceiling_rows(worlds: Sequence[World]) -> list[Row]:
     return rows + _rows("seed to seed: LDS document", estimate(np.concatenate(documents)), None)
 
 
-def nobody_rows(name: str, worlds: Sequence[World], paid: Sequence[Paid]) -> list[Row]:
+def nobody_rows(
+    name: str, worlds: Sequence[World], paid: Sequence[Paid], targets: Mapping[str, float]
+) -> list[Row]:
     """Does the share of nobody tell answers about the data from others?"""
     inside = np.concatenate(
         [1 - one.nobody[_is(world, *INSIDE)] for world, one in zip(worlds, paid, strict=True)]
@@ -63,11 +65,13 @@ def nobody_rows(name: str, worlds: Sequence[World], paid: Sequence[Paid]) -> lis
     outside = np.concatenate(
         [1 - one.nobody[_is(world, "outside")] for world, one in zip(worlds, paid, strict=True)]
     )
-    area = measures.area_under_curve(inside, outside)
+    figures = {
+        "area under the curve of nobody": measures.area_under_curve(inside, outside),
+        "contributors' part inside": float(inside.mean()),
+        "contributors' part outside": float(outside.mean()),
+    }
     return [
-        at_least(f"{name}: area under the curve of nobody", area, "", 0.90),
-        Row(f"{name}: contributors' part inside", float(inside.mean()), ""),
-        at_most(f"{name}: contributors' part outside", float(outside.mean()), "", 0.05),
+        _row(f"{name}: {figure}", value, targets.get(figure)) for figure, value in figures.items()
     ]
 
 
@@ -140,7 +144,7 @@ _MEASURES: Mapping[str, Callable[[World, Scored], np.ndarray]] = {
     "leave-one-out first": _top,
     "payout error": _payout,
 }
-LESS_IS_BETTER = frozenset({"payout error"})
+_LESS_IS_BETTER = frozenset({"payout error", "contributors' part outside"})
 
 
 def _seed_to_seed(world: World, subsets: Subsets) -> np.ndarray:
@@ -152,10 +156,12 @@ def _seed_to_seed(world: World, subsets: Subsets) -> np.ndarray:
 def _rows(name: str, figure: Estimate, target: float | None) -> list[Row]:
     if not figure.count:
         return [Row(name, None, "")]
-    if target is None:
-        first = Row(name, figure.mean, "")
-    elif name.rpartition(": ")[2] in LESS_IS_BETTER:
-        first = at_most(name, figure.mean, "", target)
-    else:
-        first = at_least(name, figure.mean, "", target)
+    first = _row(name, figure.mean, target)
     return [first, Row(f"{name}, from", figure.low, ""), Row(f"{name}, to", figure.high, "")]
+
+
+def _row(name: str, value: float, target: float | None) -> Row:
+    if target is None:
+        return Row(name, value, "")
+    is_cost = name.rpartition(": ")[2] in _LESS_IS_BETTER
+    return (at_most if is_cost else at_least)(name, value, "", target)

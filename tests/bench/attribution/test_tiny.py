@@ -67,12 +67,14 @@ def test_every_method_gets_every_row(small: World) -> None:
         *ceiling_rows([small]),
         *method_rows("released", [small], [of_release(paid)], {"payout error": 0.5}),
         *method_rows("exact", [small], [of_documents(small, exact)], {}),
-        *nobody_rows("released", [small], [paid]),
+        *nobody_rows("released", [small], [paid], {"contributors' part outside": 0.05}),
     ]
     found = {row.name: row for row in rows}
 
     assert exact.shape == (9, 8)
     assert found["released: payout error"].target == "<= 0.5"
+    assert found["released: contributors' part outside"].is_good is not None
+    assert found["released: area under the curve of nobody"].is_good is None
     assert found["released: LDS document"].value is None
     value = found["exact: LDS document"].value
     assert value is not None
