@@ -11,13 +11,12 @@ import numpy as np
 import torch
 
 from bench.attribution.setting import Checkpoint, Query
-from openledger.lm.bank import banked
 from openledger.lm.base import BaseModel
 from openledger.lm.frozen import hidden_cache
-from openledger.lm.lora import Adapter
-from openledger.training.ensemble import Answer, Member, answer_losses, train_members
+from openledger.lm.lora import Adapter, banked
 from openledger.training.recipe import Recipe
 from openledger.training.rows import Row
+from openledger.training.steps.ensemble import Answer, Member, answer_losses, train_members
 from openledger.training.steps.trainer import Trainer, batches, learning_rate
 
 _TOGETHER = 16  # adapters in one pass; more of them are no quicker

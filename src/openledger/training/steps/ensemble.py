@@ -14,10 +14,9 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from openledger.core.errors import InvalidInputError
-from openledger.lm.bank import Bank, banked
 from openledger.lm.base import BaseModel
 from openledger.lm.frozen import HiddenCache, SplitModel, batches_by_length
-from openledger.lm.lora import Adapter, LoraPair
+from openledger.lm.lora import Adapter, Bank, LoraPair, banked
 from openledger.training.anchors import ANCHORS
 from openledger.training.recipe import Recipe
 from openledger.training.rows import Row

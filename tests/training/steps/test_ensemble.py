@@ -11,9 +11,9 @@ from openledger.core.types import Digest
 from openledger.lm.base import BaseModel
 from openledger.lm.frozen import HiddenCache, hidden_cache
 from openledger.lm.lora import Adapter, LoraHost, MixMember
-from openledger.training.ensemble import Answer, Member, answer_losses, train_members
 from openledger.training.recipe import Recipe
 from openledger.training.rows import Row, encode_rows
+from openledger.training.steps.ensemble import Answer, Member, answer_losses, train_members
 from openledger.training.steps.trainer import Trainer, batches
 from tests.training.songs import QUICK, SEED, example
 
