@@ -5,6 +5,9 @@ contributors, one tuned model, and hundreds of retrainings without parts of the 
 each. Figures are given on data seeds 3 to 5, on which nothing is chosen; 0 to 2 are for choosing.
 The same seeds give the same figures on one machine. `--smoke` runs all of it on texts and sizes
 that mean nothing, for correctness only.
+
+`python -m bench.attribution score --train T --queries Q --recipe R --base DIR --out FILE` scores
+data of others instead (`bench.attribution.score`).
 """
 
 import argparse
@@ -20,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 if not __package__:  # started by its path
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench.attribution import ours, peers
+from bench.attribution import ours, peers, score
 from bench.attribution.corpus import made_up_pages, read_pages
 from bench.attribution.peers import Peer
 from bench.attribution.results import (
@@ -49,12 +52,15 @@ _SEEDS = (3, 4, 5)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; 1 when a target was missed."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["score"]:
+        return score.write_scores(given[1:])
     parser = options(__doc__)
     cache = Path(load({}).home.cache)
     parser.add_argument("--suite", choices=["tiny"], default="tiny")
     parser.add_argument("--seeds", type=_numbers, default=_SEEDS, help="data seeds, as in 3,4,5")
     parser.add_argument("--cache", type=Path, default=cache, help="of packages and the small base")
-    return run(measure, parser.parse_args(arguments))
+    return run(measure, parser.parse_args(given))
 
 
 def measure(chosen: argparse.Namespace) -> list[Row]:

@@ -19,7 +19,7 @@ from openledger.training.rows import Row
 from openledger.training.steps.ensemble import Answer, Member, answer_losses, train_members
 from openledger.training.steps.trainer import Trainer, batches, learning_rate
 
-_TOGETHER = 16  # adapters in one pass; more of them are no quicker
+_TOGETHER = 8  # adapters in one pass; more of them are no quicker
 
 
 class Subsets(msgspec.Struct, frozen=True):

@@ -2,7 +2,9 @@
 
 A release is measured against retraining without some of its data, which takes dozens of adapters.
 Each is trained as `finetune` would train it on its own rows from its own seed, without probes: to
-the end of the plan. Sharing the frozen products makes that several times cheaper on a small model.
+the end of the plan. Sharing the frozen products pays where a member's batch is small: of four rows
+of 64 tokens, eight members together take a quarter less CPU time than one after another on a model
+of 480,000 parameters; of sixteen rows they take the same.
 """
 
 from collections.abc import Callable, Sequence
