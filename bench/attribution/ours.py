@@ -25,7 +25,7 @@ _BATCH = 16
 class Paid(msgspec.Struct, frozen=True):
     """What the released state says of the queries."""
 
-    scores: np.ndarray  # (C, Q) integer scores, summed over a contributor's clusters
+    scores: np.ndarray  # (C, Q) of a contributor's documents, summed
     shares: np.ndarray  # (C, Q) of one
     nobody: np.ndarray  # (Q,) of one
 
@@ -52,11 +52,16 @@ def released(setting: Setting) -> Paid:
     nobody = np.zeros(len(setting.queries))
     with tempfile.TemporaryDirectory(prefix="openledger-bench-") as folder:
         state = build(Path(folder) / "state", model, examples, Recipe(Digest("0" * 64), _SEED))
-        members = {entry.cluster: entry.account for entry in state.manifest.documents}
+        owners: dict[int, list[Account]] = {}
+        for entry in state.manifest.documents:
+            owners.setdefault(entry.cluster, []).append(entry.account)
         attributor = Attributor(state, model)
         for number, query in enumerate(setting.queries):
             for cluster in attributor.influence(query.prompt, query.answer):
-                scores[place[members[cluster.cluster]], number] += cluster.score
+                # Documents of a cluster are alike: each has an equal part of its score.
+                for account in owners[cluster.cluster]:
+                    part = cluster.score / len(owners[cluster.cluster])
+                    scores[place[account], number] += part
             found = attributor.attribute(query.prompt, query.answer).attribution
             for share in found.shares:
                 shares[place[share.account], number] = share.weight_ppb / PARTS_PER_BILLION

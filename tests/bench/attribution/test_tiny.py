@@ -98,3 +98,15 @@ def test_a_release_pays_whose_words_the_answers_are(setting: Setting) -> None:
     assert is_paid.sum() >= 5
     assert (paid.scores.argmax(0) == owners)[is_paid].all()
     assert (paid.shares.argmax(0) == owners)[is_paid].all()
+
+
+def test_copies_share_the_score_of_their_cluster(setting: Setting) -> None:
+    first, *others = setting.documents[:3]
+    copy = msgspec.structs.replace(first, id="copy", contributor="copycat")
+    copied = msgspec.structs.replace(setting, documents=(first, *others, copy))
+
+    scores = ours.released(copied).scores
+
+    people = copied.contributors
+    assert scores[people.index("copycat")].any()
+    assert (scores[people.index("copycat")] == scores[people.index(first.contributor)]).all()
