@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bench.attribution.setting import Setting
 from openledger.attribution.attribute import Attributor
-from openledger.attribution.curvature import Moments, SiteGradient, fit
-from openledger.attribution.gradients import ProbedModel, label_gradients
+from openledger.attribution.influence.curvature import Moments, SiteGradient, fit
+from openledger.attribution.influence.gradients import ProbedModel, label_gradients
 from openledger.attribution.release import Recipe, TrainingExample, build
 from openledger.core.types import PARTS_PER_BILLION, Account, Digest
 from openledger.lm.lora import Adapter

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from openledger.attribution.attribute import Attributor
-from openledger.attribution.gradients import ProbedModel
+from openledger.attribution.influence.gradients import ProbedModel
 from openledger.attribution.release import TrainingExample, build
 from openledger.attribution.state import AttributionState, load_state
 from openledger.lm.base import BaseModel, load_base

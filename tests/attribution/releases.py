@@ -6,7 +6,7 @@ from hashlib import sha256
 import numpy as np
 import torch
 
-from openledger.attribution.gradients import ProbedModel
+from openledger.attribution.influence.gradients import ProbedModel
 from openledger.attribution.release import Recipe, TrainingExample
 from openledger.core.types import Account, Digest
 from openledger.lm.base import BaseModel

@@ -6,10 +6,10 @@ import torch
 
 from openledger.attribution import attribute
 from openledger.attribution.attribute import AnswerAttribution, Attributor
-from openledger.attribution.gradients import ProbedModel, label_gradients, log_chances
+from openledger.attribution.influence.gradients import ProbedModel, label_gradients, log_chances
+from openledger.attribution.influence.sketch import Sketch, dot, quantise_query
 from openledger.attribution.method import CAP_PPB, LONGEST_SEQUENCE, PLACEBO_MICRONATS_PER_TOKEN
 from openledger.attribution.release import TrainingExample, build
-from openledger.attribution.sketch import Sketch, dot, quantise_query
 from openledger.attribution.state import AttributionState, digest_of_row, load_state
 from openledger.core.encoding import encode
 from openledger.core.errors import DigestMismatchError

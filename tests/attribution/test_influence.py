@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from openledger.attribution.attribute import Attributor
-from openledger.attribution.gradients import ProbedModel, log_chances
+from openledger.attribution.influence.gradients import ProbedModel, log_chances
 from openledger.attribution.release import build
 from openledger.lm.base import BaseModel
 from tests.attribution.releases import RECIPE, examples_of, some_text, trained_adapter

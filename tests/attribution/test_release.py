@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from openledger.attribution.gradients import ProbedModel
+from openledger.attribution.influence.gradients import ProbedModel
 from openledger.attribution.release import TrainingExample, build
 from openledger.attribution.state import (
     FACTORS,

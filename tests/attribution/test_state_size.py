@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from openledger.attribution.curvature import Scale, Site, Whitener, kept
+from openledger.attribution.influence.curvature import Scale, Site, Whitener, kept
+from openledger.attribution.influence.sketch import Scales, layout
 from openledger.attribution.method import METHOD_VERSION, PLACEBO_ROWS, WIDTH
-from openledger.attribution.sketch import Scales, layout
 from openledger.attribution.state import (
     ClusterEntry,
     Commitment,

@@ -17,7 +17,7 @@ from transformers.models.bert import BertModel
 
 from bench.attribution.peers.passes import Row, document_rows, groups, mean_states, query_rows
 from bench.attribution.setting import Setting
-from openledger.attribution.gradients import ProbedModel
+from openledger.attribution.influence.gradients import ProbedModel
 from openledger.core.errors import DigestMismatchError
 from openledger.lm.base import digest_file
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.attribution.peers.passes import document_rows, gradients, groups, query_rows
 from bench.attribution.setting import Setting
-from openledger.attribution.gradients import ProbedModel
+from openledger.attribution.influence.gradients import ProbedModel
 from openledger.lm.lora import Adapter
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bench.attribution.setting import Setting
-from openledger.attribution.gradients import Batch, ProbedModel, label_gradients
+from openledger.attribution.influence.gradients import Batch, ProbedModel, label_gradients
 from openledger.lm.frozen import batches_by_length
 
 

@@ -14,7 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openledger.attribution.gradients import Batch, ProbedModel, label_gradients, log_chances
+from openledger.attribution.influence.gradients import (
+    Batch,
+    ProbedModel,
+    label_gradients,
+    log_chances,
+)
+from openledger.attribution.influence.sketch import Sketch, dot, quantise_query
 from openledger.attribution.method import (
     CAP_PPB,
     LONGEST_SEQUENCE,
@@ -22,7 +28,6 @@ from openledger.attribution.method import (
     PLACEBO_MICRONATS_PER_TOKEN,
     TOKEN_GAIN_CAP_MICRONATS,
 )
-from openledger.attribution.sketch import Sketch, dot, quantise_query
 from openledger.attribution.state import AttributionState, DocumentEntry, digest_of_row
 from openledger.core.errors import DigestMismatchError
 from openledger.core.types import Digest

@@ -15,9 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openledger.attribution.clusters import cluster
-from openledger.attribution.curvature import Moments, SiteGradient, Whitener, fit, rounded
-from openledger.attribution.gradients import Batch, ProbedModel, label_gradients
+from openledger.attribution.credit.clusters import cluster
+from openledger.attribution.influence.curvature import Moments, SiteGradient, Whitener, fit, rounded
+from openledger.attribution.influence.gradients import Batch, ProbedModel, label_gradients
+from openledger.attribution.influence.sketch import (
+    Scales,
+    Sketch,
+    layout,
+    quantise_rows,
+    scales_for,
+)
 from openledger.attribution.method import (
     COVARIANCE_TOKENS,
     CURVATURE_EXAMPLES,
@@ -28,7 +35,6 @@ from openledger.attribution.method import (
     PLACEBO_TOKENS,
     WIDTH,
 )
-from openledger.attribution.sketch import Scales, Sketch, layout, quantise_rows, scales_for
 from openledger.attribution.state import (
     AttributionState,
     ClusterEntry,

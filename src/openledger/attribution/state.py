@@ -23,9 +23,9 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 from torch import Tensor
 
-from openledger.attribution.curvature import Scale, Site, Whitener
+from openledger.attribution.influence.curvature import Scale, Site, Whitener
+from openledger.attribution.influence.sketch import Layout, Scales
 from openledger.attribution.method import METHOD_VERSION
-from openledger.attribution.sketch import Layout, Scales
 from openledger.core.encoding import decode, encode
 from openledger.core.errors import (
     DigestMismatchError,

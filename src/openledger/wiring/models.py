@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from openledger.attribution.attribute import Attributor
-from openledger.attribution.gradients import ProbedModel
+from openledger.attribution.influence.gradients import ProbedModel
 from openledger.attribution.state import load_state
 from openledger.chain.index.rows import StoredEvent
 from openledger.core.encoding import digest_of

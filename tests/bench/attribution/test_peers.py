@@ -7,7 +7,7 @@ from bench.attribution import peers
 from bench.attribution.peers import PEERS, available, gradient, left_out
 from bench.attribution.peers.passes import document_rows, groups, query_rows
 from bench.attribution.setting import Query, Setting
-from openledger.attribution.gradients import ProbedModel
+from openledger.attribution.influence.gradients import ProbedModel
 from openledger.lm.base import BaseModel
 from openledger.lm.lora import Adapter, LoraHost, MixMember
 from tests.attribution.releases import ADAPTER

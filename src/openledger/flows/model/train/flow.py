@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from openledger.attribution.gradients import ProbedModel
+from openledger.attribution.influence.gradients import ProbedModel
 from openledger.attribution.release import Recipe as AttributionRecipe
 from openledger.attribution.release import TrainingExample, build
 from openledger.attribution.state import AttributionState, load_state

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from openledger.attribution.curvature import Moments, SiteGradient
-from openledger.attribution.gradients import ProbedModel, label_gradients, log_chances
+from openledger.attribution.influence.curvature import Moments, SiteGradient
+from openledger.attribution.influence.gradients import ProbedModel, label_gradients, log_chances
 from openledger.core.errors import InvalidInputError
 from openledger.core.types import Digest
 from openledger.lm.base import BaseModel

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openledger.attribution.clusters import cluster
+from openledger.attribution.credit.clusters import cluster
 from tests.attribution.releases import some_text
 
 

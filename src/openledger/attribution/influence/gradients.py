@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
 from transformers.models.llama import LlamaForCausalLM
 
-from openledger.attribution.curvature import Moments, Site, SiteGradient
+from openledger.attribution.influence.curvature import Moments, Site, SiteGradient
 from openledger.core.errors import InvalidInputError
 from openledger.lm.base import BaseModel
 from openledger.lm.frozen import SplitModel

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openledger.attribution.sketch import (
+from openledger.attribution.influence.sketch import (
     Layout,
     Scales,
     Sketch,

@@ -1,7 +1,14 @@
 import torch
 from torch import Tensor
 
-from openledger.attribution.curvature import Moments, Site, SiteGradient, Whitener, fit, rounded
+from openledger.attribution.influence.curvature import (
+    Moments,
+    Site,
+    SiteGradient,
+    Whitener,
+    fit,
+    rounded,
+)
 
 R, D_IN, D_OUT = 3, 40, 300
 SITE = Site("site", "read", D_IN, D_OUT, R)

@@ -1,0 +1,1 @@
+"""What stands or falls together when influence is turned into money: credit blind to identity."""
