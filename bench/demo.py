@@ -133,7 +133,7 @@ def _data_share(platform: Platform, prompt: str) -> float:
         deadline_s=600.0,
     )
     answer = [token.id for token in desk.engine.submit(request)]
-    scores = models.scorer(release).attribute(ids, answer)
+    scores = models.scorer(release).attribute(ids, answer, is_audited=False)
     nobody = shares(scores.gain, scores.clusters).nobody_ppb
     return 1 - nobody / PARTS_PER_BILLION
 

@@ -50,6 +50,7 @@ class Scores(msgspec.Struct, frozen=True):
     gain: Gain
     query: Digest
     clusters: tuple[ClusterScore, ...]
+    losses_micronats: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Scorer:
@@ -62,7 +63,13 @@ class Scorer:
         )
         self._scores = Scores(Gain(500, 1_000, CAP_PPB_OF_METHOD[1]), Digest("0" * 64), clusters)
 
-    def attribute(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Scores:  # noqa: ARG002 - the protocol's
+    def attribute(
+        self,
+        prompt_ids: Sequence[int],  # noqa: ARG002 - the protocol's
+        answer_ids: Sequence[int],  # noqa: ARG002 - the protocol's
+        *,
+        is_audited: bool,  # noqa: ARG002 - the protocol's
+    ) -> Scores:
         """The same for every answer."""
         return self._scores
 

@@ -166,6 +166,7 @@ class Scores(msgspec.Struct, frozen=True):
     gain: Gain
     query: Digest
     clusters: tuple[ClusterScore, ...]
+    losses_micronats: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Scorer:
@@ -175,13 +176,14 @@ class Scorer:
         self._accounts = accounts
         self.asked = 0
 
-    def attribute(self, prompt_ids: object, answer_ids: object) -> Scores:
+    def attribute(self, prompt_ids: object, answer_ids: object, *, is_audited: bool) -> Scores:
         self.asked += 1
         clusters = tuple(
             ClusterScore(place, score, 0, (DocumentScore(place, account, score),))
             for place, (account, score) in enumerate(zip(self._accounts, (300, 100), strict=False))
         )
-        return Scores(Gain(800, 1_000, CAP_PPB_OF_METHOD[1]), Digest("9" * 64), clusters)
+        losses = (1_500_000,) * 16 if is_audited else msgspec.UNSET
+        return Scores(Gain(800, 1_000, CAP_PPB_OF_METHOD[1]), Digest("9" * 64), clusters, losses)
 
 
 def desk(platform: Platform, tokenizer: Tokenizer, engine: FakeEngine | None = None) -> Desk:

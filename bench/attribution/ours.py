@@ -11,15 +11,22 @@ import torch
 from torch import Tensor
 
 from bench.attribution.setting import Setting
+from bench.attribution.truth import Retraining, losses_of
 from openledger.attribution.attribute import Attributor
+from openledger.attribution.card.audited import calibrate
+from openledger.attribution.card.panel import Auditor, Panel, clusters_of, halves_of
+from openledger.attribution.card.subsets import fractions
 from openledger.attribution.influence.curvature import Moments, SiteGradient, fit
 from openledger.attribution.influence.gradients import ProbedModel, label_gradients
 from openledger.attribution.release import Recipe, TrainingExample, build
+from openledger.attribution.state import AttributionState
 from openledger.core.types import PARTS_PER_BILLION, Account, Digest
 from openledger.lm.lora import Adapter
 
 _SEED = Digest(sha256(b"bench attribution").hexdigest())
 _BATCH = 16
+HALF_ADAPTERS = 32
+_FITTING_SEED = 1_000  # of the first half-data adapter; the truth's seeds are small numbers
 
 
 class Paid(msgspec.Struct, frozen=True):
@@ -32,10 +39,46 @@ class Paid(msgspec.Struct, frozen=True):
 
 def released(setting: Setting) -> Paid:
     """Build the state of a release and attribute every query by it, as a paid call is."""
-    people = setting.contributors
-    accounts = [Account(f"0x{place + 1:040x}") for place in range(len(people))]
-    place = {account: i for i, account in enumerate(accounts)}
-    owner = setting.owner
+    with tempfile.TemporaryDirectory(prefix="openledger-bench-") as folder:
+        return _paid(setting, _built(setting, Path(folder)), None)
+
+
+def audited(setting: Setting, retraining: Retraining, count: int = HALF_ADAPTERS) -> Paid | None:
+    """The same, each query corrected by `count` half-data adapters of the release's own.
+
+    Their halves and seeds are none of those that the truth is made of. The correction is calibrated
+    on the queries about the data, which to a release are its probe answers. None where influence
+    foretells nothing of what those adapters do.
+    """
+    with tempfile.TemporaryDirectory(prefix="openledger-bench-") as folder:
+        state = _built(setting, Path(folder))
+    manifest = state.manifest
+    kept = halves_of(manifest, count).kept
+    adapters = [
+        adapter
+        for number, half in enumerate(kept)
+        for adapter in retraining.adapters(half[None], _FITTING_SEED + number)
+    ]
+    inside = [query for query in setting.queries if query.kind != "outside"]
+    attributor = Attributor(state, ProbedModel(setting.base, setting.adapter))
+    scores = np.array(
+        [[c.score for c in attributor.influence(one.prompt, one.answer)] for one in inside]
+    ).T
+    calibration = calibrate(
+        fractions(kept, clusters_of(manifest)),
+        [entry.energy for entry in manifest.clusters],
+        scores,
+        losses_of(setting.base, adapters, inside),
+    )
+    if calibration is None:
+        return None
+    return _paid(
+        setting, state, Auditor(Panel(setting.base, adapters), manifest, count, calibration)
+    )
+
+
+def _built(setting: Setting, folder: Path) -> AttributionState:
+    accounts, owner = _accounts(setting), setting.owner
     examples = [
         TrainingExample(
             digest=Digest(sha256(one.text.encode()).hexdigest()),
@@ -47,26 +90,34 @@ def released(setting: Setting) -> Paid:
         for number, one in enumerate(setting.documents)
     ]
     model = ProbedModel(setting.base, setting.adapter)
-    scores = np.zeros((len(people), len(setting.queries)))
+    return build(folder / "state", model, examples, Recipe(Digest("0" * 64), _SEED))
+
+
+def _paid(setting: Setting, state: AttributionState, auditor: Auditor | None) -> Paid:
+    accounts = _accounts(setting)
+    place = {account: i for i, account in enumerate(accounts)}
+    scores = np.zeros((len(accounts), len(setting.queries)))
     shares = np.zeros_like(scores)
     nobody = np.zeros(len(setting.queries))
-    with tempfile.TemporaryDirectory(prefix="openledger-bench-") as folder:
-        state = build(Path(folder) / "state", model, examples, Recipe(Digest("0" * 64), _SEED))
-        owners: dict[int, list[Account]] = {}
-        for entry in state.manifest.documents:
-            owners.setdefault(entry.cluster, []).append(entry.account)
-        attributor = Attributor(state, model)
-        for number, query in enumerate(setting.queries):
-            for cluster in attributor.influence(query.prompt, query.answer):
-                # Documents of a cluster are alike: each has an equal part of its score.
-                for account in owners[cluster.cluster]:
-                    part = cluster.score / len(owners[cluster.cluster])
-                    scores[place[account], number] += part
-            found = attributor.attribute(query.prompt, query.answer).attribution
-            for share in found.shares:
-                shares[place[share.account], number] = share.weight_ppb / PARTS_PER_BILLION
-            nobody[number] = found.nobody_ppb / PARTS_PER_BILLION
+    owners: dict[int, list[Account]] = {}
+    for entry in state.manifest.documents:
+        owners.setdefault(entry.cluster, []).append(entry.account)
+    attributor = Attributor(state, ProbedModel(setting.base, setting.adapter))
+    for number, query in enumerate(setting.queries):
+        for cluster in attributor.influence(query.prompt, query.answer, auditor):
+            # Documents of a cluster are alike: each has an equal part of its score.
+            for account in owners[cluster.cluster]:
+                part = cluster.score / len(owners[cluster.cluster])
+                scores[place[account], number] += part
+        found = attributor.attribute(query.prompt, query.answer, auditor).attribution
+        for share in found.shares:
+            shares[place[share.account], number] = share.weight_ppb / PARTS_PER_BILLION
+        nobody[number] = found.nobody_ppb / PARTS_PER_BILLION
     return Paid(scores, shares, nobody)
+
+
+def _accounts(setting: Setting) -> list[Account]:
+    return [Account(f"0x{place + 1:040x}") for place in range(len(setting.contributors))]
 
 
 def ekfac(setting: Setting, checkpoints: Sequence[Adapter]) -> np.ndarray:

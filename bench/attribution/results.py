@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 import numpy as np
 
-from bench.attribution import measures
-from bench.attribution.measures import Estimate, estimate
 from bench.attribution.ours import Paid
 from bench.attribution.tiny import World
 from bench.attribution.truth import Subsets
 from bench.table import Row, at_least, at_most
+from openledger.attribution.card import measures
+from openledger.attribution.card.measures import Estimate, estimate
 
 INSIDE = ("held-out", "generated")
 
@@ -149,7 +149,7 @@ _LESS_IS_BETTER = frozenset({"payout error", "contributors' part outside"})
 
 def _seed_to_seed(world: World, subsets: Subsets) -> np.ndarray:
     losses = subsets.losses  # (seeds, S, Q)
-    found = [measures.ceiling(losses[0], other) for other in losses[1:]]
+    found = [measures.rank_correlations(losses[0], other) for other in losses[1:]]
     return np.concatenate([_at(one, world) for one in found])
 
 

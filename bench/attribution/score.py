@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from bench.attribution import measures, ours
+from bench.attribution import ours
 from bench.attribution.setting import Document, Query, Setting
 from bench.attribution.truth import Retraining, trajectory
+from openledger.attribution.card import measures
 from openledger.core.errors import InvalidInputError
 from openledger.core.types import PARTS_PER_BILLION, Digest
 from openledger.lm.base import (

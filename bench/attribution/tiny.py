@@ -89,6 +89,11 @@ def world(pages: Pages, cache: Path, seed: int, scale: Scale) -> World:
     )
 
 
+def retraining(setting: Setting) -> Retraining:
+    """Trains on parts of a setting's documents as its own adapter was trained."""
+    return Retraining(setting.base, RECIPE, tuple(one.tokens for one in setting.documents))
+
+
 class _Told:
     """One line on stderr now and then, since this takes long."""
 

@@ -24,6 +24,11 @@ class Line(msgspec.Struct, frozen=True):
     maybe: tuple[int, ...] | None = None
 
 
+class Grown(msgspec.Struct, frozen=True):
+    note: str
+    later: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
+
+
 class Loose(msgspec.Struct, frozen=True):
     value: object
 
@@ -46,6 +51,17 @@ lines = st.builds(
 @given(lines)
 def test_a_record_survives_the_round_trip(line: Line) -> None:
     assert encoding.decode(encoding.encode(line), Line) == line
+
+
+@given(st.text(), st.just(msgspec.UNSET) | st.lists(st.integers(0, 9)).map(tuple))
+def test_a_field_that_is_not_set_is_left_out_and_comes_back_so(
+    note: str, later: tuple[int, ...] | msgspec.UnsetType
+) -> None:
+    grown = Grown(note, later)
+    raw = encoding.encode(grown)
+
+    assert encoding.decode(raw, Grown) == grown
+    assert (b'"later"' in raw) == (later is not msgspec.UNSET)
 
 
 @given(lines, st.sampled_from([b" ", b"\n", b"\t"]))

@@ -176,6 +176,42 @@ def test_a_resigned_statement_with_scores_that_no_method_gives_is_found(
         verify_statement(DOMAIN, signed, _sign_body(honest, body))
 
 
+def audited(losses: object) -> tuple[SignedCall, SignedStatement]:
+    members = (msgspec.structs.replace(scores()[0], losses_micronats=losses),)
+    plain = call(None)
+    body = msgspec.structs.replace(plain.body, attribution="audited")
+    struct = msgspec.structs.replace(plain.call, body=digest_of(body))
+    signed = sign_call(DOMAIN, struct, body, GATEWAY_KEY)
+    return signed, make_statement(DOMAIN, signed, members, ROLES, GATEWAY_KEY)
+
+
+def test_an_audited_call_says_so_and_shows_the_losses_it_was_audited_by() -> None:
+    signed, statement = audited((1_200_000, 1_300_000))
+
+    verify_call(DOMAIN, signed)
+    verify_statement(DOMAIN, signed, statement)
+    assert decode(canonical(Receipt(signed, statement)), Receipt).call.body == signed.body
+
+
+def test_a_statement_is_audited_if_and_only_if_the_call_asked_for_it() -> None:
+    signed, bare = audited(msgspec.UNSET)
+    with pytest.raises(VerificationError, match="of influence alone"):
+        verify_statement(DOMAIN, signed, bare)
+
+    plain = call(None)
+    members = (msgspec.structs.replace(scores()[0], losses_micronats=(1, 2)),)
+    unasked = make_statement(DOMAIN, plain, members, ROLES, GATEWAY_KEY)
+    with pytest.raises(VerificationError, match="did not ask"):
+        verify_statement(DOMAIN, plain, unasked)
+
+
+def test_an_audited_call_that_owes_nobody_anything_needs_no_losses() -> None:
+    signed, _ = audited(msgspec.UNSET)
+    nothing = msgspec.structs.replace(scores()[0], clusters=())
+
+    verify_statement(DOMAIN, signed, make_statement(DOMAIN, signed, (nothing,), ROLES, GATEWAY_KEY))
+
+
 @pytest.mark.parametrize("field", ["input_tokens", "output_tokens"])
 def test_a_resigned_call_with_fewer_than_no_tokens_is_found(field: str) -> None:
     honest = call(None)

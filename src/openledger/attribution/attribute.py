@@ -8,6 +8,7 @@ that anyone can redo. No float leaves this module.
 
 from collections.abc import Sequence
 from math import isqrt
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -53,6 +54,22 @@ class AnswerAttribution(msgspec.Struct, frozen=True):
     query: Digest  # of the query vector; of no bytes where nothing was owed and none was made
     clusters: tuple[ClusterScore, ...]  # all of them, in order; none where nothing was owed
     attribution: Attribution
+    losses_micronats: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET  # of an audited answer
+
+
+class Scored(msgspec.Struct, frozen=True):
+    """The scores of all clusters, in order."""
+
+    scores: Sequence[int]
+    losses_micronats: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET  # that corrected them
+
+
+class Auditor(Protocol):
+    """Corrects influence by what the half-data adapters of the release say of the answer."""
+
+    def audit(self, batch: Batch, scores: Sequence[int]) -> Scored | None:
+        """Correct the scores of one answer; None where the losses are not all finite."""
+        ...
 
 
 class Attributor:
@@ -73,14 +90,19 @@ class Attributor:
         self._null_logs = _null_logs(state.rows.counts)
         self._sharing = _documents_by_cluster(state)
 
-    def attribute(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> AnswerAttribution:
-        """Attribute one answer.
+    def attribute(
+        self,
+        prompt_ids: Sequence[int],
+        answer_ids: Sequence[int],
+        auditor: Auditor | None = None,
+    ) -> AnswerAttribution:
+        """Attribute one answer; with an auditor its scores are corrected.
 
         Tokens are exactly those that the model saw and gave; a prompt too long for the method is
-        cut from its start. An answer without tokens, without gain over the base, or for which the
+        cut from its start. An answer without tokens, without gain over the base, or for which a
         model yields numbers that are not finite, pays no contributor.
         """
-        batch = self._batch(prompt_ids, answer_ids)
+        batch = self.batch(prompt_ids, answer_ids)
         if batch is None:
             return _owed_to_nobody(0, Gain(0, 0, CAP_PPB))
         tokens = int(batch.weights.sum())
@@ -92,22 +114,38 @@ class Attributor:
         if not bool(torch.isfinite(vector).all()):
             return _owed_to_nobody(tokens, Gain(0, 0, CAP_PPB))
         query = self._quantised(vector)
-        clusters = self._score(query)
+        scored = self._scored(query, batch, auditor)
+        if scored is None:
+            return _owed_to_nobody(tokens, Gain(0, 0, CAP_PPB))
+        clusters = self._clusters(query, scored.scores)
         return AnswerAttribution(
-            tokens, gain, digest_of_row(query), clusters, shares(gain, clusters)
+            tokens=tokens,
+            gain=gain,
+            query=digest_of_row(query),
+            clusters=clusters,
+            attribution=shares(gain, clusters),
+            losses_micronats=scored.losses_micronats,
         )
 
     def influence(
-        self, prompt_ids: Sequence[int], answer_ids: Sequence[int]
+        self,
+        prompt_ids: Sequence[int],
+        answer_ids: Sequence[int],
+        auditor: Auditor | None = None,
     ) -> tuple[ClusterScore, ...]:
-        """Score an answer whether or not anything is owed for it; none for one without tokens."""
-        batch = self._batch(prompt_ids, answer_ids)
+        """Score an answer whether or not anything is owed for it.
+
+        There are no scores for one without tokens, or without finite losses to audit it by.
+        """
+        batch = self.batch(prompt_ids, answer_ids)
         if batch is None:
             return ()
         states = self._model.upper(batch, is_adapted=True, has_graph=True)
-        return self._score(self._quantised(self._vector(batch, states)))
+        query = self._quantised(self._vector(batch, states))
+        scored = self._scored(query, batch, auditor)
+        return () if scored is None else self._clusters(query, scored.scores)
 
-    def _batch(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Batch | None:
+    def batch(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Batch | None:
         """One row; None where no token of the answer has anything before it."""
         answer = list(answer_ids)[:LONGEST_SEQUENCE]
         prompt = list(prompt_ids)[max(0, len(prompt_ids) + len(answer) - LONGEST_SEQUENCE) :]
@@ -140,11 +178,15 @@ class Attributor:
         features = self._state.whitener.features(self._model.flow(states, gradient).gradients)
         return self._sketch.project(features)[0]  # (P,)
 
-    def _score(self, query: np.ndarray) -> tuple[ClusterScore, ...]:
+    def _scored(self, query: np.ndarray, batch: Batch, auditor: Auditor | None) -> Scored | None:
+        scores = dot(query, self._state.rows.clusters)
+        return Scored(scores) if auditor is None else auditor.audit(batch, scores)
+
+    def _clusters(self, query: np.ndarray, scores: Sequence[int]) -> tuple[ClusterScore, ...]:
         manifest, rows = self._state.manifest, self._state.rows
         noise = _Noise(dot(query, rows.placebo), [entry.energy for entry in manifest.placebo])
         scored = []
-        for entry, score in zip(manifest.clusters, dot(query, rows.clusters), strict=True):
+        for entry, score in zip(manifest.clusters, scores, strict=True):
             cluster = ClusterScore(entry.cluster, score, noise.floor(entry.energy), ())
             if is_paid(cluster):
                 documents = self._documents(query, cluster)
@@ -157,6 +199,9 @@ class Attributor:
         scores = [cluster.score]
         if len(members) > 1:
             scores = dot(query, self._state.rows.documents[[member.row for member in members]])
+            # What the cluster was corrected by is divided evenly among its documents.
+            even, over = divmod(cluster.score - sum(scores), len(scores))
+            scores = [score + even + (i < over) for i, score in enumerate(scores)]
         return tuple(
             DocumentScore(member.entry.document, member.entry.account, score)
             for member, score in zip(members, scores, strict=True)

@@ -3,8 +3,9 @@
 `factors.safetensors` holds the whitening, `rows.safetensors` the integer rows and the token counts
 of the null model, `manifest.json` what they mean. The **training root** is an RFC 6962 root over
 canonical JSON leaves: the commitment, then each training example in the order of training, each
-document, each cluster, each placebo row. Vectors stand in it by their digest, so one row can be
-opened and proved without the others. All of the folder is as secret as the data it comes from.
+document, each cluster, each placebo row, last the audit if there is one. Vectors stand in it by
+their digest, so one row can be opened and proved without the others. All of the folder is as secret
+as the data it comes from.
 """
 
 import os
@@ -23,6 +24,7 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 from torch import Tensor
 
+from openledger.attribution.card.figures import Audit
 from openledger.attribution.influence.curvature import Scale, Site, Whitener
 from openledger.attribution.influence.sketch import Layout, Scales
 from openledger.attribution.method import METHOD_VERSION
@@ -98,11 +100,15 @@ class StateManifest(msgspec.Struct, frozen=True):
     clusters: tuple[ClusterEntry, ...]
     placebo: tuple[PlaceboEntry, ...]
     rows: Digest  # of the file
+    audit: Audit | msgspec.UnsetType = msgspec.UNSET  # where the release has half-data adapters
 
     def tree(self) -> Tree:
         """The tree under the training root."""
         entries: list[msgspec.Struct] = [self.commitment, *self.examples, *self.documents]
-        return Tree([encode(entry) for entry in [*entries, *self.clusters, *self.placebo]])
+        entries += [*self.clusters, *self.placebo]
+        if isinstance(self.audit, Audit):
+            entries.append(self.audit)
+        return Tree([encode(entry) for entry in entries])
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -157,6 +163,23 @@ def write_state(folder: Path, whitener: Whitener, manifest: StateManifest, rows:
         scratch.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@full_disk()
+def commit_audit(folder: Path, audit: Audit) -> AttributionState:
+    """Put an audit under the training root of a state, whole or not at all.
+
+    Raises:
+        StorageFullError: the disk is full.
+    """
+    state = load_state(folder)
+    scratch = folder / f".{MANIFEST}"
+    with scratch.open("wb") as stream:
+        stream.write(encode(msgspec.structs.replace(state.manifest, audit=audit)))
+        stream.flush()
+        os.fsync(stream.fileno())
+    scratch.replace(folder / MANIFEST)
+    return load_state(folder)
 
 
 def load_state(folder: Path, expected_root: Digest | None = None) -> AttributionState:

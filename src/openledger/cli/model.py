@@ -1,4 +1,4 @@
-"""`openledger model`: release a trained run, list releases, look at one, deprecate one."""
+"""`openledger model`: release a trained run, list releases, look at one or its card, deprecate."""
 
 from typing import Annotated
 
@@ -71,6 +71,20 @@ def show(
             f"  card          {bytes(found.card).decode()}",
         ]
         here.output.result(found, "\n".join(lines))
+
+
+@app.command(epilog="Example: openledger model card me/tunes")
+def card(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="owner/name or owner/name@2.")]
+) -> None:
+    """Show how true a release's attribution is: measured against adapters without some data."""
+    from openledger.cli.card import card_lines
+    from openledger.web.operations.cards import CARD
+    from openledger.web.operations.models import Which
+
+    with told((here := of(context)).output):
+        found = here.act(CARD, Which(name))
+        here.output.result(found, card_lines(found))
 
 
 @app.command(epilog="Example: openledger model deprecate me/tunes@1")

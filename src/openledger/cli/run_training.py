@@ -28,12 +28,24 @@ def start(  # noqa: PLR0913 - one option a choice of the builder
     epochs: Annotated[int | None, typer.Option(help="Times that every row is seen.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the adapter.")] = None,
     held_out: Annotated[int, typer.Option(help="Basis points of the text held out.")] = 1_000,
+    card_adapters: Annotated[
+        int, typer.Option(help="Half-data adapters to measure attribution with: 0, or 16 or more.")
+    ] = 0,
+    leave_out: Annotated[
+        bool, typer.Option("--leave-out", help="Also train one adapter without each contributor.")
+    ] = False,
 ) -> None:
     """Begin a run on chain and train it; with a server running, the server trains it."""
     from openledger.web.operations.models import START, NewRun, RecipeChoice
 
     with told((here := of(context)).output):
-        choice = RecipeChoice(epochs=epochs, rank=rank, held_out_bps=held_out)
+        choice = RecipeChoice(
+            epochs=epochs,
+            rank=rank,
+            held_out_bps=held_out,
+            card_adapters=card_adapters,
+            leaves_out=leave_out,
+        )
         # The same name is the same run, so that an interrupted one goes on.
         new = NewRun(tuple(datanet), name, name, builder, choice)
         if here.server() is None:

@@ -3,6 +3,7 @@
 Money (`Wei`) and integers beyond 2**53 travel as decimal strings, since JSON numbers lose them.
 Digests and accounts are lower-case hex, or refused: as bytes they would be the same record.
 Floats are refused: nothing that is hashed or signed may depend on how a float prints.
+A field that is `msgspec.UNSET` is left out, so that a record may gain one and old bytes stay valid.
 `decode` accepts exactly the bytes that `encode` makes, so one record has one digest.
 """
 
@@ -122,6 +123,7 @@ def _plain(value: Any, kind: Any, *, is_strict: bool = True) -> Any:  # noqa: AN
         return {
             f.encode_name: _plain(getattr(value, f.name), f.type, is_strict=is_strict)
             for f in fields
+            if getattr(value, f.name) is not msgspec.UNSET
         }
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value) if _is_money(kind) or abs(value) > _LARGEST_JSON_INTEGER else value

@@ -12,6 +12,7 @@ held by `tests/vectors/receipt.json`.
 
 from hashlib import sha256
 from itertools import pairwise
+from typing import Literal
 
 import msgspec
 
@@ -157,6 +158,8 @@ class CallBody(msgspec.Struct, frozen=True):
     engine: str  # build and determinism class
     method: int  # version of the attribution method
     private: PrivateDigests
+    # What the caller asked for; unset: influence alone, as on every call.
+    attribution: Literal["audited"] | msgspec.UnsetType = msgspec.UNSET
 
 
 class MemberScores(msgspec.Struct, frozen=True):
@@ -167,6 +170,9 @@ class MemberScores(msgspec.Struct, frozen=True):
     gain: Gain
     query: Digest  # of the quantised query vector
     clusters: tuple[ClusterScore, ...]
+    # Of an audited call: the answer's mean loss under each of the release's half-data adapters, in
+    # millionths of a nat a token, from which and from influence the scores follow.
+    losses_micronats: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class StatementBody(msgspec.Struct, frozen=True):
@@ -326,6 +332,17 @@ def _check_members(signed: SignedCall, body: StatementBody) -> None:
         if member.weight_ppb != mixed.weight_ppb:
             raise VerificationError("call and statement weigh the mix differently")
         check_scores(body.method, member.gain, member.clusters)
+        _check_mode(signed, member)
+
+
+def _check_mode(signed: SignedCall, member: MemberScores) -> None:
+    is_asked = signed.body.attribution is not msgspec.UNSET
+    has_losses = member.losses_micronats is not msgspec.UNSET
+    if has_losses and not is_asked:
+        raise VerificationError("the statement is audited, which the call did not ask for")
+    # An answer that owes nobody anything has no scores that could be audited.
+    if is_asked and member.clusters and not has_losses:
+        raise VerificationError("the call asked for an audit, its scores are of influence alone")
 
 
 def verify_chain(domain: Domain, calls: tuple[CallReceipt, ...]) -> None:

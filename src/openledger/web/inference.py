@@ -54,6 +54,7 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None
     stop: tuple[str, ...] = ()
     max_cost: Wei | None = None
+    is_audited: bool = False  # attributed with the release's half-data adapters, too
     idempotency_key: str | None = None  # the same key and request are one call, charged once
     is_streamed: bool = False  # False: nothing reaches the caller before the whole answer is there
 

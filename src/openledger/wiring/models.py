@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from openledger.attribution.attribute import Attributor
-from openledger.attribution.influence.gradients import ProbedModel
+from openledger.attribution.card.scorer import ReleaseScorer
 from openledger.attribution.state import load_state
 from openledger.chain.index.rows import StoredEvent
 from openledger.core.encoding import digest_of
@@ -19,14 +18,15 @@ from openledger.core.errors import ChainUnavailableError, OpenLedgerError, Stopp
 from openledger.core.ids import parse_receipt_id
 from openledger.core.types import Account, Digest
 from openledger.flows.data.obtain import SOURCES, obtain
-from openledger.flows.model.train.flow import Tell, train
-from openledger.flows.model.train.plan import Workshop, attribution_folder
+from openledger.flows.model.train.flow import train
+from openledger.flows.model.train.plan import Tell, Workshop, attribution_folder
 from openledger.flows.money.attribute import Attribute, Scorer
 from openledger.flows.money.infer.answer import refund_orphans
 from openledger.flows.money.infer.request import ATTRIBUTE_JOB, Config, Desk
 from openledger.lm.base import DTYPES, BaseModel, load_base, read_manifest, use_threads
 from openledger.lm.checkpoint import load_adapter
 from openledger.lm.convert import convert_smollm2
+from openledger.lm.lora import Adapter
 from openledger.lm.tiny import build_tiny
 from openledger.serving.embedded import EmbeddedEngine
 from openledger.serving.engine import AdapterRef, Engine
@@ -63,7 +63,7 @@ class Models:
     def __init__(self, platform: "Platform") -> None:
         self._platform = platform
         self._bases: dict[Precision, BaseModel] = {}
-        self._scorers: dict[str, Attributor] = {}
+        self._scorers: dict[str, ReleaseScorer] = {}
         threads = platform.settings.models.threads or os.cpu_count() or 1
         use_threads(threads)
         self._threads = threads
@@ -160,12 +160,13 @@ class Models:
             while len(self._scorers) >= _MOST_SCORERS:
                 self._scorers.pop(next(iter(self._scorers)))
             base = self.base(self.precision)
-            adapter = load_adapter(
-                self._platform.home.adapter(release.adapter), base, release.adapter
-            )
+
+            def load(digest: Digest) -> Adapter:
+                return load_adapter(self._platform.home.adapter(digest), base, digest)
+
             folder = attribution_folder(self._platform.home.root / release.folder)
             state = load_state(folder, expected_root=release.training_root)
-            self._scorers[release.id] = Attributor(state, ProbedModel(base, adapter))
+            self._scorers[release.id] = ReleaseScorer(state, base, load)
         return self._scorers[release.id]
 
     @property

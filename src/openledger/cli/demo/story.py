@@ -33,7 +33,8 @@ from openledger.core.errors import (
     VerificationError,
 )
 from openledger.core.types import WEI_PER_OPEN, ReceiptId, Wei
-from openledger.flows.model.train.flow import Metrics, Step
+from openledger.flows.model.train.flow import Metrics
+from openledger.flows.model.train.plan import Step
 from openledger.flows.money.identity import Identity
 from openledger.storage.jobs import find
 from openledger.storage.records.model.runs import TRAIN_JOB

@@ -34,7 +34,7 @@ class Card(msgspec.Struct, frozen=True):
     base: str
     licences: tuple[str, ...]  # of all documents trained on
     metrics: msgspec.Raw  # JSON, see the training flow
-    influence: str = "not measured"  # no release card without K half-data adapters
+    is_audited: bool = False  # whether calls may ask for the audited mode
 
 
 class Offer(msgspec.Struct, frozen=True):

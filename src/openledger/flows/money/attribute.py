@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from openledger.core.encoding import decode, encode
 from openledger.core.errors import VerificationError
 from openledger.core.signing import digest_typed
@@ -38,12 +40,16 @@ class Scores(Protocol):
     def query(self) -> Digest: ...
     @property
     def clusters(self) -> tuple[ClusterScore, ...]: ...
+    @property
+    def losses_micronats(self) -> tuple[int, ...] | msgspec.UnsetType: ...
 
 
 class Scorer(Protocol):
     """One release, ready to score answers."""
 
-    def attribute(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Scores: ...
+    def attribute(
+        self, prompt_ids: Sequence[int], answer_ids: Sequence[int], *, is_audited: bool
+    ) -> Scores: ...
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ class Attribute:
         made = make_statement(
             self.gateway.domain,
             signed,
-            (self._scores(call, release),),
+            (self._scores(call, signed, release),),
             self._roles(release),
             self.gateway.private_key,
         )
@@ -89,7 +95,9 @@ class Attribute:
             calls.state(transaction, row)
         return made
 
-    def _scores(self, call: calls.Call, release: releases.Release) -> MemberScores:
+    def _scores(
+        self, call: calls.Call, signed: SignedCall, release: releases.Release
+    ) -> MemberScores:
         assert release.number is not None, "only published releases are served"
         if call.fee == 0:
             # Nothing is owed for a free call, so nobody's influence is worth measuring.
@@ -98,9 +106,18 @@ class Attribute:
         if call.private is None:
             raise VerificationError(f"prompt and answer of {call.id} are erased")
         private = decode(self.sealer.unseal(call.id, call.private), Private)
-        scores = self.scorer_of(release).attribute(private.prompt_ids(), private.answer_ids())
+        scores = self.scorer_of(release).attribute(
+            private.prompt_ids(),
+            private.answer_ids(),
+            is_audited=signed.body.attribution == "audited",
+        )
         return MemberScores(
-            release.number, PARTS_PER_BILLION, scores.gain, scores.query, scores.clusters
+            release=release.number,
+            weight_ppb=PARTS_PER_BILLION,
+            gain=scores.gain,
+            query=scores.query,
+            clusters=scores.clusters,
+            losses_micronats=scores.losses_micronats,
         )
 
     def _roles(self, release: releases.Release) -> Roles:

@@ -19,7 +19,7 @@ from openledger.web.operations.wallets import find
 from openledger.wiring.platform import Platform, now_us
 
 if TYPE_CHECKING:
-    from openledger.flows.model.train.plan import Plan
+    from openledger.flows.model.train.plan import CardPlan, Plan
     from openledger.training.recipe import Recipe
 
 
@@ -32,6 +32,8 @@ class RecipeChoice(msgspec.Struct, frozen=True):
     learning_rate_micro: int | None = None
     held_out_bps: int = 1_000
     scored_tunes: int = 4  # written and judged after training, where the texts are tunes
+    card_adapters: int = 0  # trained on halves of the data, to measure attribution with
+    leaves_out: bool = False  # also one adapter without each contributor
 
 
 class NewRun(msgspec.Struct, frozen=True):
@@ -120,6 +122,7 @@ def start(platform: Platform, new: NewRun) -> RunView:
         recipe=_recipe(platform, new.choice),
         held_out_bps=new.choice.held_out_bps,
         scored_tunes=new.choice.scored_tunes,
+        card=_card_plan(new.choice),
     )
     run = begin(platform.models.workshop, order)
     with platform.database.transaction() as transaction:
@@ -163,7 +166,12 @@ def publish(platform: Platform, new: NewRelease) -> ReleaseView:
         base=plan.base,
         training_root=metrics.training_root,
         training_size=metrics.training_size,
-        card=Card(models.base_name, _licences(platform, plan), msgspec.Raw(run.metrics)),
+        card=Card(
+            base=models.base_name,
+            licences=_licences(platform, plan),
+            metrics=msgspec.Raw(run.metrics),
+            is_audited=metrics.audit is not None and metrics.audit.calibration is not None,
+        ),
         price=new.price,
         policy=new.policy,
     )
@@ -204,6 +212,21 @@ def _run(platform: Platform, name: str) -> Run:
         names = [run.name for run in known]
         raise NotFoundError(f"there is no run {name!r}{did_you_mean(name, names)}")
     return found
+
+
+def _card_plan(choice: RecipeChoice) -> "CardPlan | None":
+    from openledger.attribution.card.subsets import check_count
+    from openledger.flows.model.train.plan import CardPlan
+
+    check_count(choice.card_adapters)
+    if choice.card_adapters:
+        return CardPlan(choice.card_adapters, choice.leaves_out)
+    if choice.leaves_out:
+        raise InvalidInputError(
+            "adapters without one contributor belong to half-data adapters: "
+            "say how many of those, 16 for example"
+        )
+    return None
 
 
 def _recipe(platform: Platform, choice: RecipeChoice) -> "Recipe":

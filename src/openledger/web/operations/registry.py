@@ -2,7 +2,15 @@
 
 from typing import Any
 
-from openledger.web.operations import datanets, epochs, models, receipts, sources, wallets
+from openledger.web.operations import (
+    cards,
+    datanets,
+    epochs,
+    models,
+    receipts,
+    sources,
+    wallets,
+)
 from openledger.web.operations.operation import Operation
 
 OPERATIONS: dict[str, Operation[Any, Any]] = {
@@ -22,6 +30,7 @@ OPERATIONS: dict[str, Operation[Any, Any]] = {
         models.SHOW,
         models.LIST,
         models.DEPRECATE,
+        cards.CARD,
         wallets.NEW,
         wallets.BALANCE,
         wallets.DEPOSIT,

@@ -40,6 +40,7 @@ class Till:
             max_tokens=request.max_tokens,
             max_cost=request.max_cost,
             decoding=_decoding(request),
+            is_audited=request.is_audited,
             is_streamed=request.is_streamed,
             idempotency_key=request.idempotency_key,
             nonce=None if request.seed is None else str(request.seed),

@@ -5,7 +5,7 @@ and listed in `openledger.warnings`.
 """
 
 import re
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -60,6 +60,7 @@ class Extension(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Our own options: `extra_body={"openledger": {...}}`."""
 
     max_cost: str | None = None  # decimal, in OPEN
+    attribution: Literal["influence", "audited"] = "influence"
 
 
 class CallBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,6 +190,7 @@ def _request(body: CallBody, payer: Payer, max_cost: str | None) -> InferenceReq
         seed=body.seed,
         stop=_stops(body.stop),
         max_cost=None if max_cost is None else from_open(max_cost),
+        is_audited=body.openledger is not None and body.openledger.attribution == "audited",
         is_streamed=bool(body.stream),
     )
 

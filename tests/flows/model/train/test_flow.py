@@ -173,7 +173,7 @@ def test_a_run_that_died_before_its_end_was_noted_ends_the_same(
             "UPDATE training_runs SET state = 'training', adapter = NULL, metrics = NULL "
             "WHERE name = 'run'"
         )
-    steps: list[flow.Step] = []
+    steps: list[plan.Step] = []
     again = flow.train(shop, stored(market, begun.id), steps.append)
 
     assert again.adapter == ended.adapter
@@ -186,7 +186,7 @@ def test_while_it_trains_everyone_sees_the_stage_and_afterwards_the_steps(
 ) -> None:
     seen: list[tuple[str, str | None, int]] = []
 
-    def look(step: flow.Step) -> None:
+    def look(step: plan.Step) -> None:
         view = models.show_run(market, Which("run"))
         seen.append((step.stage, view.stage, view.step - step.done))
 

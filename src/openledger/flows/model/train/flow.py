@@ -5,22 +5,26 @@ choose data or recipe to suit a seed. Every step may be repeated: a killed run g
 last checkpoint and ends with the same adapter.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from openledger.attribution.card.figures import Audit
 from openledger.attribution.influence.gradients import ProbedModel
 from openledger.attribution.release import Recipe as AttributionRecipe
 from openledger.attribution.release import TrainingExample, build
-from openledger.attribution.state import AttributionState, load_state
+from openledger.attribution.state import AttributionState, load_state, state_bytes
 from openledger.chain.outbox.rows import op_id
 from openledger.core.encoding import decode, digest_of, encode
 from openledger.core.errors import ChainUnavailableError
-from openledger.core.types import DatanetVersion, Digest, as_bytes
+from openledger.core.types import BASIS_POINTS, Account, DatanetVersion, Digest, as_bytes
+from openledger.flows.model.train.adapters import Subject, keep
+from openledger.flows.model.train.card import measure_card
 from openledger.flows.model.train.plan import (
     Order,
     Plan,
+    Step,
+    Tell,
     Versions,
     Workshop,
     as_begun,
@@ -30,9 +34,8 @@ from openledger.flows.model.train.plan import (
     write_manifest,
 )
 from openledger.flows.model.train.score import score
-from openledger.lm.checkpoint import load_adapter, save_adapter
+from openledger.lm.checkpoint import load_adapter
 from openledger.lm.frozen import forget_caches
-from openledger.lm.lora import Adapter
 from openledger.storage.records.data import accounts, datanets
 from openledger.storage.records.model import runs
 from openledger.storage.records.model.runs import Run, RunState
@@ -65,20 +68,8 @@ class Metrics(msgspec.Struct, frozen=True):
     training_size: int
     attribution_bytes: int
     tunes: AbcScore | None = None  # the task score; None where the texts are no tunes
-
-
-class Step(msgspec.Struct, frozen=True):
-    """Progress in one line: what, how far, and the loss if there is one."""
-
-    stage: str
-    done: int
-    total: int
-    loss: float | None = None
-    held_out_loss: float | None = None
-    seconds_left: float | None = None
-
-
-Tell = Callable[[Step], None]
+    self_supplied_bps: int = 0  # of the text trained on, how much the builder contributed
+    audit: Audit | None = None  # None: attribution was not measured
 
 
 def start(shop: Workshop, order: Order) -> Run:
@@ -133,11 +124,15 @@ def _trained(shop: Workshop, run: Run, folder: Path, tell: Tell) -> Run:
         folder,
         Watch(progress=lambda seen: hear(_step(seen))),
     )
-    digest = _keep(shop, tuned.adapter, base.name)
+    digest = keep(shop, tuned.adapter, base.name)
     state = _attribution(shop, run, plan, split, digest, hear)
+    state = measure_card(shop, Subject(folder, plan, split, seed, digest), state, hear)
     written = _score(shop, plan, split, digest, hear)
     metrics = _metrics(plan, split, tuned, state, attribution_folder(folder))
-    scored = msgspec.json.encode(msgspec.structs.replace(metrics, tunes=written))
+    by_builder = _part_of(run.builder, split)
+    scored = msgspec.json.encode(
+        msgspec.structs.replace(metrics, tunes=written, self_supplied_bps=by_builder)
+    )
     with shop.database.transaction() as transaction:
         trained = runs.Progress(tuned.steps, tuned.steps_planned, 0, None)
         runs.report(transaction, run.id, trained, shop.clock())
@@ -158,6 +153,7 @@ def _queued(shop: Workshop, order: Order, op: Digest) -> Run:
         scored_tunes=order.scored_tunes,
         base=shop.base_digest,
         datanets=tuple(one.id for one in order.datanets),
+        card=order.card or msgspec.UNSET,
     )
     new = runs.NewRun(
         op=op,
@@ -259,16 +255,6 @@ def _step(seen: Progress) -> Step:
     )
 
 
-def _keep(shop: Workshop, adapter: Adapter, base_name: str) -> Digest:
-    """Save under a name of its own first, since its digest is known only then."""
-    scratch = shop.home.adapter("new")
-    digest = save_adapter(scratch, adapter, base_name)
-    target = shop.home.adapter(digest)
-    if not target.exists():
-        scratch.rename(target)
-    return digest
-
-
 def _attribution(
     shop: Workshop, run: Run, plan: Plan, split: Split, adapter: Digest, tell: Tell
 ) -> AttributionState:
@@ -316,5 +302,12 @@ def _metrics(
         stopped_early=tuned.stopped_early,
         training_root=state.training_root,
         training_size=state.training_size,
-        attribution_bytes=sum(file.stat().st_size for file in folder.iterdir()),
+        attribution_bytes=state_bytes(folder),
+        audit=state.manifest.audit or None,
     )
+
+
+def _part_of(builder: Account, split: Split) -> int:
+    """In basis points of the characters trained on."""
+    own = sum(len(one.text) for one in split.training if one.account == builder)
+    return BASIS_POINTS * own // sum(len(one.text) for one in split.training)

@@ -31,6 +31,13 @@ from openledger.training.rows import Example
 MANIFEST = "manifest.json"
 
 
+class CardPlan(msgspec.Struct, frozen=True):
+    """What is trained besides, to measure how true the release's attribution is."""
+
+    half_adapters: int  # K
+    leaves_out: bool  # also one adapter without each contributor
+
+
 class Plan(msgspec.Struct, frozen=True):
     """The whole recipe of a run; its digest goes on chain."""
 
@@ -40,6 +47,21 @@ class Plan(msgspec.Struct, frozen=True):
     base: Digest
     datanets: tuple[str, ...]  # row ids
     method: int = METHOD_VERSION
+    card: CardPlan | msgspec.UnsetType = msgspec.UNSET  # unset: the card says "not measured"
+
+
+class Step(msgspec.Struct, frozen=True):
+    """Progress in one line: what, how far, and the loss if there is one."""
+
+    stage: str
+    done: int
+    total: int
+    loss: float | None = None
+    held_out_loss: float | None = None
+    seconds_left: float | None = None
+
+
+Tell = Callable[[Step], None]
 
 
 class TrainingRow(msgspec.Struct, frozen=True):
@@ -86,6 +108,7 @@ class Order(msgspec.Struct, frozen=True):
     recipe: Recipe = Recipe()
     held_out_bps: int = 1_000
     scored_tunes: int = 4
+    card: CardPlan | None = None
 
 
 class Material(msgspec.Struct, frozen=True):
@@ -144,11 +167,13 @@ def check_same(stored: Plan, order: Order) -> None:
     wanted = msgspec.structs.asdict(order.recipe) | {
         "held-out basis points": order.held_out_bps,
         "scored tunes": order.scored_tunes,
+        "adapters of the card": order.card or msgspec.UNSET,
         "Datanets": tuple(one.id for one in order.datanets),
     }
     had = msgspec.structs.asdict(stored.recipe) | {
         "held-out basis points": stored.held_out_bps,
         "scored tunes": stored.scored_tunes,
+        "adapters of the card": stored.card,
         "Datanets": stored.datanets,
     }
     other = [

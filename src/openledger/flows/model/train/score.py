@@ -52,7 +52,7 @@ def score(
     ]
     try:
         written = [
-            header + tokenizer.decode(_ids(stream, check_stop))
+            header + tokenizer.decode(ids_of(stream, check_stop))
             for header, stream in zip(headers, streams, strict=True)
         ]
     except StoppedError:
@@ -75,7 +75,8 @@ def _request(tokenizer: Tokenizer, adapter: Digest, number: int, header: str) ->
     )
 
 
-def _ids(stream: Stream, check_stop: Callable[[], None]) -> Iterator[int]:
+def ids_of(stream: Stream, check_stop: Callable[[], None]) -> Iterator[int]:
+    """The tokens of an answer as they come; whatever `check_stop` raises ends it."""
     for token in stream:
         check_stop()
         yield token.id

@@ -116,6 +116,7 @@ def _body(
         engine=desk.config.engine,
         method=desk.config.method,
         private=private.digests(),
+        attribution="audited" if prepared.request.is_audited else msgspec.UNSET,
     )
 
 

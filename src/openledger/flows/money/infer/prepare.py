@@ -46,6 +46,7 @@ def prepare(desk: Desk, request: CallRequest) -> Prepared | StoredAnswer:
         if answered is not None:
             return answered
         release = _served(transaction, request.model)
+        _check_audited(release, request)
         terms = _terms(transaction, release)
         channel = _channel(transaction, desk.gateway.account, request.payer)
         purse = _purse(transaction, desk.gateway.account, request, channel, now)
@@ -97,6 +98,18 @@ def _served(transaction: Transaction, name: str) -> releases.Release:
     if release.deprecated_at is not None:
         raise NotAllowedError(f"{release.full_name} is deprecated; call a newer version")
     return release
+
+
+def _check_audited(release: releases.Release, request: CallRequest) -> None:
+    if request.is_audited and not msgspec.json.decode(release.card, type=_Card).is_audited:
+        raise NotAllowedError(
+            f"{release.full_name} has no half-data adapters to audit an answer with; ask for "
+            "influence alone, or for a release trained with --card-adapters"
+        )
+
+
+class _Card(msgspec.Struct, frozen=True):
+    is_audited: bool = False
 
 
 def _tokens(tokenizer: Tokenizer, prompt: str | tuple[ChatMessage, ...]) -> list[int]:

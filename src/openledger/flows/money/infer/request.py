@@ -54,6 +54,7 @@ class CallRequest(msgspec.Struct, frozen=True):
     max_tokens: int | None = None
     max_cost: Wei | None = None
     decoding: Decoding = Decoding()
+    is_audited: bool = False  # attributed with the release's half-data adapters, too
     is_streamed: bool = False  # False: nothing reaches the caller before the whole answer
     nonce: str | None = None  # the client's nonce or seed; None: drawn here
     idempotency_key: str | None = None  # the same key and request are one call, charged once

@@ -3,10 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from bench.attribution.measures import (
+from openledger.attribution.card.measures import (
     area_under_curve,
     by_contributor,
-    ceiling,
     estimate,
     interval,
     lds,
@@ -180,13 +179,6 @@ def test_the_area_counts_pairs_in_order_and_half_of_ties() -> None:
     assert area_under_curve(np.array([1.0, 0.0]), np.array([3.0, 2.0])) == 0
     assert area_under_curve(np.array([1.0, 2.0]), np.array([1.0])) == 0.75
     assert math.isnan(area_under_curve(np.array([]), np.array([1.0])))
-
-
-def test_the_ceiling_is_the_agreement_of_two_seeds(stream: np.random.Generator) -> None:
-    losses = stream.standard_normal((SUBSETS, QUERIES))
-
-    assert ceiling(losses, np.exp(losses)) == pytest.approx(np.ones(QUERIES))
-    assert abs(ceiling(losses, stream.standard_normal(losses.shape))).max() < 0.8
 
 
 def test_an_interval_is_the_same_each_time_and_holds_the_mean(

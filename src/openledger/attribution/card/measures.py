@@ -82,19 +82,6 @@ def query_specific(kept: np.ndarray, scores: np.ndarray, losses: np.ndarray) -> 
     return np.where(is_silent, 0.0, _correlations(predicted, actual))
 
 
-def ceiling(losses: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """How well retraining foretells itself with another seed, on the same subsets.
-
-    Args:
-        losses: (S, Q) of the models of one seed.
-        others: (S, Q) of the models of the other.
-
-    Returns:
-        (Q,) rank correlations over subsets, as of `lds`.
-    """
-    return rank_correlations(losses, others)
-
-
 def rank_correlations(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Spearman's, down the columns of two arrays of one shape; (Q,), NaN where one is constant.
 

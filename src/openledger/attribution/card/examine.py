@@ -1,0 +1,192 @@
+"""Holds a release's scores against its adapters without some of the data, answer by answer."""
+
+import time
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from openledger.attribution.attribute import Attributor
+from openledger.attribution.card.audited import Calibration, calibrate, cross_fitted
+from openledger.attribution.card.figures import (
+    Figures,
+    Nobody,
+    Said,
+    Sample,
+    Trial,
+    by_influence,
+    figures,
+    nobody,
+)
+from openledger.attribution.card.panel import Auditor, Panel, clusters_of, halves_of
+from openledger.attribution.card.subsets import cluster_halves, fractions
+from openledger.attribution.influence.gradients import ProbedModel
+from openledger.attribution.state import AttributionState
+from openledger.core.errors import InvalidInputError
+from openledger.core.types import PARTS_PER_BILLION
+from openledger.lm.base import BaseModel
+from openledger.lm.lora import Adapter
+from openledger.settlement.shares import Attribution
+
+_MICRO = 1_000_000
+
+
+class Question(msgspec.Struct, frozen=True):
+    """An answer whose attribution is looked at, in token ids."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+class Retrained(msgspec.Struct, frozen=True):
+    """The released adapter, and those that never saw some of its data."""
+
+    released: Adapter
+    halves: Sequence[Adapter]  # in the order of `subsets.halves`
+    by_cluster: Sequence[Adapter]  # in the order of `subsets.cluster_halves`; perhaps none
+    everything: Adapter | None  # trained as the others are, on all data
+    left_out: Sequence[Adapter]  # one without each contributor, in the order of the documents
+
+
+class Examination(msgspec.Struct, frozen=True):
+    """What was found."""
+
+    calibration: Calibration | None
+    influence: Figures
+    audited: Figures | None
+    nobody: Nobody
+    attribution_ms: int  # CPU time of one answer
+    audit_ms: int  # what the audited mode adds to it
+
+
+def examine(
+    state: AttributionState,
+    base: BaseModel,
+    retrained: Retrained,
+    inside: Sequence[Question],
+    outside: Sequence[Question],
+) -> Examination:
+    """Ask everybody everything.
+
+    Args:
+        state: of the release.
+        base: of all adapters.
+        retrained: and the released one.
+        inside: answers about the data, at least one.
+        outside: answers to anything else, at least one.
+
+    Raises:
+        InvalidInputError: an adapter gives losses that are no numbers.
+    """
+    return _Room(state, base, retrained, inside).examined(outside)
+
+
+class _Room:
+    """Everybody who is asked, and the answers about the data that they are asked about."""
+
+    def __init__(
+        self,
+        state: AttributionState,
+        base: BaseModel,
+        retrained: Retrained,
+        inside: Sequence[Question],
+    ) -> None:
+        self._state, self._base, self._retrained, self._inside = state, base, retrained, inside
+        self._attributor = Attributor(state, ProbedModel(base, retrained.released))
+        self._panel = Panel(base, retrained.halves)
+        accounts = [entry.account for entry in state.manifest.documents]
+        self._place = {account: i for i, account in enumerate(dict.fromkeys(accounts))}
+        self._owners = tuple(self._place[account] for account in accounts)
+
+    def examined(self, outside: Sequence[Question]) -> Examination:
+        began = time.process_time()
+        paid = self._attributed(self._inside)
+        attributed = time.process_time()
+        losses = self._losses(self._panel)
+        audited = time.process_time()
+        trial = Trial(
+            halves=halves_of(self._state.manifest, len(self._retrained.halves)),
+            contributors=self._owners,
+            clusters=tuple(clusters_of(self._state.manifest)),
+            energies=tuple(entry.energy for entry in self._state.manifest.clusters),
+            losses=losses,
+            by_cluster=self._by_cluster(),
+            effects=self._effects(),
+        )
+        scores = self._scores()
+        calibration = calibrate(trial.kept, trial.energies, scores, losses)
+        said = None if calibration is None else self._audited(trial, scores, calibration)
+        return Examination(
+            calibration=calibration,
+            influence=figures(trial, by_influence(trial, scores, self._shares(paid))),
+            audited=None if said is None else figures(trial, said),
+            nobody=nobody(_data_parts(paid), _data_parts(self._attributed(outside))),
+            attribution_ms=round(1_000 * (attributed - began) / len(self._inside)),
+            audit_ms=round(1_000 * (audited - attributed) / len(self._inside)),
+        )
+
+    def _attributed(
+        self, asked: Sequence[Question], auditor: Auditor | None = None
+    ) -> list[Attribution]:
+        return [
+            self._attributor.attribute(one.prompt, one.answer, auditor).attribution for one in asked
+        ]
+
+    def _scores(self, auditor: Auditor | None = None) -> np.ndarray:
+        """(M, Q), whether or not anything is owed."""
+        found = [
+            self._attributor.influence(one.prompt, one.answer, auditor) for one in self._inside
+        ]
+        return np.array([[cluster.score for cluster in one] for one in found], float).T
+
+    def _losses(self, panel: Panel) -> np.ndarray:
+        """(K, Q) mean nats a token."""
+        rows = []
+        for one in self._inside:
+            batch = self._attributor.batch(one.prompt, one.answer)
+            losses = None if batch is None else panel.losses(batch)
+            if losses is None:
+                raise InvalidInputError(
+                    "an adapter without some of the data gives losses that are no numbers: "
+                    "train again with a lower learning rate"
+                )
+            rows.append(losses)
+        return np.array(rows).T / _MICRO
+
+    def _by_cluster(self) -> Sample | None:
+        if not self._retrained.by_cluster:
+            return None
+        manifest = self._state.manifest
+        clusters, count = clusters_of(manifest), len(self._retrained.halves)
+        kept = cluster_halves(manifest.commitment.seed, clusters, count)
+        losses = self._losses(Panel(self._base, self._retrained.by_cluster))
+        return Sample(fractions(kept, clusters), losses)
+
+    def _effects(self) -> np.ndarray | None:
+        """(C, Q) by how much the loss rises where one contributor is left out."""
+        everything = self._retrained.everything
+        if everything is None:
+            return None
+        losses = self._losses(Panel(self._base, [everything, *self._retrained.left_out]))
+        effects: np.ndarray = losses[1:] - losses[0]
+        return effects
+
+    def _audited(self, trial: Trial, scores: np.ndarray, calibration: Calibration) -> Said:
+        auditor = Auditor(self._panel, self._state.manifest, len(trial.losses), calibration)
+        # Shares are held against leave-outs only.
+        paid = [] if trial.effects is None else self._attributed(self._inside, auditor)
+        totals = cross_fitted(trial.kept, trial.energies, scores, trial.losses, calibration)
+        return Said(totals, self._scores(auditor), self._shares(paid))
+
+    def _shares(self, paid: Sequence[Attribution]) -> np.ndarray:
+        """(C, Q)."""
+        found = np.zeros((len(self._place), len(paid)))
+        for answer, attribution in enumerate(paid):
+            for share in attribution.shares:
+                found[self._place[share.account], answer] = share.weight_ppb
+        return found
+
+
+def _data_parts(paid: Sequence[Attribution]) -> np.ndarray:
+    """What each answer pays to contributors together, of one."""
+    return 1 - np.array([one.nobody_ppb for one in paid]) / PARTS_PER_BILLION

@@ -1,0 +1,69 @@
+"""How `openledger model card` prints a release's card for people."""
+
+from typing import TYPE_CHECKING
+
+from openledger.cli.output import short, table
+
+if TYPE_CHECKING:
+    from openledger.attribution.card.figures import Figures, Interval, Measured
+    from openledger.web.operations.cards import CardView
+
+_MEGABYTE = 1 << 20
+_FIGURES = {
+    "lds_contributor": "LDS, contributors",
+    "lds_document": "LDS, documents",
+    "leave_one_out": "leave-one-out rank correlation",
+    "payout_error": "payout error",
+}
+
+
+def card_lines(card: "CardView") -> str:
+    """The whole card."""
+    lines = [
+        f"{card.name}, release {card.number} on chain, built by {short(card.builder)}",
+        f"  base           {card.base}",
+        f"  adapter        {card.adapter}",
+        f"  training root  {card.training_root}",
+        f"  run            {card.run} of {card.runs} begun by this builder",
+        f"  self-supplied  {card.self_supplied_bps / 100:g} % of the text",
+    ]
+    if card.measured is None:
+        return "\n".join([*lines, "  attribution    not measured"])
+    return "\n".join([*lines, *_measured(card.measured, is_audited=card.is_audited)])
+
+
+def _measured(found: "Measured", *, is_audited: bool) -> list[str]:
+    sizes, times, nobody = found.sizes, found.times, found.nobody
+    asked = f"{found.held_out} held-out and {found.generated} generated answers"
+    left_out = f", {found.left_out} without one contributor each" if found.left_out else ""
+    rows = [
+        [title, _interval(getattr(found.influence, name)), _audited(found.audited, name)]
+        for name, title in _FIGURES.items()
+    ]
+    return [
+        f"  attribution    method {found.method}, measured on {asked} against "
+        f"{found.half_adapters} half-data adapters{left_out}",
+        f"  audited mode   {'on request' if is_audited else 'none'}",
+        "",
+        table(["measure (95 % interval)", "every call", "audited"], rows),
+        "",
+        f"  nobody AUC {nobody.auc_milli / 1000:.2f}; of the data money "
+        f"{nobody.paid_inside_milli / 10:.0f} % paid on those answers, "
+        f"{nobody.paid_outside_milli / 10:.0f} % on {nobody.outside} to everyday questions",
+        f"  {sizes.documents} documents in {sizes.clusters} clusters of {sizes.contributors} "
+        f"contributors; state {sizes.attribution_bytes / _MEGABYTE:.1f} MiB, "
+        f"half-data adapters {sizes.adapter_bytes / _MEGABYTE:.1f} MiB",
+        f"  CPU time: {times.adapters_s} s to train those adapters, {times.attribution_ms} ms to "
+        f"attribute an answer, {times.audit_ms} ms more to audit it",
+    ]
+
+
+def _audited(figures: "Figures | None", name: str) -> str:
+    return "none" if figures is None else _interval(getattr(figures, name))
+
+
+def _interval(found: "Interval | None") -> str:
+    if found is None:
+        return "not measured"
+    mean, low, high = (v / 1000 for v in (found.mean_milli, found.low_milli, found.high_milli))
+    return f"{mean:.2f} ({low:.2f} to {high:.2f})"

@@ -1,0 +1,233 @@
+"""A release is held against adapters that never saw some of its data."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from openledger.attribution.card.examine import Examination, Question, Retrained, examine
+from openledger.attribution.card.figures import Audit, Measured, Sizes, Times
+from openledger.attribution.card.panel import Auditor, Panel, clusters_of, halves_of
+from openledger.attribution.card.scorer import ReleaseScorer
+from openledger.attribution.card.subsets import cluster_halves, without_each
+from openledger.attribution.influence.gradients import ProbedModel
+from openledger.attribution.release import build
+from openledger.attribution.state import AttributionState, commit_audit, load_state
+from openledger.core.encoding import encode
+from openledger.core.errors import DigestMismatchError, InvalidInputError, NotAllowedError
+from openledger.core.types import PARTS_PER_BILLION, Digest
+from openledger.lm.base import BaseModel
+from openledger.lm.frozen import hidden_cache
+from openledger.lm.lora import Adapter, LoraPair
+from openledger.training.recipe import Recipe as TrainingRecipe
+from openledger.training.rows import Row
+from openledger.training.steps.ensemble import Member, train_members
+from tests.attribution.releases import RECIPE, SEED, examples_of, some_text
+
+TEXTS = tuple(some_text(i, words=8) for i in range(10))
+OWNERS = tuple(i % 5 for i in range(10))
+TRAINING = TrainingRecipe(
+    rank=4,
+    last_layers=2,
+    epochs=6,
+    batch_size=4,
+    learning_rate_micro=20_000,
+    warmup_steps=1,
+    precision="float32",
+    anchor_weight_hundredths=0,
+)
+
+
+class Room(msgspec.Struct, frozen=True):
+    """A release with all the adapters that its card needs."""
+
+    state: AttributionState
+    folder: Path
+    retrained: Retrained
+    inside: tuple[Question, ...]
+    outside: tuple[Question, ...]
+
+    def examined(self, base: BaseModel, **changes: object) -> Examination:
+        retrained = msgspec.structs.replace(self.retrained, **changes)
+        return examine(self.state, base, retrained, self.inside, self.outside)
+
+
+def question(base: BaseModel, text: str) -> Question:
+    ids = base.tokenizer.encode(text)
+    return Question(tuple(ids[:12]), tuple(ids[12:]))
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory, base: BaseModel) -> Room:
+    rows = [Row(i, tuple(ids)) for i, ids in enumerate(base.tokenizer.encode_documents(TEXTS))]
+    first = TRAINING.shape(base.layers).layers[0]
+    folder = tmp_path_factory.mktemp("examined") / "state"
+    cache = hidden_cache(folder.parent, base, first, [row.tokens for row in rows])
+
+    def trained(kept: np.ndarray) -> list[Adapter]:
+        members = [Member(tuple(np.flatnonzero(one).tolist()), b"seed") for one in kept]
+        return train_members(base, TRAINING, rows, cache, members)
+
+    (everything,) = trained(np.ones((1, 10)))
+    state = build(folder, ProbedModel(base, everything), examples_of(base, TEXTS, OWNERS), RECIPE)
+    manifest = state.manifest
+    owners = [entry.account for entry in manifest.documents]
+    retrained = Retrained(
+        released=everything,
+        halves=trained(halves_of(manifest, 16).kept),
+        by_cluster=trained(cluster_halves(SEED, clusters_of(manifest), 16)),
+        everything=everything,
+        left_out=trained(without_each(owners)),
+    )
+    return Room(
+        state=state,
+        folder=folder,
+        retrained=retrained,
+        inside=tuple(question(base, text) for text in TEXTS[:6]),
+        outside=tuple(question(base, some_text(100 + i, words=8)) for i in range(3)),
+    )
+
+
+@pytest.fixture(scope="module")
+def found(room: Room, base: BaseModel) -> Examination:
+    return room.examined(base)
+
+
+def test_everything_is_measured(found: Examination) -> None:
+    assert found.calibration is not None
+    assert found.audited is not None
+    for figures in (found.influence, found.audited):
+        for name in figures.__struct_fields__:
+            interval = getattr(figures, name)
+            assert interval.low_milli <= interval.mean_milli <= interval.high_milli, name
+            assert interval.answers == 6
+    assert found.influence.lds_contributor is not None
+    assert found.influence.lds_contributor.mean_milli > 300
+    assert found.nobody.outside == 3
+    assert found.nobody.paid_inside_milli >= found.nobody.paid_outside_milli
+
+
+def test_what_was_not_trained_is_not_measured(room: Room, base: BaseModel) -> None:
+    bare = room.examined(base, by_cluster=[], everything=None, left_out=[])
+
+    assert bare.influence.lds_contributor is not None
+    assert bare.influence.lds_document is None
+    assert bare.influence.leave_one_out is None
+    assert bare.influence.payout_error is None
+
+
+def test_losses_that_are_no_numbers_are_refused(room: Room, base: BaseModel) -> None:
+    broken = broken_adapter(room.retrained.halves[0])
+
+    with pytest.raises(InvalidInputError, match="no numbers"):
+        room.examined(base, halves=[broken, *room.retrained.halves[1:]])
+
+
+def broken_adapter(adapter: Adapter) -> Adapter:
+    pairs = {
+        site: LoraPair(pair.a, torch.full_like(pair.b, torch.nan))
+        for site, pair in adapter.pairs.items()
+    }
+    return Adapter(adapter.shape, adapter.base, pairs)
+
+
+@pytest.fixture
+def audit(found: Examination, room: Room) -> Audit:
+    measured = Measured(
+        method=1,
+        half_adapters=16,
+        cluster_adapters=4,
+        left_out=5,
+        held_out=6,
+        generated=0,
+        influence=found.influence,
+        audited=found.audited,
+        nobody=found.nobody,
+        sizes=Sizes(10, 10, 5, 1, 1),
+        times=Times(1, 1, 1),
+    )
+    names = tuple(Digest(f"{number:064x}") for number in range(len(room.retrained.halves)))
+    return Audit(names, found.calibration, measured)
+
+
+def test_an_audit_stands_under_the_training_root(room: Room, audit: Audit) -> None:
+    before = load_state(room.folder)
+    after = commit_audit(room.folder, audit)
+
+    assert after.manifest.audit == audit
+    assert after.training_root != before.training_root
+    assert load_state(room.folder, after.training_root).manifest.audit == audit
+    flattered = msgspec.structs.replace(
+        audit, measured=msgspec.structs.replace(audit.measured, half_adapters=64)
+    )
+    commit_audit(room.folder, flattered)
+    with pytest.raises(DigestMismatchError, match="training root"):
+        load_state(room.folder, after.training_root)
+    commit_audit(room.folder, audit)
+
+
+def scorer(room: Room, base: BaseModel, audit: Audit | None) -> ReleaseScorer:
+    by_name = dict(
+        zip([] if audit is None else audit.adapters, room.retrained.halves, strict=False)
+    )
+    by_name[RECIPE.adapter] = room.retrained.released
+    manifest = msgspec.structs.replace(room.state.manifest, audit=audit or msgspec.UNSET)
+    return ReleaseScorer(
+        msgspec.structs.replace(room.state, manifest=manifest), base, by_name.__getitem__
+    )
+
+
+def test_an_audited_answer_says_by_which_losses_it_was_corrected(
+    room: Room, base: BaseModel, audit: Audit
+) -> None:
+    release, one = scorer(room, base, audit), room.inside[0]
+    plain = release.attribute(one.prompt, one.answer, is_audited=False)
+    audited = release.attribute(one.prompt, one.answer, is_audited=True)
+    shared = sum(share.weight_ppb for share in audited.attribution.shares)
+
+    assert plain.losses_micronats is msgspec.UNSET
+    assert isinstance(audited.losses_micronats, tuple)
+    assert len(audited.losses_micronats) == 16
+    assert (audited.gain, audited.query) == (plain.gain, plain.query)
+    assert [c.score for c in audited.clusters] != [c.score for c in plain.clusters]
+    assert [c.floor for c in audited.clusters] == [c.floor for c in plain.clusters]
+    assert shared + audited.attribution.nobody_ppb == PARTS_PER_BILLION
+    assert b"." not in encode(audited)
+    assert release.attribute(one.prompt, one.answer, is_audited=True) == audited
+
+
+def test_documents_of_a_corrected_cluster_sum_to_its_score(
+    tmp_path: Path, room: Room, base: BaseModel, audit: Audit
+) -> None:
+    texts = [*TEXTS[:9], TEXTS[0] + " x"]
+    model = ProbedModel(base, room.retrained.released)
+    state = build(tmp_path / "near", model, examples_of(base, texts, OWNERS), RECIPE)
+    near = msgspec.structs.replace(room, state=state)
+    one = room.inside[0]
+    clusters = scorer(near, base, audit).attribute(one.prompt, one.answer, is_audited=True).clusters
+    shared = [cluster for cluster in clusters if len(cluster.documents) > 1]
+
+    assert shared
+    for cluster in shared:
+        assert sum(document.score for document in cluster.documents) == cluster.score
+
+
+def test_a_release_without_an_audit_refuses_it(room: Room, base: BaseModel, audit: Audit) -> None:
+    one = room.inside[0]
+    for without in (None, msgspec.structs.replace(audit, calibration=None)):
+        with pytest.raises(NotAllowedError, match="no half-data adapters"):
+            scorer(room, base, without).attribute(one.prompt, one.answer, is_audited=True)
+
+
+def test_losses_that_are_no_numbers_pay_nobody(room: Room, base: BaseModel, audit: Audit) -> None:
+    assert audit.calibration is not None
+    panel = Panel(base, [broken_adapter(one) for one in room.retrained.halves])
+    broken = Auditor(panel, room.state.manifest, 16, audit.calibration)
+    release, one = scorer(room, base, audit), room.inside[0]
+    release.__dict__["_auditor"] = broken
+
+    found = release.attribute(one.prompt, one.answer, is_audited=True)
+    assert found.attribution.nobody_ppb == PARTS_PER_BILLION
+    assert found.clusters == ()
