@@ -1,58 +1,101 @@
 """A run that is asked for a card trains on halves of its data, once, and says what they showed."""
 
-import shutil
-
 import msgspec
 import pytest
 
 from openledger.attribution.card.figures import Audit
 from openledger.attribution.state import load_state
-from openledger.core.encoding import decode
 from openledger.core.errors import ConflictError, InvalidInputError, StoppedError
-from openledger.flows.model.train import adapters, plan
-from openledger.flows.model.train.adapters import HALVING, Made
-from openledger.flows.model.train.plan import attribution_folder
+from openledger.flows.model.train import flow
+from openledger.flows.model.train.adapters import HALVING
+from openledger.flows.model.train.plan import Step, attribution_folder
 from openledger.storage.records.model import runs
 from openledger.web.operations import cards, models
 from openledger.web.operations.models import NewRelease, NewRun, RecipeChoice, Which
-from openledger.web.work import worker_of
 from openledger.wiring.platform import Platform
 from tests import market as fair
 
 pytestmark = pytest.mark.slow
 
-CHOICE = RecipeChoice(epochs=1, rank=2, last_layers=1, scored_tunes=0, card_adapters=16)
+CHOICE = RecipeChoice(
+    epochs=1, rank=2, last_layers=1, scored_tunes=0, card_adapters=16, leaves_out=True
+)
 
 
-def start(market: Platform, choice: RecipeChoice = CHOICE, name: str = "run") -> runs.Run:
-    made = models.start(market, NewRun((fair.DATANET,), name, name, choice=choice))
+def start(market: Platform, choice: RecipeChoice = CHOICE) -> runs.Run:
+    made = models.start(market, NewRun((fair.DATANET,), "run", "run", choice=choice))
     with market.database.read() as transaction:
         return runs.get(transaction, made.id)
 
 
-def audit_of(market: Platform, run: runs.Run) -> Audit:
-    audit = load_state(attribution_folder(market.home.run(run.op))).manifest.audit
-    assert isinstance(audit, Audit)
-    return audit
+@pytest.mark.timeout(300)
+def test_a_card_is_measured_though_killed_and_stands_under_the_training_root(
+    market: Platform,
+) -> None:
+    run = start(market)
+    shop, steps = market.models.workshop, list[Step]()
 
+    def dies(step: Step) -> None:
+        steps.append(step)
+        if step.stage == HALVING and step.done == 5:
+            raise StoppedError("killed")
 
-def test_a_released_card_stands_under_the_training_root(market: Platform) -> None:
-    run = start(market, msgspec.structs.replace(CHOICE, leaves_out=True))
-    worker_of(market).drain()
-    ended = models.show_run(market, Which("run"))
-    assert ended.state == "trained", ended.error
+    with pytest.raises(StoppedError):
+        flow.train(shop, run, dies)
+    before = {path.name for path in (market.home.root / "adapters").iterdir()}
+    again = list[Step]()
+    ended = flow.train(shop, run, again.append)
     models.publish(market, NewRelease("run", "me/tunes"))
     shown = cards.card(market, Which("me/tunes"))
-    audit = audit_of(market, run)
+    state = load_state(attribution_folder(market.home.run(run.op)))
+    audit = state.manifest.audit
+    assert isinstance(audit, Audit)
     found = audit.measured
 
+    halving = [step.done for step in again if step.stage == HALVING]
+    assert halving[0] == 4  # the first four were finished before
+    assert before <= {path.name for path in (market.home.root / "adapters").iterdir()}
+    assert ended.state is runs.RunState.TRAINED
     assert shown.measured == found
+    assert shown.training_root == state.training_root
     assert (shown.run, shown.runs) == (2, 2)
-    assert (
-        shown.training_root == load_state(attribution_folder(market.home.run(run.op))).training_root
-    )
-    assert (found.half_adapters, found.left_out) == (16, 4)
+    assert (found.half_adapters, found.cluster_adapters, found.left_out) == (16, 4, 4)
     assert found.influence.lds_contributor is not None
+    assert found.influence.lds_document is not None
     assert found.influence.payout_error is not None
-    assert all(market.home.adapter(one).is_dir() for one in audit.adapters)
     assert len(set(audit.adapters)) == 16
+    assert all(market.home.adapter(one).is_dir() for one in audit.adapters)
+
+
+def test_a_release_without_half_data_adapters_is_not_measured(market: Platform) -> None:
+    shown = cards.card(market, Which(fair.MODEL))
+
+    assert shown.measured is None
+    assert not shown.is_audited
+    assert (shown.run, shown.runs) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"card_adapters": 15}, "multiple of 4"),
+        ({"card_adapters": 4}, "16 at least"),
+        ({"card_adapters": 0}, "say how many"),
+    ],
+)
+def test_adapters_that_tell_nothing_are_refused_before_anything_is_anchored(
+    market: Platform, changes: dict[str, int], message: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        start(market, msgspec.structs.replace(CHOICE, **changes))
+    with market.database.read() as transaction:
+        assert len(runs.list_all(transaction)) == 1
+
+
+def test_the_adapters_of_the_card_cannot_be_changed_after_the_seed_is_known(
+    market: Platform,
+) -> None:
+    start(market)
+
+    with pytest.raises(ConflictError, match="adapters of the card"):
+        start(market, msgspec.structs.replace(CHOICE, card_adapters=20))

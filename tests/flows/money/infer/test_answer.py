@@ -17,7 +17,7 @@ from openledger.core.types import ReceiptId, Wei
 from openledger.flows.money.infer import answer
 from openledger.flows.money.infer.request import CallRequest, Decoding
 from openledger.lm.tokenizer import ChatMessage, Tokenizer
-from openledger.settlement.receipt import Private
+from openledger.settlement.receipt import Private, SignedCall, SignedStatement, verify_statement
 from openledger.storage.records.data.accounts import AccountKind
 from openledger.storage.records.model import releases
 from openledger.storage.records.money import balances, calls
@@ -327,3 +327,38 @@ def test_calls_of_a_dead_process_give_their_holds_back(
     assert answer.refund_orphans(market.database, now) == 1
     assert answer.refund_orphans(market.database, now) == 0
     assert position(market).held == 0
+
+
+def test_an_audit_is_refused_before_any_money_is_held_where_nothing_can_audit(
+    market: Platform, tokenizer: Tokenizer
+) -> None:
+    with pytest.raises(NotAllowedError, match="no half-data adapters"):
+        answer.start(fair.desk(market, tokenizer), ask(market, is_audited=True))
+    assert position(market).held == 0
+
+
+def test_an_audited_call_says_so_in_both_halves_of_its_receipt(
+    market: Platform, tokenizer: Tokenizer
+) -> None:
+    with market.database.transaction() as transaction:
+        transaction.connection.exec_driver_sql(
+            "UPDATE releases SET card = ?", (b'{"is_audited":true}',)
+        )
+    desk = fair.desk(market, tokenizer)
+    plain = fair.call(desk, fair.payer(market).address)
+    audited = fair.call(desk, fair.payer(market).address, is_audited=True)
+    fair.attribute(market, [plain.receipt_id, audited.receipt_id])
+
+    assert audited.fee == plain.fee
+    for result, mode, losses in (
+        (plain, msgspec.UNSET, msgspec.UNSET),
+        (audited, "audited", (1_500_000,) * 16),
+    ):
+        with market.database.read() as transaction:
+            call = decode(calls.get(transaction, result.receipt_id).record, SignedCall)
+            row = calls.statement(transaction, result.receipt_id)
+        assert row is not None
+        statement = decode(row.record, SignedStatement)
+        verify_statement(market.gateway.domain, call, statement)
+        assert call.body.attribution == mode
+        assert statement.body.members[0].losses_micronats == losses
