@@ -71,10 +71,10 @@ __all__ = [
     "DevChainProvider",
     "adapters",
     "answer_losses",
+    "query_specific",
+    "top_hits",
     "checkpoint",
     "in_state",
-    "state_bytes",
-    "train_members",
     # Built and tested, called from nowhere yet: withdrawal, the base without an adapter, auditing a
     # datanet's chunk, notice of new terms, renewing what runs longer than its lease.
     "PROFILES",

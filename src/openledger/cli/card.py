@@ -9,12 +9,7 @@ if TYPE_CHECKING:
     from openledger.web.operations.cards import CardView
 
 _MEGABYTE = 1 << 20
-_FIGURES = {
-    "lds_contributor": "LDS, contributors",
-    "lds_document": "LDS, documents",
-    "leave_one_out": "leave-one-out rank correlation",
-    "payout_error": "payout error",
-}
+_TITLES = ("LDS, contributors", "LDS, documents", "leave-one-out rank correlation", "payout error")
 
 
 def card_lines(card: "CardView") -> str:
@@ -36,16 +31,15 @@ def _measured(found: "Measured", *, is_audited: bool) -> list[str]:
     sizes, times, nobody = found.sizes, found.times, found.nobody
     asked = f"{found.held_out} held-out and {found.generated} generated answers"
     left_out = f", {found.left_out} without one contributor each" if found.left_out else ""
-    rows = [
-        [title, _interval(getattr(found.influence, name)), _audited(found.audited, name)]
-        for name, title in _FIGURES.items()
-    ]
+    audited = ("none",) * len(_TITLES) if found.audited is None else _column(found.audited)
+    columns = zip(_TITLES, _column(found.influence), audited, strict=True)
     return [
         f"  attribution    method {found.method}, measured on {asked} against "
-        f"{found.half_adapters} half-data adapters{left_out}",
+        f"{found.half_adapters} half-data adapters, {found.cluster_adapters} on halves of the "
+        f"clusters{left_out}",
         f"  audited mode   {'on request' if is_audited else 'none'}",
         "",
-        table(["measure (95 % interval)", "every call", "audited"], rows),
+        table(["measure (95 % interval)", "every call", "audited"], [[*row] for row in columns]),
         "",
         f"  nobody AUC {nobody.auc_milli / 1000:.2f}; of the data money "
         f"{nobody.paid_inside_milli / 10:.0f} % paid on those answers, "
@@ -58,8 +52,14 @@ def _measured(found: "Measured", *, is_audited: bool) -> list[str]:
     ]
 
 
-def _audited(figures: "Figures | None", name: str) -> str:
-    return "none" if figures is None else _interval(getattr(figures, name))
+def _column(figures: "Figures") -> tuple[str, ...]:
+    found = (
+        figures.lds_contributor,
+        figures.lds_document,
+        figures.leave_one_out,
+        figures.payout_error,
+    )
+    return tuple(_interval(one) for one in found)
 
 
 def _interval(found: "Interval | None") -> str:

@@ -24,14 +24,14 @@ from openledger.lm.lora import Adapter, LoraPair
 from openledger.training.recipe import Recipe as TrainingRecipe
 from openledger.training.rows import Row
 from openledger.training.steps.ensemble import Member, train_members
-from tests.attribution.releases import RECIPE, SEED, examples_of, some_text
+from tests.attribution.releases import RECIPE, SEED, examples_of, some_text, trained_adapter
 
 TEXTS = tuple(some_text(i, words=8) for i in range(10))
 OWNERS = tuple(i % 5 for i in range(10))
 TRAINING = TrainingRecipe(
     rank=4,
     last_layers=2,
-    epochs=20,
+    epochs=8,
     batch_size=4,
     learning_rate_micro=20_000,
     warmup_steps=1,
@@ -70,15 +70,15 @@ def room(tmp_path_factory: pytest.TempPathFactory, base: BaseModel) -> Room:
         members = [Member(tuple(np.flatnonzero(one).tolist()), b"seed") for one in kept]
         return train_members(base, TRAINING, rows, cache, members)
 
-    (everything,) = trained(np.ones((1, 10)))
-    state = build(folder, ProbedModel(base, everything), examples_of(base, TEXTS, OWNERS), RECIPE)
+    released = trained_adapter(base, [row.tokens for row in rows])  # well enough to be owed for
+    state = build(folder, ProbedModel(base, released), examples_of(base, TEXTS, OWNERS), RECIPE)
     manifest = state.manifest
     owners = [entry.account for entry in manifest.documents]
     retrained = Retrained(
-        released=everything,
+        released=released,
         halves=trained(halves_of(manifest, 16).kept),
         by_cluster=trained(cluster_halves(SEED, clusters_of(manifest), 16)),
-        everything=everything,
+        everything=trained(np.ones((1, 10)))[0],
         left_out=trained(without_each(owners)),
     )
     return Room(
