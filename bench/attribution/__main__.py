@@ -14,7 +14,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ if not __package__:  # started by its path
 
 from bench.attribution import ours, peers, score, tiny
 from bench.attribution.corpus import made_up_pages, read_pages
+from bench.attribution.ours import Point
 from bench.attribution.peers import Peer
 from bench.attribution.results import (
     Scored,
@@ -34,6 +35,7 @@ from bench.attribution.results import (
     of_documents,
     of_release,
 )
+from bench.attribution.setting import Setting
 from bench.attribution.tiny import SMOKE, Scale, World, world
 from bench.table import Row, options, run
 from openledger.settings import load
@@ -112,12 +114,24 @@ def _audited_rows(worlds: Sequence[World], targets: Mapping[str, float]) -> list
 
 
 def _exact() -> dict[str, Peer]:
+    """What is paid by without its shortcuts, and what it was chosen from."""
+
+    def at(*points: Callable[[Setting], Point]) -> Peer:
+        return lambda setting: ours.ekfac(setting, [point(setting) for point in points])
+
+    def end(setting: Setting) -> Point:
+        return Point(setting.adapter)
+
+    def half(setting: Setting) -> Point:
+        return Point(setting.adapter, 0.5)
+
+    def quarter(setting: Setting) -> Point:
+        return Point(setting.checkpoints[0].adapter)
+
     return {
-        "EK-FAC, end": lambda setting: ours.ekfac(setting, [setting.adapter]),
-        "EK-FAC, a quarter": lambda setting: ours.ekfac(setting, [setting.checkpoints[0].adapter]),
-        "EK-FAC, a quarter and end": lambda setting: ours.ekfac(
-            setting, [setting.checkpoints[0].adapter, setting.adapter]
-        ),
+        "EK-FAC, end": at(end),
+        "EK-FAC, a quarter and end": at(quarter, end),
+        "EK-FAC, half and full strength": at(half, end),
     }
 
 

@@ -16,7 +16,7 @@ from openledger.attribution.attribute import Attributor
 from openledger.attribution.card.audited import calibrate
 from openledger.attribution.card.panel import Auditor, Panel, clusters_of, halves_of
 from openledger.attribution.card.subsets import fractions
-from openledger.attribution.influence.curvature import Moments, SiteGradient, fit
+from openledger.attribution.influence.curvature import Gradients, fit
 from openledger.attribution.influence.gradients import ProbedModel, label_gradients
 from openledger.attribution.release import Recipe, TrainingExample, build
 from openledger.attribution.state import AttributionState
@@ -27,6 +27,7 @@ _SEED = Digest(sha256(b"bench attribution").hexdigest())
 _BATCH = 16
 HALF_ADAPTERS = 32
 _FITTING_SEED = 1_000  # of the first half-data adapter; the truth's seeds are small numbers
+_ALL = 2**62  # features: none is left out
 
 
 class Paid(msgspec.Struct, frozen=True):
@@ -120,44 +121,50 @@ def _accounts(setting: Setting) -> list[Account]:
     return [Account(f"0x{place + 1:040x}") for place in range(len(setting.contributors))]
 
 
-def ekfac(setting: Setting, checkpoints: Sequence[Adapter]) -> np.ndarray:
-    """(N, Q) exact influence, each checkpoint normalised by its mean absolute score, summed."""
+class Point(msgspec.Struct, frozen=True):
+    """Where gradients are taken."""
+
+    adapter: Adapter
+    strength: float = 1.0  # what B is multiplied with
+
+
+def ekfac(setting: Setting, points: Sequence[Point]) -> np.ndarray:
+    """(N, Q) exact influence, at each point normalised by its mean absolute score, summed."""
     total = np.zeros((len(setting.documents), len(setting.queries)))
-    for adapter in checkpoints:
-        scores = _influence(setting, ProbedModel(setting.base, adapter))
+    for point in points:
+        scores = _influence(setting, point)
         total += scores / np.abs(scores).mean()
     return total
 
 
-def _influence(setting: Setting, model: ProbedModel) -> np.ndarray:
+def _influence(setting: Setting, point: Point) -> np.ndarray:
+    model = ProbedModel(setting.base, point.adapter)
     documents = [one.tokens for one in setting.documents]
     stream = np.random.Generator(np.random.Philox(key=1))
-    moments, sampled, gradients = Moments({}, {}, {}, {}), [], []
+    sampled, gradients = [], []
     for start in range(0, len(documents), _BATCH):
-        batch = model.batch(
-            documents[start : start + _BATCH], [1] * len(documents[start : start + _BATCH])
-        )
-        states = model.upper(batch, is_adapted=True, has_graph=True)
+        some = documents[start : start + _BATCH]
+        batch = model.batch(some, [1] * len(some))
+        states = model.upper(batch, point.strength, has_graph=True)
         labels = label_gradients(model, batch, states, stream.random(int(batch.weights.sum())))
         assert labels.sampled is not None
-        gradients.append(model.flow(states, labels.true).gradients)
-        drawn = model.flow(states, labels.sampled)
-        model.add_moments(moments, batch, drawn)
-        sampled.append(drawn.gradients)
-    whitener = fit(model.sites, moments, sampled, torch.Generator().manual_seed(0))
-    rows = torch.cat([torch.cat(whitener.features(one), 1) for one in gradients])  # (N, F)
-    wanted = torch.cat([torch.cat(whitener.features(one), 1) for one in _queries(setting, model)])
+        gradients.append(model.gradients(states, labels.true))
+        sampled.append(model.gradients(states, labels.sampled))
+    whitener = fit(model.sites, sampled, _ALL, torch.Generator().manual_seed(0))
+    rows = torch.cat([torch.cat(whitener.whiten(one), 1) for one in gradients])  # (N, F)
+    asked = _queries(setting, model, point.strength)
+    wanted = torch.cat([torch.cat(whitener.whiten(one), 1) for one in asked])
     scores: np.ndarray = (rows @ wanted.T).numpy()
     return scores
 
 
-def _queries(setting: Setting, model: ProbedModel) -> list[dict[str, SiteGradient]]:
-    found = []
+def _queries(setting: Setting, model: ProbedModel, strength: float) -> list[Gradients]:
+    found: list[Gradients] = []
     for start in range(0, len(setting.queries), _BATCH):
         some = setting.queries[start : start + _BATCH]
         batch = model.batch([one.tokens for one in some], [len(one.prompt) for one in some])
-        states = model.upper(batch, is_adapted=True, has_graph=True)
+        states = model.upper(batch, strength, has_graph=True)
         mean: Tensor = label_gradients(model, batch, states).true
         lengths = torch.tensor([len(one.answer) for one in some])[:, None, None]
-        found.append(model.flow(states, mean / lengths).gradients)
+        found.append(model.gradients(states, mean / lengths))
     return found

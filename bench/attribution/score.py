@@ -21,6 +21,7 @@ from bench.attribution import ours
 from bench.attribution.setting import Document, Query, Setting
 from bench.attribution.truth import Retraining, trajectory
 from openledger.attribution.card import measures
+from openledger.attribution.method import STRENGTHS
 from openledger.core.errors import InvalidInputError
 from openledger.core.types import PARTS_PER_BILLION, Digest
 from openledger.lm.base import (
@@ -114,7 +115,8 @@ def score(
     retraining = Retraining(base, recipe, tuple(one.tokens for one in documents))
     checkpoints = trajectory(retraining, wanted.seed, _CHECKPOINTS)
     setting = Setting(base, checkpoints, documents, _queries(base, questions))
-    exact = ours.ekfac(setting, [checkpoints[0].adapter, checkpoints[-1].adapter])
+    points = [ours.Point(setting.adapter, strength) for strength in STRENGTHS]
+    exact = ours.ekfac(setting, points)
     scores = measures.by_contributor(exact, setting.owner)  # (C, Q)
     paid = ours.released(setting)
     return {

@@ -14,7 +14,7 @@ from openledger.lm.lora import Adapter, LoraHost, LoraPair, LoraShape, MixMember
 
 ADAPTER = Digest("a" * 64)
 SEED = Digest("5" * 64)
-RECIPE = Recipe(ADAPTER, SEED, width=4_096)
+RECIPE = Recipe(ADAPTER, SEED)
 SHAPE = LoraShape(4, 8, (2, 3))
 
 

@@ -7,8 +7,13 @@ import torch
 from openledger.attribution import attribute
 from openledger.attribution.attribute import AnswerAttribution, Attributor
 from openledger.attribution.influence.gradients import ProbedModel, label_gradients, log_chances
-from openledger.attribution.influence.sketch import Sketch, dot, quantise_query
-from openledger.attribution.method import CAP_PPB, LONGEST_SEQUENCE, PLACEBO_MICRONATS_PER_TOKEN
+from openledger.attribution.influence.sketch import dot, quantise_query
+from openledger.attribution.method import (
+    CAP_PPB,
+    LONGEST_SEQUENCE,
+    PLACEBO_MICRONATS_PER_TOKEN,
+    STRENGTHS,
+)
 from openledger.attribution.release import TrainingExample, build
 from openledger.attribution.state import AttributionState, digest_of_row, load_state
 from openledger.core.encoding import encode
@@ -132,8 +137,8 @@ def test_the_gain_is_the_capped_sum_over_the_answers_tokens(
 ) -> None:
     ids = base.tokenizer.encode(TEXTS[1])
     batch = trained.batch([ids], [12])
-    over = log_chances(trained, batch, trained.upper(batch, is_adapted=True)) - log_chances(
-        trained, batch, trained.upper(batch, is_adapted=False)
+    over = log_chances(trained, batch, trained.upper(batch)) - log_chances(
+        trained, batch, trained.upper(batch, 0.0)
     )
     placebo = PLACEBO_MICRONATS_PER_TOKEN / 1e6
 
@@ -150,12 +155,16 @@ def test_integer_scores_agree_with_exact_influence(
 ) -> None:
     state = load_state(release)
     rows = base.tokenizer.encode_documents(TEXTS)
-    exact = torch.cat(_features(state, trained, rows, 1), dim=1)
     ids = base.tokenizer.encode(TEXTS[4])
-    query = torch.cat(_features(state, trained, [ids], 12), dim=1)[0]
+    exact = torch.zeros(len(rows))
+    for strength in STRENGTHS:
+        found = [torch.cat(_features(state, trained, row, 1, strength), 1) for row in rows]
+        stored = torch.cat([one * (len(row) - 1) for one, row in zip(found, rows, strict=True)])
+        others = (stored @ stored.T).fill_diagonal_(0).abs().mean()
+        exact += stored @ torch.cat(_features(state, trained, ids, 12, strength), 1)[0] / others
 
     scores = torch.tensor([cluster.score for cluster in run(paying, base, TEXTS[4]).clusters])
-    both = torch.stack([scores.double(), (exact @ query).double()])
+    both = torch.stack([scores.double(), exact.double()])
 
     assert float(torch.corrcoef(both)[0, 1]) > 0.98
 
@@ -234,7 +243,7 @@ def test_numbers_that_are_not_finite_pay_nobody(
     pairs = {site: LoraPair(pair.a * float("inf"), pair.b) for site, pair in adapter.pairs.items()}
     broken = Attributor(state, ProbedModel(base, Adapter(adapter.shape, adapter.base, pairs)))
     site = state.whitener.sites[0].name
-    state.whitener.scale_a[site].head.fill_(float("nan"))
+    state.whitener.features[site].scales.fill_(float("nan"))
     blurred = Attributor(state, trained)
 
     for attributor in (broken, blurred):
@@ -278,8 +287,10 @@ def test_the_query_that_is_signed_is_the_query_that_scored(
     ids = base.tokenizer.encode(TEXTS[6])
     found = run(paying, base, TEXTS[6])
 
-    features = _features(state, trained, [ids], 12, is_mean=True)
-    vector = Sketch(commitment.seed, commitment.layout).project(features)[0]
+    vector = torch.cat(
+        [part for strength in STRENGTHS for part in _features(state, trained, ids, 12, strength)],
+        dim=1,
+    )[0]
     query = quantise_query(vector, commitment.layout, commitment.scales)
 
     assert digest_of_row(query) == found.query
@@ -287,18 +298,12 @@ def test_the_query_that_is_signed_is_the_query_that_scored(
 
 
 def _features(
-    state: AttributionState,
-    model: ProbedModel,
-    rows: list[list[int]],
-    start: int,
-    is_mean: bool = False,
+    state: AttributionState, model: ProbedModel, row: list[int], start: int, strength: float
 ) -> list[torch.Tensor]:
-    batch = model.batch(rows, [start] * len(rows))
-    states = model.upper(batch, is_adapted=True, has_graph=True)
-    gradient = label_gradients(model, batch, states).true
-    if is_mean:
-        gradient = gradient / batch.weights.sum()
-    return state.whitener.features(model.flow(states, gradient).gradients)
+    batch = model.batch([row], [start])
+    states = model.upper(batch, strength, has_graph=True)
+    gradient = label_gradients(model, batch, states).true / batch.weights.sum()
+    return state.whitener.whiten(model.gradients(states, gradient))
 
 
 def test_examples_may_share_a_document(

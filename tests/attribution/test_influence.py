@@ -54,7 +54,7 @@ def _chances(base: BaseModel, rows: list[list[int]], subset: list[int]) -> torch
     found = []
     for row in rows:
         batch = model.batch([row], [PROMPT])
-        found.append(log_chances(model, batch, model.upper(batch, is_adapted=True)).mean())
+        found.append(log_chances(model, batch, model.upper(batch)).mean())
     return torch.stack(found)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from openledger.attribution.influence.gradients import ProbedModel
+from openledger.attribution.method import STRENGTHS
 from openledger.attribution.release import TrainingExample, build
 from openledger.attribution.state import (
     FACTORS,
@@ -83,7 +84,10 @@ def test_examples_of_one_document_are_summed(
     together = whole.rows.clusters[0].astype(float) * _steps(whole)
 
     assert len(whole.manifest.examples) == len(split.manifest.examples)
-    assert np.allclose(apart.sum(0), together, atol=4 * _steps(whole).max())
+    for one, other in zip(
+        np.split(apart.sum(0), len(STRENGTHS)), np.split(together, len(STRENGTHS)), strict=True
+    ):  # the balance of strengths is another, as the documents are
+        assert np.corrcoef(one, other)[0, 1] > 0.999
 
 
 def test_rows_do_not_depend_on_who_brought_the_documents(
@@ -214,10 +218,10 @@ def test_a_state_of_another_method_is_refused(tmp_path: Path, folder: Path) -> N
     replace = msgspec.structs.replace
     manifest = load_state(folder).manifest
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
-    newer = replace(manifest, commitment=replace(manifest.commitment, method=2))
-    (copy / MANIFEST).write_bytes(encode(newer))
+    older = replace(manifest, commitment=replace(manifest.commitment, method=1))
+    (copy / MANIFEST).write_bytes(encode(older))
 
-    with pytest.raises(InvalidInputError, match="made by method 2"):
+    with pytest.raises(InvalidInputError, match="made by method 1"):
         load_state(copy)
 
 

@@ -1,9 +1,9 @@
 """Scores one answer against a release: integer gain and integer influence, then shares.
 
 The gain compares the adapter with its base on the answer's own tokens, at temperature 1. The query
-vector is the gradient of the answer's mean loss, whitened and projected as the training rows were;
-its dot products with the rows are exact integers. From there `settlement.shares` is arithmetic
-that anyone can redo. No float leaves this module.
+vector is the gradient of the answer's mean loss at each strength of the adapter, whitened as the
+training rows were; its dot products with the rows are exact integers. From there
+`settlement.shares` is arithmetic that anyone can redo. No float leaves this module.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,13 @@ from openledger.attribution.influence.gradients import (
     label_gradients,
     log_chances,
 )
-from openledger.attribution.influence.sketch import Sketch, dot, quantise_query
+from openledger.attribution.influence.sketch import dot, quantise_query
 from openledger.attribution.method import (
     CAP_PPB,
     LONGEST_SEQUENCE,
     NULL_PSEUDOCOUNT,
     PLACEBO_MICRONATS_PER_TOKEN,
+    STRENGTHS,
     TOKEN_GAIN_CAP_MICRONATS,
 )
 from openledger.attribution.state import AttributionState, DocumentEntry, digest_of_row
@@ -86,7 +87,6 @@ class Attributor:
             raise DigestMismatchError("this attribution state belongs to another base or adapter")
         self._state = state
         self._model = model
-        self._sketch = Sketch(commitment.seed, commitment.layout)
         self._null_logs = _null_logs(state.rows.counts)
         self._sharing = _documents_by_cluster(state)
 
@@ -106,7 +106,7 @@ class Attributor:
         if batch is None:
             return _owed_to_nobody(0, Gain(0, 0, CAP_PPB))
         tokens = int(batch.weights.sum())
-        states = self._model.upper(batch, is_adapted=True, has_graph=True)
+        states = self._model.upper(batch, has_graph=True)
         gain = self._gain(batch, states)
         if data_share_ppb(gain) == 0:
             return _owed_to_nobody(tokens, gain)
@@ -140,7 +140,7 @@ class Attributor:
         batch = self.batch(prompt_ids, answer_ids)
         if batch is None:
             return ()
-        states = self._model.upper(batch, is_adapted=True, has_graph=True)
+        states = self._model.upper(batch, has_graph=True)
         query = self._quantised(self._vector(batch, states))
         scored = self._scored(query, batch, auditor)
         return () if scored is None else self._clusters(query, scored.scores)
@@ -159,7 +159,7 @@ class Attributor:
 
     def _gain(self, batch: Batch, states: Tensor) -> Gain:
         with_adapter = log_chances(self._model, batch, states.detach())  # (N,)
-        plain = self._model.upper(batch, is_adapted=False)
+        plain = self._model.upper(batch, 0.0)
         without = log_chances(self._model, batch, plain)
         tokens = batch.ids[0, -len(without) :]
         gains = [with_adapter - without, with_adapter - self._null_logs[tokens]]
@@ -174,9 +174,13 @@ class Attributor:
         )
 
     def _vector(self, batch: Batch, states: Tensor) -> Tensor:
-        gradient = label_gradients(self._model, batch, states).true / batch.weights.sum()
-        features = self._state.whitener.features(self._model.flow(states, gradient).gradients)
-        return self._sketch.project(features)[0]  # (P,)
+        """(P,) of the answer; `states` are those at full strength, with their graph."""
+        features = []
+        for strength in STRENGTHS:
+            at = states if strength == 1 else self._model.upper(batch, strength, has_graph=True)
+            mean = label_gradients(self._model, batch, at).true / batch.weights.sum()
+            features += self._state.whitener.whiten(self._model.gradients(at, mean))
+        return torch.cat(features, dim=1)[0]
 
     def _scored(self, query: np.ndarray, batch: Batch, auditor: Auditor | None) -> Scored | None:
         scores = dot(query, self._state.rows.clusters)

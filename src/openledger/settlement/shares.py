@@ -1,7 +1,7 @@
 """From the integer scores of one answer to shares in parts per billion.
 
 Pure and integer, so that anyone redoes it to the last part from a public receipt. The rules are
-those of method version 1 (docs/protocol/attribution.md):
+those of method versions 1 and 2 (docs/protocol/attribution.md):
 
 - The answer's gain over the base model decides how much goes to contributors at all.
 - Credit units are content clusters, fixed at release and blind to identity. A cluster's noise
@@ -17,7 +17,7 @@ from openledger.core.types import PARTS_PER_BILLION, Account, Share
 from openledger.settlement.split import apportion
 
 # The most that contributors can get of an answer, by version of the attribution method.
-CAP_PPB_OF_METHOD = {1: 900_000_000}
+CAP_PPB_OF_METHOD = {1: 900_000_000, 2: 900_000_000}
 
 
 class Gain(msgspec.Struct, frozen=True):

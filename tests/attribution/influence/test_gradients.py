@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from openledger.attribution.influence.curvature import Moments, SiteGradient
+from openledger.attribution.influence.curvature import SiteGradient
 from openledger.attribution.influence.gradients import ProbedModel, label_gradients, log_chances
 from openledger.core.errors import InvalidInputError
 from openledger.core.types import Digest
 from openledger.lm.base import BaseModel
-from openledger.lm.lora import Adapter, LoraHost, MixMember, Site
+from openledger.lm.lora import Adapter, LoraHost, LoraPair, MixMember, Site
 from tests.attribution.releases import ADAPTER, some_adapter, some_text
 
 TEXTS = (some_text(1, 9), some_text(2, 3), some_text(3, 14))
@@ -26,10 +26,12 @@ def by_autograd(base: BaseModel, adapter: Adapter, row: list[int], start: int) -
     return -logs.gather(1, torch.tensor(row[1:])[:, None])[start - 1 :].sum()
 
 
-def gradients(model: ProbedModel, rows: list[list[int]]) -> dict[str, SiteGradient]:
+def gradients(
+    model: ProbedModel, rows: list[list[int]], strength: float = 1.0
+) -> dict[str, SiteGradient]:
     batch = model.batch(rows, STARTS[: len(rows)])
-    states = model.upper(batch, is_adapted=True, has_graph=True)
-    return model.flow(states, label_gradients(model, batch, states).true).gradients
+    states = model.upper(batch, strength, has_graph=True)
+    return model.gradients(states, label_gradients(model, batch, states).true)
 
 
 def test_gradients_are_those_of_plain_autograd_row_by_row(base: BaseModel) -> None:
@@ -95,8 +97,8 @@ def test_log_chances_are_those_of_the_model(base: BaseModel) -> None:
     model = ProbedModel(base, adapter)
     row = base.tokenizer.encode(TEXTS[1])
     batch = model.batch([row], [4])
-    adapted = log_chances(model, batch, model.upper(batch, is_adapted=True))
-    plain = log_chances(model, batch, model.upper(batch, is_adapted=False))
+    adapted = log_chances(model, batch, model.upper(batch))
+    plain = log_chances(model, batch, model.upper(batch, 0.0))
 
     logs = torch.log_softmax(base.model(torch.tensor([row])).logits[0, :-1], -1)
     wanted = logs.gather(1, torch.tensor(row[1:])[:, None])[3:, 0]
@@ -110,7 +112,7 @@ def test_drawn_labels_follow_the_model(base: BaseModel, model: ProbedModel) -> N
     """Over the whole distribution, the gradient of drawn labels has mean zero."""
     row = base.tokenizer.encode(TEXTS[1])[:3]
     batch = model.batch([row] * 2_000, [2] * 2_000)
-    states = model.upper(batch, is_adapted=True)
+    states = model.upper(batch)
     uniforms = (np.arange(2_000) + 0.5) / 2_000
 
     labels = label_gradients(model, batch, states, uniforms)
@@ -130,22 +132,17 @@ def test_layers_that_read_the_same_share_a_name(model: ProbedModel) -> None:
     assert len(set(reads.values())) == 8  # four vectors in each of two layers
 
 
-def test_moments_are_taken_at_every_nth_token_with_a_loss(
-    base: BaseModel, model: ProbedModel
-) -> None:
-    rows = [base.tokenizer.encode(text) for text in TEXTS[:2]]
-    batch = model.batch(rows, [2, 3])
-    states = model.upper(batch, is_adapted=True, has_graph=True)
-    flow = model.flow(states, label_gradients(model, batch, states).true)
-    site = model.sites[0]
-    first, second = flow.received[site.name]
-    received = torch.cat([first[1 : len(rows[0]) - 1], second[2 : len(rows[1]) - 1]])
+def test_half_the_strength_is_an_adapter_with_half_of_b(base: BaseModel) -> None:
+    adapter = some_adapter(base)
+    halves = {site: LoraPair(pair.a, pair.b / 2) for site, pair in adapter.pairs.items()}
+    weaker = ProbedModel(base, Adapter(adapter.shape, adapter.base, halves))
+    rows = [base.tokenizer.encode(text) for text in TEXTS]
 
-    for spacing in (1, 3):
-        total = Moments({}, {}, {}, {})
-        model.add_moments(total, batch, flow, spacing)
-        wanted = received[::spacing].T @ received[::spacing]
-        assert torch.allclose(total.wide_out[site.name], wanted, rtol=1e-4)
+    found = gradients(ProbedModel(base, adapter), rows, 0.5)
+
+    for name, wanted in gradients(weaker, rows).items():
+        assert torch.allclose(found[name].a, wanted.a, rtol=1e-3, atol=1e-6)
+        assert torch.allclose(found[name].b, wanted.b, rtol=1e-3, atol=1e-6)
 
 
 def test_another_base_is_refused(base: BaseModel) -> None:

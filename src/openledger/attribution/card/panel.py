@@ -28,7 +28,7 @@ class Panel:
         """Mean loss of one answer under each, in micro-nats a token; None: not all are finite."""
         means = []
         for model in self._models:
-            states = model.upper(batch, is_adapted=True)
+            states = model.upper(batch)
             means.append(-log_chances(model, batch, states).mean())
         if not bool(torch.isfinite(torch.stack(means)).all()):
             return None

@@ -4,7 +4,8 @@ The loss is taken by hand: the gradient of the log-likelihood in the final state
 so the head, the largest matrix of a small model, is used twice per batch however many labels are
 tried, and nothing of it is kept for a backward pass. From there one backward pass through the
 adapted layers leaves at each site the vector it read and the gradient it received; their outer
-product, summed over a sequence, is that sequence's gradient. Padding stands on the right, where no
+product, summed over a sequence, is that sequence's gradient. All of it can be done with the adapter
+at a part of its strength. Padding stands on the right, where no
 real token sees it, and its loss weight is zero: its gradients are exactly zero.
 """
 
@@ -18,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
 from transformers.models.llama import LlamaForCausalLM
 
-from openledger.attribution.influence.curvature import Moments, Site, SiteGradient
+from openledger.attribution.influence.curvature import Site, SiteGradient
 from openledger.core.errors import InvalidInputError
 from openledger.lm.base import BaseModel
 from openledger.lm.frozen import SplitModel
@@ -39,13 +40,6 @@ class Batch(msgspec.Struct, frozen=True):
     hidden: Tensor  # (B, T, D) input of the lowest adapted layer
 
 
-class Flow(msgspec.Struct, frozen=True):
-    """What one backward pass left at the sites."""
-
-    gradients: dict[str, SiteGradient]
-    received: dict[str, Tensor]  # by site: (B, T, D) gradients of what the site gave
-
-
 class _Probe(nn.Module):
     """A frozen linear layer with its LoRA pair, which remembers what flows through it."""
 
@@ -55,17 +49,17 @@ class _Probe(nn.Module):
         dtype = linear.weight.dtype
         self.a, self.b = pair.a.detach().to(dtype), (pair.b.detach() * scale).to(dtype)
         self.scale = scale
-        self.is_on = True
-        self.read = self.inner = self.received = torch.empty(0)
+        self.strength = 1.0
+        self.read = self.inner = self.lift = self.received = torch.empty(0)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.linear(x)
-        if not self.is_on:
+        if not self.strength:
             return out
-        inner = x @ self.a.T  # (B, T, R)
-        out = out + inner @ self.b.T
+        inner, lift = x @ self.a.T, self.b * self.strength  # (B, T, R), (D, R)
+        out = out + inner @ lift.T
         if out.requires_grad:
-            self.read, self.inner = x.detach(), inner.detach()
+            self.read, self.inner, self.lift = x.detach(), inner.detach(), lift
             out.register_hook(self._receive)  # type: ignore[no-untyped-call] # torch's own
         return out
 
@@ -73,7 +67,7 @@ class _Probe(nn.Module):
         self.received = gradient
 
     def gradient(self) -> SiteGradient:
-        a = (self.received @ self.b).transpose(1, 2) @ self.read  # (B, R, D)
+        a = (self.received @ self.lift).transpose(1, 2) @ self.read  # (B, R, D)
         b = self.received.transpose(1, 2) @ self.inner * self.scale  # (B, D, R)
         return SiteGradient(a, b)
 
@@ -130,37 +124,28 @@ class ProbedModel:
         lower = self.split.lower(ids) if hidden is None else pad_sequence(list(hidden), True)
         return Batch(ids, tuple(map(len, rows)), weights.float(), lower)
 
-    def upper(self, batch: Batch, *, is_adapted: bool, has_graph: bool = False) -> Tensor:
-        """(B, T - 1, D) of the states that predict each next token."""
+    def upper(self, batch: Batch, strength: float = 1.0, *, has_graph: bool = False) -> Tensor:
+        """(B, T - 1, D) of the states that predict each next token.
+
+        Args:
+            batch: the sequences.
+            strength: what B is multiplied with: 0 is the plain base, 1 the adapter.
+            has_graph: whether `gradients` is to follow.
+        """
         for probe in self._probes.values():
-            probe.is_on = is_adapted
+            probe.strength = strength
         # PyTorch's flash attention for CPUs is slow backwards, most of all in bfloat16.
         with torch.set_grad_enabled(has_graph), sdpa_kernel(SDPBackend.MATH):
             hidden = batch.hidden.detach().requires_grad_(has_graph)
             return self.split.upper(hidden)[:, :-1]
 
-    def flow(self, states: Tensor, gradient: Tensor) -> Flow:
-        """Send a (B, T - 1, D) gradient of `states` back through the adapted layers."""
-        torch.autograd.backward(states, gradient.to(states.dtype), retain_graph=True)
-        probes = self._probes.items()
-        return Flow(
-            gradients={name: probe.gradient() for name, probe in probes},
-            received={name: probe.received for name, probe in probes},
-        )
+    def gradients(self, states: Tensor, gradient: Tensor) -> dict[str, SiteGradient]:
+        """Send a (B, T - 1, D) gradient of the last states with a graph back through the layers.
 
-    def add_moments(self, total: Moments, batch: Batch, flow: Flow, stride: int = 1) -> None:
-        """Add to `total` the outer products at every n-th token whose prediction has a loss."""
-        keep = torch.nn.functional.pad(batch.weights, (0, 1)).flatten().nonzero()[::stride, 0]
-        seen: set[str] = set()
-        for site in self.sites:
-            probe = self._probes[site.name]
-            received = flow.received[site.name].flatten(0, 1)[keep]  # (T, D)
-            if site.reads not in seen:
-                _add_gram(total.wide_in, site.reads, probe.read.flatten(0, 1)[keep])
-                seen.add(site.reads)
-            _add_gram(total.wide_out, site.name, received)
-            _add_gram(total.rank_out, site.name, received @ probe.b)
-            _add_gram(total.rank_in, site.name, probe.inner.flatten(0, 1)[keep])
+        What comes back, by site, are the gradients at A and at B times the strength of the states.
+        """
+        torch.autograd.backward(states, gradient.to(states.dtype), retain_graph=True)
+        return {name: probe.gradient() for name, probe in self._probes.items()}
 
     @property
     def vocabulary(self) -> int:
@@ -224,13 +209,6 @@ def log_chances(model: ProbedModel, batch: Batch, states: Tensor) -> Tensor:
         logs = torch.log_softmax(chosen[start : start + _HEAD_ROWS] @ head.T, dim=-1)
         found.append(logs.gather(1, labels[start : start + _HEAD_ROWS, None])[:, 0])
     return torch.cat(found)
-
-
-def _add_gram(sums: dict[str, Tensor], name: str, vectors: Tensor) -> None:
-    """Add (N, D) vectors to a (D, D) sum in float32; the product runs in the vectors' dtype."""
-    if name not in sums:
-        sums[name] = torch.zeros(vectors.shape[1], vectors.shape[1])
-    sums[name] += vectors.T @ vectors
 
 
 def _draw(chances: Tensor, uniforms: np.ndarray) -> Tensor:
