@@ -26,8 +26,8 @@ from openledger.training.rows import Row
 from openledger.training.steps.ensemble import Member, train_members
 from tests.attribution.releases import RECIPE, SEED, examples_of, some_text, trained_adapter
 
-TEXTS = tuple(some_text(i, words=8) for i in range(10))
-OWNERS = tuple(i % 5 for i in range(10))
+TEXTS = tuple(some_text(i, words=10) for i in range(8))
+OWNERS = tuple(i % 4 for i in range(8))
 TRAINING = TrainingRecipe(
     rank=4,
     last_layers=2,
@@ -70,7 +70,7 @@ def room(tmp_path_factory: pytest.TempPathFactory, base: BaseModel) -> Room:
         members = [Member(tuple(np.flatnonzero(one).tolist()), b"seed") for one in kept]
         return train_members(base, TRAINING, rows, cache, members)
 
-    released = trained_adapter(base, [row.tokens for row in rows])  # well enough to be owed for
+    released = trained_adapter(base, [row.tokens for row in rows])  # enough to be owed for
     state = build(folder, ProbedModel(base, released), examples_of(base, TEXTS, OWNERS), RECIPE)
     manifest = state.manifest
     owners = [entry.account for entry in manifest.documents]
@@ -78,7 +78,7 @@ def room(tmp_path_factory: pytest.TempPathFactory, base: BaseModel) -> Room:
         released=released,
         halves=trained(halves_of(manifest, 16).kept),
         by_cluster=trained(cluster_halves(SEED, clusters_of(manifest), 16)),
-        everything=trained(np.ones((1, 10)))[0],
+        everything=trained(np.ones((1, 8)))[0],
         left_out=trained(without_each(owners)),
     )
     return Room(
@@ -139,13 +139,13 @@ def audit(found: Examination, room: Room) -> Audit:
         method=1,
         half_adapters=16,
         cluster_adapters=4,
-        left_out=5,
+        left_out=4,
         held_out=6,
         generated=0,
         influence=found.influence,
         audited=found.audited,
         nobody=found.nobody,
-        sizes=Sizes(10, 10, 5, 1, 1),
+        sizes=Sizes(8, 8, 4, 1, 1),
         times=Times(1, 1, 1),
     )
     names = tuple(Digest(f"{number:064x}") for number in range(len(room.retrained.halves)))
@@ -201,7 +201,7 @@ def test_an_audited_answer_says_by_which_losses_it_was_corrected(
 def test_documents_of_a_corrected_cluster_sum_to_its_score(
     tmp_path: Path, room: Room, base: BaseModel, audit: Audit
 ) -> None:
-    texts = [*TEXTS[:9], TEXTS[0] + " x"]
+    texts = [*TEXTS[:7], TEXTS[0] + " x"]
     model = ProbedModel(base, room.retrained.released)
     state = build(tmp_path / "near", model, examples_of(base, texts, OWNERS), RECIPE)
     near = msgspec.structs.replace(room, state=state)
