@@ -25,7 +25,6 @@ if not __package__:  # started by its path
 
 from bench.attribution import ours, peers, score
 from bench.attribution.corpus import made_up_pages, read_pages
-from bench.attribution.ours import Point
 from bench.attribution.peers import Peer
 from bench.attribution.results import (
     Scored,
@@ -38,6 +37,7 @@ from bench.attribution.results import (
 from bench.attribution.setting import Setting
 from bench.attribution.tiny import SMOKE, Scale, World, world
 from bench.table import Row, options, run
+from openledger.lm.lora import Adapter, LoraPair
 from openledger.settings import load
 
 RELEASED = "openledger"
@@ -97,22 +97,25 @@ def _rows(worlds: Sequence[World], targets: Mapping[str, float]) -> list[Row]:
 def _exact() -> dict[str, Peer]:
     """What is paid by without its shortcuts, and what it was chosen from."""
 
-    def at(*points: Callable[[Setting], Point]) -> Peer:
-        return lambda setting: ours.ekfac(setting, [point(setting) for point in points])
+    def at(*checkpoints: Callable[[Setting], Adapter]) -> Peer:
+        return lambda setting: ours.ekfac(setting, [one(setting) for one in checkpoints])
 
-    def end(setting: Setting) -> Point:
-        return Point(setting.adapter)
+    def end(setting: Setting) -> Adapter:
+        return setting.adapter
 
-    def half(setting: Setting) -> Point:
-        return Point(setting.adapter, 0.5)
+    def quarter(setting: Setting) -> Adapter:
+        return setting.checkpoints[0].adapter
 
-    def quarter(setting: Setting) -> Point:
-        return Point(setting.checkpoints[0].adapter)
+    def half_strength(setting: Setting) -> Adapter:
+        adapter = setting.adapter
+        pairs = {site: LoraPair(pair.a, pair.b / 2) for site, pair in adapter.pairs.items()}
+        return Adapter(adapter.shape, adapter.base, pairs)
 
     return {
         "EK-FAC, end": at(end),
+        "EK-FAC, a quarter": at(quarter),
         "EK-FAC, a quarter and end": at(quarter, end),
-        "EK-FAC, half and full strength": at(half, end),
+        "EK-FAC, half strength and end": at(half_strength, end),
     }
 
 

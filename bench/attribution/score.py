@@ -20,7 +20,6 @@ from safetensors.torch import load_file
 from bench.attribution import measures, ours
 from bench.attribution.setting import Document, Query, Setting
 from bench.attribution.truth import Retraining, trajectory
-from openledger.attribution.method import STRENGTHS
 from openledger.core.errors import InvalidInputError
 from openledger.core.types import PARTS_PER_BILLION, Digest
 from openledger.lm.base import (
@@ -114,8 +113,7 @@ def score(
     retraining = Retraining(base, recipe, tuple(one.tokens for one in documents))
     checkpoints = trajectory(retraining, wanted.seed, _CHECKPOINTS)
     setting = Setting(base, checkpoints, documents, _queries(base, questions))
-    points = [ours.Point(setting.adapter, strength) for strength in STRENGTHS]
-    exact = ours.ekfac(setting, points)
+    exact = ours.ekfac(setting, [checkpoints[0].adapter, checkpoints[-1].adapter])
     scores = measures.by_contributor(exact, setting.owner)  # (C, Q)
     paid = ours.released(setting)
     return {

@@ -6,13 +6,17 @@ import torch
 
 from openledger.attribution import attribute
 from openledger.attribution.attribute import AnswerAttribution, Attributor
-from openledger.attribution.influence.gradients import ProbedModel, label_gradients, log_chances
+from openledger.attribution.influence.gradients import (
+    Checkpoints,
+    ProbedModel,
+    label_gradients,
+    log_chances,
+)
 from openledger.attribution.influence.sketch import dot, quantise_query
 from openledger.attribution.method import (
     CAP_PPB,
     LONGEST_SEQUENCE,
     PLACEBO_MICRONATS_PER_TOKEN,
-    STRENGTHS,
 )
 from openledger.attribution.release import TrainingExample, build
 from openledger.attribution.state import AttributionState, digest_of_row, load_state
@@ -25,6 +29,7 @@ from openledger.settlement.shares import data_share_ppb, shares
 from tests.attribution.releases import (
     RECIPE,
     account,
+    alone,
     examples_of,
     some_adapter,
     some_text,
@@ -35,24 +40,28 @@ TEXTS = tuple(some_text(i, words=10) for i in range(8))
 
 
 @pytest.fixture(scope="module")
-def trained(base: BaseModel) -> ProbedModel:
+def models(base: BaseModel) -> Checkpoints:
     rows = base.tokenizer.encode_documents(TEXTS)
-    return ProbedModel(base, trained_adapter(base, rows))
+    early, final = (ProbedModel(base, trained_adapter(base, rows, epochs)) for epochs in (6, 25))
+    return Checkpoints(early, final)
 
 
 @pytest.fixture(scope="module")
-def release(
-    tmp_path_factory: pytest.TempPathFactory, base: BaseModel, trained: ProbedModel
-) -> Path:
+def trained(models: Checkpoints) -> ProbedModel:
+    return models.final
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory, base: BaseModel, models: Checkpoints) -> Path:
     """Eight documents of three accounts, on which the adapter was trained."""
     folder = tmp_path_factory.mktemp("releases") / "state"
-    build(folder, trained, examples_of(base, TEXTS, [i % 3 for i in range(8)]), RECIPE)
+    build(folder, models, examples_of(base, TEXTS, [i % 3 for i in range(8)]), RECIPE)
     return folder
 
 
 @pytest.fixture
-def paying(release: Path, trained: ProbedModel) -> Attributor:
-    return Attributor(load_state(release), trained)
+def paying(release: Path, models: Checkpoints) -> Attributor:
+    return Attributor(load_state(release), models)
 
 
 def run(attributor: Attributor, base: BaseModel, text: str, prompt: int = 12) -> AnswerAttribution:
@@ -85,9 +94,9 @@ def test_shares_and_nobody_are_whole_and_follow_from_the_scores(
 
 
 def test_the_same_answer_gives_the_same_integers(
-    base: BaseModel, paying: Attributor, release: Path, trained: ProbedModel
+    base: BaseModel, paying: Attributor, release: Path, models: Checkpoints
 ) -> None:
-    again = Attributor(load_state(release), trained)
+    again = Attributor(load_state(release), models)
 
     assert run(paying, base, TEXTS[2]) == run(again, base, TEXTS[2])
 
@@ -103,13 +112,13 @@ def test_floors_are_above_zero_and_only_paid_clusters_name_documents(
 
 
 def test_splitting_a_contributors_documents_among_accounts_changes_nothing(
-    tmp_path: Path, base: BaseModel, trained: ProbedModel, paying: Attributor
+    tmp_path: Path, base: BaseModel, models: Checkpoints, paying: Attributor
 ) -> None:
     """Whatever the split: at random, by topic, or harmful ones apart."""
     whole = run(paying, base, TEXTS[0])
     owners = [3 if i == 0 else 4 if i == 3 else i % 3 for i in range(8)]
-    build(tmp_path / "split", trained, examples_of(base, TEXTS, owners), RECIPE)
-    split = run(Attributor(load_state(tmp_path / "split"), trained), base, TEXTS[0])
+    build(tmp_path / "split", models, examples_of(base, TEXTS, owners), RECIPE)
+    split = run(Attributor(load_state(tmp_path / "split"), models), base, TEXTS[0])
 
     earned = {share.account: share.weight_ppb for share in split.attribution.shares}
     before = {share.account: share.weight_ppb for share in whole.attribution.shares}
@@ -121,11 +130,11 @@ def test_splitting_a_contributors_documents_among_accounts_changes_nothing(
 
 
 def test_documents_of_one_cluster_sum_to_its_score(
-    tmp_path: Path, base: BaseModel, trained: ProbedModel
+    tmp_path: Path, base: BaseModel, models: Checkpoints
 ) -> None:
     texts = [*TEXTS, TEXTS[0] + " x"]
-    build(tmp_path / "near", trained, examples_of(base, texts, range(9)), RECIPE)
-    found = run(Attributor(load_state(tmp_path / "near"), trained), base, TEXTS[0])
+    build(tmp_path / "near", models, examples_of(base, texts, range(9)), RECIPE)
+    found = run(Attributor(load_state(tmp_path / "near"), models), base, TEXTS[0])
     cluster = found.clusters[0]
 
     assert [document.document for document in cluster.documents] == [0, 8]
@@ -138,7 +147,7 @@ def test_the_gain_is_the_capped_sum_over_the_answers_tokens(
     ids = base.tokenizer.encode(TEXTS[1])
     batch = trained.batch([ids], [12])
     over = log_chances(trained, batch, trained.upper(batch)) - log_chances(
-        trained, batch, trained.upper(batch, 0.0)
+        trained, batch, trained.upper(batch, is_adapted=False)
     )
     placebo = PLACEBO_MICRONATS_PER_TOKEN / 1e6
 
@@ -151,17 +160,17 @@ def test_the_gain_is_the_capped_sum_over_the_answers_tokens(
 
 
 def test_integer_scores_agree_with_exact_influence(
-    base: BaseModel, paying: Attributor, trained: ProbedModel, release: Path
+    base: BaseModel, paying: Attributor, models: Checkpoints, release: Path
 ) -> None:
     state = load_state(release)
     rows = base.tokenizer.encode_documents(TEXTS)
     ids = base.tokenizer.encode(TEXTS[4])
     exact = torch.zeros(len(rows))
-    for strength in STRENGTHS:
-        found = [torch.cat(_features(state, trained, row, 1, strength), 1) for row in rows]
+    for model in models.both:
+        found = [torch.cat(_features(state, model, row, 1), 1) for row in rows]
         stored = torch.cat([one * (len(row) - 1) for one, row in zip(found, rows, strict=True)])
         others = (stored @ stored.T).fill_diagonal_(0).abs().mean()
-        exact += stored @ torch.cat(_features(state, trained, ids, 12, strength), 1)[0] / others
+        exact += stored @ torch.cat(_features(state, model, ids, 12), 1)[0] / others
 
     scores = torch.tensor([cluster.score for cluster in run(paying, base, TEXTS[4]).clusters])
     both = torch.stack([scores.double(), exact.double()])
@@ -226,25 +235,27 @@ def test_a_long_prompt_is_cut_from_its_start(
 
 
 def test_one_contributor_alone_gets_all_that_is_owed(
-    tmp_path: Path, base: BaseModel, trained: ProbedModel
+    tmp_path: Path, base: BaseModel, models: Checkpoints
 ) -> None:
-    build(tmp_path / "one", trained, examples_of(base, TEXTS, [7] * 8), RECIPE)
-    found = run(Attributor(load_state(tmp_path / "one"), trained), base, TEXTS[0])
+    build(tmp_path / "one", models, examples_of(base, TEXTS, [7] * 8), RECIPE)
+    found = run(Attributor(load_state(tmp_path / "one"), models), base, TEXTS[0])
 
     assert [share.account for share in found.attribution.shares] == [account(7)]
     assert found.attribution.nobody_ppb > 0
 
 
 def test_numbers_that_are_not_finite_pay_nobody(
-    base: BaseModel, release: Path, trained: ProbedModel
+    base: BaseModel, release: Path, models: Checkpoints
 ) -> None:
     state = load_state(release)
     adapter = some_adapter(base)
     pairs = {site: LoraPair(pair.a * float("inf"), pair.b) for site, pair in adapter.pairs.items()}
-    broken = Attributor(state, ProbedModel(base, Adapter(adapter.shape, adapter.base, pairs)))
+    broken = Attributor(
+        state, alone(ProbedModel(base, Adapter(adapter.shape, adapter.base, pairs)))
+    )
     site = state.whitener.sites[0].name
     state.whitener.features[site].scales.fill_(float("nan"))
-    blurred = Attributor(state, trained)
+    blurred = Attributor(state, models)
 
     for attributor in (broken, blurred):
         found = run(attributor, base, TEXTS[0])
@@ -253,7 +264,7 @@ def test_numbers_that_are_not_finite_pay_nobody(
 
 
 def test_a_release_without_placebo_has_no_floors(
-    base: BaseModel, release: Path, trained: ProbedModel
+    base: BaseModel, release: Path, models: Checkpoints
 ) -> None:
     state = load_state(release)
     bare = msgspec.structs.replace(
@@ -262,7 +273,7 @@ def test_a_release_without_placebo_has_no_floors(
         rows=msgspec.structs.replace(state.rows, placebo=state.rows.placebo[:0]),
     )
 
-    found = run(Attributor(bare, trained), base, TEXTS[0])
+    found = run(Attributor(bare, models), base, TEXTS[0])
 
     assert {cluster.floor for cluster in found.clusters} == {0}
 
@@ -276,11 +287,11 @@ def test_a_state_of_another_adapter_is_refused(base: BaseModel, release: Path) -
     )
 
     with pytest.raises(DigestMismatchError, match="another base or adapter"):
-        Attributor(load_state(release), ProbedModel(base, narrow))
+        Attributor(load_state(release), alone(ProbedModel(base, narrow)))
 
 
 def test_the_query_that_is_signed_is_the_query_that_scored(
-    base: BaseModel, paying: Attributor, trained: ProbedModel, release: Path
+    base: BaseModel, paying: Attributor, models: Checkpoints, release: Path
 ) -> None:
     state = load_state(release)
     commitment = state.manifest.commitment
@@ -288,7 +299,7 @@ def test_the_query_that_is_signed_is_the_query_that_scored(
     found = run(paying, base, TEXTS[6])
 
     vector = torch.cat(
-        [part for strength in STRENGTHS for part in _features(state, trained, ids, 12, strength)],
+        [part for model in models.both for part in _features(state, model, ids, 12)],
         dim=1,
     )[0]
     query = quantise_query(vector, commitment.layout, commitment.scales)
@@ -298,23 +309,23 @@ def test_the_query_that_is_signed_is_the_query_that_scored(
 
 
 def _features(
-    state: AttributionState, model: ProbedModel, row: list[int], start: int, strength: float
+    state: AttributionState, model: ProbedModel, row: list[int], start: int
 ) -> list[torch.Tensor]:
     batch = model.batch([row], [start])
-    states = model.upper(batch, strength, has_graph=True)
+    states = model.upper(batch, has_graph=True)
     gradient = label_gradients(model, batch, states).true / batch.weights.sum()
     return state.whitener.whiten(model.gradients(states, gradient))
 
 
 def test_examples_may_share_a_document(
-    tmp_path: Path, base: BaseModel, trained: ProbedModel, paying: Attributor
+    tmp_path: Path, base: BaseModel, models: Checkpoints, paying: Attributor
 ) -> None:
     examples: list[TrainingExample] = examples_of(base, TEXTS, [0] * 8)
     joined = [
         msgspec.structs.replace(example, document=i // 2) for i, example in enumerate(examples)
     ]
-    build(tmp_path / "pairs", trained, joined, RECIPE)
+    build(tmp_path / "pairs", models, joined, RECIPE)
 
-    found = run(Attributor(load_state(tmp_path / "pairs"), trained), base, TEXTS[5])
+    found = run(Attributor(load_state(tmp_path / "pairs"), models), base, TEXTS[5])
 
     assert max(found.clusters, key=lambda cluster: cluster.score).cluster == 2

@@ -33,7 +33,7 @@ from openledger.wiring import models as wired
 from openledger.wiring.models import Models
 from openledger.wiring.platform import Platform, now_us
 from tests import market as fair
-from tests.attribution.releases import SEED, examples_of, some_adapter, some_model, some_text
+from tests.attribution.releases import SEED, alone, examples_of, some_adapter, some_model, some_text
 from tests.fakes import FailingTransport
 from tests.serving.tiny import llama_adapter
 
@@ -224,7 +224,7 @@ def test_a_state_that_is_not_the_one_on_chain_pays_nobody(market: Platform) -> N
     examples = examples_of(base, [some_text(i) for i in range(4)], [0, 1, 2, 3])
     digest = save_adapter(market.home.adapter("new"), some_adapter(base), base.name)
     market.home.adapter("new").rename(market.home.adapter(digest))
-    state = build(folder, some_model(base), examples, Recipe(digest, SEED))
+    state = build(folder, alone(some_model(base)), examples, Recipe(digest, digest, SEED))
     with market.database.read() as transaction:
         published = releases.by_name(transaction, parse_release_name(fair.MODEL))
     release = msgspec.structs.replace(

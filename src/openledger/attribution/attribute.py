@@ -1,8 +1,8 @@
 """Scores one answer against a release: integer gain and integer influence, then shares.
 
 The gain compares the adapter with its base on the answer's own tokens, at temperature 1. The query
-vector is the gradient of the answer's mean loss at each strength of the adapter, whitened as the
-training rows were; its dot products with the rows are exact integers. From there
+vector is the gradient of the answer's mean loss at each checkpoint of the adapter, whitened as
+the training rows were; its dot products with the rows are exact integers. From there
 `settlement.shares` is arithmetic that anyone can redo. No float leaves this module.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from openledger.attribution.influence.gradients import (
     Batch,
-    ProbedModel,
+    Checkpoints,
     label_gradients,
     log_chances,
 )
@@ -26,7 +26,6 @@ from openledger.attribution.method import (
     LONGEST_SEQUENCE,
     NULL_PSEUDOCOUNT,
     PLACEBO_MICRONATS_PER_TOKEN,
-    STRENGTHS,
     TOKEN_GAIN_CAP_MICRONATS,
 )
 from openledger.attribution.state import AttributionState, DocumentEntry, digest_of_row
@@ -59,17 +58,19 @@ class AnswerAttribution(msgspec.Struct, frozen=True):
 class Attributor:
     """One release, ready to score answers; not safe to share between threads."""
 
-    def __init__(self, state: AttributionState, model: ProbedModel) -> None:
-        """Join a state with the model it was made from.
+    def __init__(self, state: AttributionState, models: Checkpoints) -> None:
+        """Join a state with the models it was made from.
 
         Raises:
             DigestMismatchError: the state belongs to another base model or other adapted layers.
         """
         commitment = state.manifest.commitment
-        if (commitment.base, commitment.sites) != (model.base.digest, model.sites):
-            raise DigestMismatchError("this attribution state belongs to another base or adapter")
+        for model in models.both:
+            if (commitment.base, commitment.sites) != (model.base.digest, model.sites):
+                raise DigestMismatchError("this attribution state is of another base or adapter")
         self._state = state
-        self._model = model
+        self._models = models
+        self._model = models.final
         self._null_logs = _null_logs(state.rows.counts)
         self._sharing = _documents_by_cluster(state)
 
@@ -121,7 +122,7 @@ class Attributor:
 
     def _gain(self, batch: Batch, states: Tensor) -> Gain:
         with_adapter = log_chances(self._model, batch, states.detach())  # (N,)
-        plain = self._model.upper(batch, 0.0)
+        plain = self._model.upper(batch, is_adapted=False)
         without = log_chances(self._model, batch, plain)
         tokens = batch.ids[0, -len(without) :]
         gains = [with_adapter - without, with_adapter - self._null_logs[tokens]]
@@ -136,12 +137,12 @@ class Attributor:
         )
 
     def _vector(self, batch: Batch, states: Tensor) -> Tensor:
-        """(P,) of the answer; `states` are those at full strength, with their graph."""
+        """(P,) of the answer; `states` are those of the final checkpoint, with their graph."""
         features = []
-        for strength in STRENGTHS:
-            at = states if strength == 1 else self._model.upper(batch, strength, has_graph=True)
-            mean = label_gradients(self._model, batch, at).true / batch.weights.sum()
-            features += self._state.whitener.whiten(self._model.gradients(at, mean))
+        for model in self._models.both:
+            at = states if model is self._model else model.upper(batch, has_graph=True)
+            mean = label_gradients(model, batch, at).true / batch.weights.sum()
+            features += self._state.whitener.whiten(model.gradients(at, mean))
         return torch.cat(features, dim=1)[0]
 
     def _score(self, query: np.ndarray) -> tuple[ClusterScore, ...]:

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from openledger.attribution.attribute import Attributor
-from openledger.attribution.influence.gradients import ProbedModel
+from openledger.attribution.influence.gradients import probed_checkpoints
 from openledger.attribution.state import load_state
 from openledger.chain.index.rows import StoredEvent
 from openledger.core.encoding import digest_of
@@ -25,7 +25,6 @@ from openledger.flows.money.attribute import Attribute, Scorer
 from openledger.flows.money.infer.answer import refund_orphans
 from openledger.flows.money.infer.request import ATTRIBUTE_JOB, Config, Desk
 from openledger.lm.base import DTYPES, BaseModel, load_base, read_manifest, use_threads
-from openledger.lm.checkpoint import load_adapter
 from openledger.lm.convert import convert_smollm2
 from openledger.lm.tiny import build_tiny
 from openledger.serving.embedded import EmbeddedEngine
@@ -159,13 +158,12 @@ class Models:
         if release.id not in self._scorers:
             while len(self._scorers) >= _MOST_SCORERS:
                 self._scorers.pop(next(iter(self._scorers)))
-            base = self.base(self.precision)
-            adapter = load_adapter(
-                self._platform.home.adapter(release.adapter), base, release.adapter
-            )
             folder = attribution_folder(self._platform.home.root / release.folder)
             state = load_state(folder, expected_root=release.training_root)
-            self._scorers[release.id] = Attributor(state, ProbedModel(base, adapter))
+            base, folder_of = self.base(self.precision), self._platform.home.adapter
+            early = state.manifest.commitment.early
+            models = probed_checkpoints(base, folder_of, early, release.adapter)
+            self._scorers[release.id] = Attributor(state, models)
         return self._scorers[release.id]
 
     @property

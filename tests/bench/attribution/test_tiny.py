@@ -61,9 +61,7 @@ def test_a_world_has_a_loss_for_every_subset_and_query(small: World) -> None:
 @pytest.mark.slow
 def test_every_method_gets_every_row(small: World) -> None:
     paid = ours.released(small.setting)
-    exact = ours.ekfac(
-        small.setting, [ours.Point(one.adapter) for one in small.setting.checkpoints]
-    )
+    exact = ours.ekfac(small.setting, [one.adapter for one in small.setting.checkpoints])
 
     rows = [
         *ceiling_rows([small]),
