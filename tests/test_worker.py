@@ -1,6 +1,6 @@
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ from openledger.core.errors import ChainUnavailableError, StoppedError, Unavaila
 from openledger.storage import jobs, schema
 from openledger.storage.database import Database
 from openledger.storage.jobs import Job, JobState
-from openledger.worker import Worker
+from openledger.worker import Handler, Worker
 
 NOW = 1_000_000_000
 
@@ -43,6 +43,11 @@ def found(database: Database, key: str) -> Job:
     return job
 
 
+def noted(seen: list[str]) -> Handler:
+    """A handler that notes the keys of its jobs."""
+    return lambda taken: seen.extend(job.key for job in taken)
+
+
 def nothing() -> None:
     """No chores."""
 
@@ -51,7 +56,9 @@ def test_jobs_run_once_each_in_their_order(database: Database) -> None:
     seen: list[str] = []
     enqueue(database, "a", "b")
     enqueue(database, "c", kind="other")
-    worker = Worker(database, {"greet": lambda job: seen.append(job.key)}, nothing, Clock())
+    worker = Worker(
+        database, {"greet": lambda taken: seen.extend(job.key for job in taken)}, nothing, Clock()
+    )
 
     assert worker.drain() == 2
     assert seen == ["a", "b"]
@@ -73,7 +80,7 @@ def test_a_job_that_fails_is_tried_again_later(
     clock = Clock()
     failures = [error]
 
-    def greet(job: Job) -> None:
+    def greet(_: Sequence[Job]) -> None:
         if failures:
             raise failures.pop()
 
@@ -93,7 +100,9 @@ def test_a_dead_processes_job_is_due_at_once_when_it_is_reclaimed(database: Data
     enqueue(database, "a")
     with database.transaction() as transaction:
         jobs.claim(transaction, ["greet"], NOW, 600_000_000)
-    worker = Worker(database, {"greet": lambda job: seen.append(job.key)}, nothing, Clock())
+    worker = Worker(
+        database, {"greet": lambda taken: seen.extend(job.key for job in taken)}, nothing, Clock()
+    )
     before = worker.drain()
     with database.transaction() as transaction:
         reclaimed = jobs.reclaim(transaction, ["greet"], NOW)
@@ -112,7 +121,7 @@ def test_the_thread_outlives_chores_that_break(database: Database) -> None:
             raise error
 
     enqueue(database, "a")
-    worker = Worker(database, {"greet": lambda job: done.set()}, chores, Clock())
+    worker = Worker(database, {"greet": lambda _: done.set()}, chores, Clock())
     worker.start()
 
     assert done.wait(20)
@@ -130,7 +139,7 @@ def test_jobs_run_while_every_chore_fails(database: Database, error: Exception) 
         raise error
 
     enqueue(database, "a")
-    worker = Worker(database, {"greet": lambda job: done.set()}, chores, Clock())
+    worker = Worker(database, {"greet": lambda _: done.set()}, chores, Clock())
     worker.start()
 
     assert done.wait(20)
@@ -142,7 +151,7 @@ def test_a_job_that_makes_way_is_due_at_once_and_its_attempt_does_not_count(
 ) -> None:
     began = threading.Event()
 
-    def greet(job: Job) -> None:
+    def greet(_: Sequence[Job]) -> None:
         began.set()
         while not worker.is_stopping():
             time.sleep(0.01)
@@ -157,7 +166,7 @@ def test_a_job_that_makes_way_is_due_at_once_and_its_attempt_does_not_count(
 
     assert (left.state, left.attempt, left.error) == (JobState.QUEUED, 0, None)
     assert worker.drain() == 0  # it does not take up again what made way
-    assert Worker(database, {"greet": lambda job: None}, nothing, Clock()).drain() == 1
+    assert Worker(database, {"greet": lambda _: None}, nothing, Clock()).drain() == 1
 
 
 def test_a_worker_that_never_ran_stops(database: Database) -> None:

@@ -16,7 +16,7 @@ from openledger.core.errors import DigestMismatchError
 from openledger.core.types import PARTS_PER_BILLION
 from openledger.lm.base import BaseModel
 from openledger.lm.lora import Adapter, LoraPair
-from openledger.settlement.shares import data_share_ppb, shares
+from openledger.settlement.shares import Unscored, data_share_ppb, segment_lengths
 from tests.attribution.releases import (
     RECIPE,
     account,
@@ -55,6 +55,12 @@ def run(attributor: Attributor, base: BaseModel, text: str, prompt: int = 12) ->
     return attributor.attribute(ids[:prompt], ids[prompt:])
 
 
+def scores(found: AnswerAttribution) -> list[int]:
+    """Of the clusters, for a short answer."""
+    [segment] = found.segments
+    return [cluster.score for cluster in segment.clusters]
+
+
 def test_an_answer_out_of_a_document_pays_its_contributor_most(
     base: BaseModel, paying: Attributor
 ) -> None:
@@ -62,20 +68,22 @@ def test_an_answer_out_of_a_document_pays_its_contributor_most(
         found = run(paying, base, text)
         best = max(found.attribution.shares, key=lambda share: share.weight_ppb)
 
-        assert found.gain.over_base_micronats > 0
-        assert max(found.clusters, key=lambda cluster: cluster.score).cluster == number
+        assert found.segments[0].gain.over_base_micronats > 0
+        assert max(found.segments[0].clusters, key=lambda cluster: cluster.score).cluster == number
         assert best.account == account(number % 3)
 
 
 def test_shares_and_nobody_are_whole_and_follow_from_the_scores(
     base: BaseModel, paying: Attributor
 ) -> None:
+    ids = base.tokenizer.encode(TEXTS[3])
     found = run(paying, base, TEXTS[3])
     shared = sum(share.weight_ppb for share in found.attribution.shares)
 
     assert shared + found.attribution.nobody_ppb == PARTS_PER_BILLION
     assert shared <= CAP_PPB
-    assert shares(found.gain, found.clusters) == found.attribution
+    assert [segment.tokens for segment in found.segments] == segment_lengths(len(ids) - 12)
+    assert found.leave_one_out_micronats == found.segments[0].gain.over_base_micronats
     assert b"." not in encode(found)  # no float leaves the room
 
 
@@ -92,8 +100,8 @@ def test_floors_are_above_zero_and_only_paid_clusters_name_documents(
 ) -> None:
     found = run(paying, base, TEXTS[5])
 
-    assert all(cluster.floor > 0 for cluster in found.clusters)
-    for cluster in found.clusters:
+    assert all(cluster.floor > 0 for cluster in found.segments[0].clusters)
+    for cluster in found.segments[0].clusters:
         assert bool(cluster.documents) == (cluster.score > cluster.floor)
 
 
@@ -110,7 +118,9 @@ def test_splitting_a_contributors_documents_among_accounts_changes_nothing(
     before = {share.account: share.weight_ppb for share in whole.attribution.shares}
     pieces = [earned.get(account(i), 0) for i in (0, 3, 4)]
 
-    assert [c.score for c in split.clusters] == [c.score for c in whole.clusters]
+    assert [c.score for c in split.segments[0].clusters] == [
+        c.score for c in whole.segments[0].clusters
+    ]
     assert sum(pieces) == before[account(0)]
     assert earned.get(account(1), 0) == before.get(account(1), 0)
 
@@ -121,7 +131,7 @@ def test_documents_of_one_cluster_sum_to_its_score(
     texts = [*TEXTS, TEXTS[0] + " x"]
     build(tmp_path / "near", trained, examples_of(base, texts, range(9)), RECIPE)
     found = run(Attributor(load_state(tmp_path / "near"), trained), base, TEXTS[0])
-    cluster = found.clusters[0]
+    cluster = found.segments[0].clusters[0]
 
     assert [document.document for document in cluster.documents] == [0, 8]
     assert sum(document.score for document in cluster.documents) == cluster.score
@@ -141,8 +151,10 @@ def test_the_gain_is_the_capped_sum_over_the_answers_tokens(
 
     assert over.max() > 3  # so that the cap matters here
     wanted = float((over.clamp(max=3) - placebo).sum())
-    assert found.tokens == len(ids) - 12 == len(over)
-    assert found.gain.over_base_micronats == pytest.approx(wanted * 1e6, abs=len(over) + 10)
+    assert found.segments[0].tokens == len(ids) - 12 == len(over)
+    assert found.segments[0].gain.over_base_micronats == pytest.approx(
+        wanted * 1e6, abs=len(over) + 10
+    )
 
 
 def test_integer_scores_agree_with_exact_influence(
@@ -154,7 +166,9 @@ def test_integer_scores_agree_with_exact_influence(
     ids = base.tokenizer.encode(TEXTS[4])
     query = torch.cat(_features(state, trained, [ids], 12), dim=1)[0]
 
-    scores = torch.tensor([cluster.score for cluster in run(paying, base, TEXTS[4]).clusters])
+    scores = torch.tensor(
+        [cluster.score for cluster in run(paying, base, TEXTS[4]).segments[0].clusters]
+    )
     both = torch.stack([scores.double(), (exact @ query).double()])
 
     assert float(torch.corrcoef(both)[0, 1]) > 0.98
@@ -165,8 +179,8 @@ def test_an_answer_without_gain_pays_nobody_and_makes_no_query(
 ) -> None:
     found = run(paying, base, "Zq%! 77 ~~ @@ zzz QQ WW PP 123 456 &&&&", prompt=3)
 
-    assert data_share_ppb(found.gain) == 0
-    assert found.clusters == ()
+    assert data_share_ppb(found.segments[0].gain) == 0
+    assert found.segments[0].clusters == ()
     assert found.attribution.nobody_ppb == PARTS_PER_BILLION
 
 
@@ -176,7 +190,10 @@ def test_influence_is_told_of_answers_that_nothing_is_owed_for_too(
     owed = base.tokenizer.encode(TEXTS[0])
     unowed = base.tokenizer.encode("Zq%! 77 ~~ @@ zzz QQ WW PP 123 456 &&&&")
 
-    assert paying.influence(owed[:6], owed[6:]) == paying.attribute(owed[:6], owed[6:]).clusters
+    assert (
+        paying.influence(owed[:6], owed[6:])
+        == paying.attribute(owed[:6], owed[6:]).segments[0].clusters
+    )
     assert any(cluster.score for cluster in paying.influence(unowed[:3], unowed[3:]))
     assert paying.influence([5], []) == ()
 
@@ -185,7 +202,8 @@ def test_an_answer_of_no_token_pays_nobody(base: BaseModel, paying: Attributor) 
     found = paying.attribute(base.tokenizer.encode("X:1"), [])
     bare = paying.attribute([], [5])
 
-    assert (found.tokens, bare.tokens) == (0, 0)
+    assert found.unscored is bare.unscored is Unscored.NO_ANSWER
+    assert (found.segments, bare.segments) == ((), ())
     assert found.attribution.nobody_ppb == bare.attribution.nobody_ppb == PARTS_PER_BILLION
 
 
@@ -193,14 +211,19 @@ def test_an_answer_of_one_token_is_attributed(base: BaseModel, paying: Attributo
     ids = base.tokenizer.encode(TEXTS[0])
     found = [paying.attribute(ids[:cut], ids[cut : cut + 1]) for cut in range(5, 25)]
 
-    assert {one.tokens for one in found} == {1}
+    assert {one.segments[0].tokens for one in found} == {1}
     assert any(one.attribution.shares for one in found)
 
 
 def test_without_a_prompt_the_first_token_has_no_gain(base: BaseModel, paying: Attributor) -> None:
     ids = base.tokenizer.encode(TEXTS[0])
 
-    assert paying.attribute([], ids).tokens == len(ids) - 1
+    found = paying.attribute([], ids)
+    with_first = paying.attribute(ids[:1], ids[1:])
+
+    assert found.segments[0].tokens == len(ids)
+    assert found.segments[0].gain == with_first.segments[0].gain
+    assert found.segments[0].query == with_first.segments[0].query
 
 
 def test_a_long_prompt_is_cut_from_its_start(
@@ -240,7 +263,7 @@ def test_numbers_that_are_not_finite_pay_nobody(
     for attributor in (broken, blurred):
         found = run(attributor, base, TEXTS[0])
         assert found.attribution.nobody_ppb == PARTS_PER_BILLION
-        assert found.gain.over_base_micronats == 0
+        assert (found.unscored, found.segments) == (Unscored.NOT_FINITE, ())
 
 
 def test_a_release_without_placebo_has_no_floors(
@@ -255,7 +278,7 @@ def test_a_release_without_placebo_has_no_floors(
 
     found = run(Attributor(bare, trained), base, TEXTS[0])
 
-    assert {cluster.floor for cluster in found.clusters} == {0}
+    assert {cluster.floor for cluster in found.segments[0].clusters} == {0}
 
 
 def test_a_state_of_another_adapter_is_refused(base: BaseModel, release: Path) -> None:
@@ -282,8 +305,10 @@ def test_the_query_that_is_signed_is_the_query_that_scored(
     vector = Sketch(commitment.seed, commitment.layout).project(features)[0]
     query = quantise_query(vector, commitment.layout, commitment.scales)
 
-    assert digest_of_row(query) == found.query
-    assert dot(query, state.rows.clusters) == [cluster.score for cluster in found.clusters]
+    assert digest_of_row(query) == found.segments[0].query
+    assert dot(query, state.rows.clusters) == [
+        cluster.score for cluster in found.segments[0].clusters
+    ]
 
 
 def _features(
@@ -312,4 +337,4 @@ def test_examples_may_share_a_document(
 
     found = run(Attributor(load_state(tmp_path / "pairs"), trained), base, TEXTS[5])
 
-    assert max(found.clusters, key=lambda cluster: cluster.score).cluster == 2
+    assert max(found.segments[0].clusters, key=lambda cluster: cluster.score).cluster == 2

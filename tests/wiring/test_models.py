@@ -13,10 +13,11 @@ from openledger.attribution import state as attribution_state
 from openledger.attribution.release import Recipe, build
 from openledger.core.errors import DigestMismatchError, NotFoundError, OpenLedgerError
 from openledger.core.ids import parse_release_name
-from openledger.core.types import Digest
+from openledger.core.types import PARTS_PER_BILLION, Digest
 from openledger.flows.data.obtain import SOURCES, Package, Registry, Source
 from openledger.flows.model.train import flow
 from openledger.flows.model.train.plan import attribution_folder
+from openledger.flows.money.attribute import Member
 from openledger.flows.money.infer import answer
 from openledger.flows.money.infer.request import CallRequest
 from openledger.lm import checkpoint
@@ -234,8 +235,9 @@ def test_a_state_that_is_not_the_one_on_chain_pays_nobody(market: Platform) -> N
         folder=str(folder.parent.relative_to(market.home.root)),
         training_root=state.training_root,
     )
-    assert market.models.scorer(release) is market.models.scorer(release)
+    alone = (Member(release, PARTS_PER_BILLION),)
+    assert market.models.scorer(alone) is market.models.scorer(alone)
 
     moved = msgspec.structs.replace(release, id="other", training_root=Digest("1" * 64))
     with pytest.raises(DigestMismatchError, match="training root"):
-        market.models.scorer(moved)
+        market.models.scorer((Member(moved, PARTS_PER_BILLION),))

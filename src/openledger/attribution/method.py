@@ -1,4 +1,4 @@
-"""The constants of method version 1: fixed for every release, so that none can be tuned to pay.
+"""The constants of method version 2: fixed for every release, so that none can be tuned to pay.
 
 A change of any of them is a new version. Why each has its value: docs/protocol/attribution.md.
 """
@@ -6,7 +6,7 @@ A change of any of them is a new version. Why each has its value: docs/protocol/
 from openledger.core.types import PARTS_PER_BILLION
 from openledger.settlement.shares import CAP_PPB_OF_METHOD
 
-METHOD_VERSION = 1
+METHOD_VERSION = 2
 
 # Influence: <W g, W u> with W = F^(-1/2) by EK-FAC on each LoRA matrix.
 DAMPING = 0.1  # times the mean eigenvalue of each matrix
