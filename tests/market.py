@@ -220,10 +220,9 @@ def contributors(platform: Platform) -> list[Account]:
     return [one.contributor.address for one in tune_submissions(platform)]
 
 
-def attribute(platform: Platform, receipts: list[ReceiptId]) -> Scorer:
-    """Make the statements of these calls."""
-    scorer = Scorer(contributors(platform))
-    made = Attribute(
+def attribution(platform: Platform, scorer: Scorer) -> Attribute:
+    """Statements by what this scorer says."""
+    return Attribute(
         database=platform.database,
         gateway=platform.gateway,
         sealer=platform.sealer,
@@ -232,7 +231,12 @@ def attribute(platform: Platform, receipts: list[ReceiptId]) -> Scorer:
         platform=platform.treasury,
         clock=now_us,
     )
-    made.run(receipts)
+
+
+def attribute(platform: Platform, receipts: list[ReceiptId]) -> Scorer:
+    """Make the statements of these calls."""
+    scorer = Scorer(contributors(platform))
+    attribution(platform, scorer).run(receipts)
     return scorer
 
 

@@ -1,6 +1,8 @@
+from itertools import accumulate
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
@@ -8,9 +10,20 @@ from openledger.attribution import attribute
 from openledger.attribution.attribute import AnswerAttribution, Attributor
 from openledger.attribution.influence.gradients import ProbedModel, label_gradients, log_chances
 from openledger.attribution.influence.sketch import Sketch, dot, quantise_query
-from openledger.attribution.method import CAP_PPB, LONGEST_SEQUENCE, PLACEBO_MICRONATS_PER_TOKEN
+from openledger.attribution.method import (
+    CAP_PPB,
+    LONGEST_SEQUENCE,
+    MOST_CLUSTERS,
+    PLACEBO_MICRONATS_PER_TOKEN,
+)
 from openledger.attribution.release import TrainingExample, build
-from openledger.attribution.state import AttributionState, digest_of_row, load_state
+from openledger.attribution.state import (
+    AttributionState,
+    ClusterEntry,
+    DocumentEntry,
+    digest_of_row,
+    load_state,
+)
 from openledger.core.encoding import encode
 from openledger.core.errors import DigestMismatchError
 from openledger.core.types import PARTS_PER_BILLION
@@ -213,6 +226,114 @@ def test_an_answer_of_one_token_is_attributed(base: BaseModel, paying: Attributo
 
     assert {one.segments[0].tokens for one in found} == {1}
     assert any(one.attribution.shares for one in found)
+
+
+Lasting = tuple[Attributor, AttributionState, ProbedModel, list[int]]
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory, base: BaseModel) -> Lasting:
+    """A release that learnt two long documents, and the tokens of the first."""
+    texts = [f"{some_text(i, words=5)} " * 14 for i in (20, 21)]
+    rows = base.tokenizer.encode_documents(texts)
+    model = ProbedModel(base, trained_adapter(base, rows))
+    folder = tmp_path_factory.mktemp("releases") / "lasting"
+    state = build(folder, model, examples_of(base, texts, [0, 1]), RECIPE)
+    return Attributor(state, model), state, model, base.tokenizer.encode(texts[0])
+
+
+def test_each_segment_of_a_long_answer_is_scored_as_if_it_alone_were_asked_about(
+    lasting: Lasting,
+) -> None:
+    """Against the plain form: one sequence a segment, which ends where the segment ends."""
+    attributor, state, model, ids = lasting
+    commitment = state.manifest.commitment
+    found = attributor.attribute(ids[:10], ids[10:])
+    lengths = segment_lengths(len(ids) - 10)
+    ends = [10 + end for end in accumulate(lengths)]
+
+    assert len(lengths) > 1
+    assert [segment.tokens for segment in found.segments] == lengths
+    assert found.leave_one_out_micronats == sum(
+        segment.gain.over_base_micronats for segment in found.segments
+    )
+    for segment, end, length in zip(found.segments, ends, lengths, strict=True):
+        features = _features(state, model, [ids[:end]], end - length, is_mean=True)
+        vector = Sketch(commitment.seed, commitment.layout).project(features)[0]
+        query = quantise_query(vector, commitment.layout, commitment.scales)
+        plain = dot(query, state.rows.clusters)
+        for cluster, score in zip(segment.clusters, plain, strict=True):
+            assert cluster.score == pytest.approx(score, rel=1e-3, abs=1e-3 * max(map(abs, plain)))
+
+
+def test_a_segment_that_owes_nothing_makes_no_query_and_its_part_is_nobodys(
+    base: BaseModel, lasting: Lasting
+) -> None:
+    attributor, _, _, ids = lasting
+    noise = base.tokenizer.encode("Zq%! 77 ~~ @@ zzz QQ WW PP 123 456 &&&&" * 9)
+    found = attributor.attribute(ids[:10], [*ids[10:138], *noise[:128]])
+    first, second = found.segments
+
+    assert (first.tokens, second.tokens) == (128, 128)
+    assert data_share_ppb(first.gain) > 0
+    assert first.clusters
+    assert second.gain.over_base_micronats < 0
+    assert second.clusters == ()
+    paid = PARTS_PER_BILLION - found.attribution.nobody_ppb
+    assert 0 < paid <= data_share_ppb(first.gain) // 2
+
+
+def test_an_answer_goes_through_the_model_alone(lasting: Lasting) -> None:
+    """So its integers do not depend on what was attributed before it."""
+    attributor, _, _, ids = lasting
+    before = attributor.attribute(ids[:10], ids[10:])
+    attributor.attribute(ids[:3], ids[3:90])
+
+    assert attributor.attribute(ids[:10], ids[10:]) == before
+
+
+def test_an_answer_longer_than_the_method_sees_pays_nobody_for_the_rest(
+    base: BaseModel, paying: Attributor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [token for text in TEXTS for token in base.tokenizer.encode(text)]
+    monkeypatch.setattr(attribute, "LONGEST_SEQUENCE", 130)
+    found = paying.attribute(ids[:5], ids[5:300])
+
+    assert [segment.tokens for segment in found.segments] == segment_lengths(295)
+    assert found.segments[-1].gain.over_base_micronats == 0
+    assert found.segments[-1].clusters == ()
+
+
+def test_ten_thousand_contributors_share_an_answer(
+    base: BaseModel, release: Path, trained: ProbedModel
+) -> None:
+    """Each with one document, as many clusters as there may be; no part is lost, however small."""
+    state = load_state(release)
+    stream = np.random.Generator(np.random.Philox(key=1))
+    width = state.rows.clusters.shape[1]
+    rows = stream.integers(-20, 21, size=(10_000, width), dtype=np.int8)
+    cluster_of = np.arange(10_000) % MOST_CLUSTERS
+    clusters = np.zeros((MOST_CLUSTERS, width), np.int16)
+    np.add.at(clusters, cluster_of, rows)
+    unused = digest_of_row(rows[0])
+    manifest = msgspec.structs.replace(
+        state.manifest,
+        documents=tuple(
+            DocumentEntry(number, account(number), int(cluster), 1, unused)
+            for number, cluster in enumerate(cluster_of)
+        ),
+        clusters=tuple(ClusterEntry(number, 1, unused) for number in range(MOST_CLUSTERS)),
+    )
+    many = msgspec.structs.replace(
+        state,
+        manifest=manifest,
+        rows=msgspec.structs.replace(state.rows, clusters=clusters, documents=rows),
+    )
+
+    found = run(Attributor(many, trained), base, TEXTS[0]).attribution
+
+    assert len(found.shares) > 1_000
+    assert sum(share.weight_ppb for share in found.shares) + found.nobody_ppb == PARTS_PER_BILLION
 
 
 def test_without_a_prompt_the_first_token_has_no_gain(base: BaseModel, paying: Attributor) -> None:

@@ -46,12 +46,21 @@ def private(number: int, payer: Account = PAYER) -> Private:
     return Private(SECRET, payer, str(number), "1 2 3", "4 5", "{}", "nonce")
 
 
-def body(number: int, *, output_tokens: int = 20, refund: str | None = None) -> CallBody:
+MIX = (MixMember(1, "bob/tunes@1", Digest("ad" * 32), Digest("77" * 32), 10**9),)
+
+
+def body(
+    number: int,
+    *,
+    output_tokens: int = 20,
+    refund: str | None = None,
+    mix: tuple[MixMember, ...] = MIX,
+) -> CallBody:
     """The body of the gateway's call `number`."""
     return CallBody(
         receipt_id=receipt_id(number.to_bytes(16, "big")),
         base=Digest("ba" * 32),
-        mix=(MixMember(1, "bob/tunes@1", Digest("ad" * 32), Digest("77" * 32), 10**9),),
+        mix=mix,
         terms=TERMS,
         input_tokens=11,
         output_tokens=output_tokens,
