@@ -10,6 +10,7 @@ import pytest
 from safetensors import SafetensorError
 
 from openledger.attribution import state as attribution_state
+from openledger.attribution.influence.gradients import ProbedModel
 from openledger.attribution.release import Recipe, build
 from openledger.core.errors import (
     DigestMismatchError,
@@ -28,7 +29,9 @@ from openledger.flows.money.infer.request import CallRequest
 from openledger.lm import checkpoint
 from openledger.lm.base import load_base
 from openledger.lm.checkpoint import save_adapter
+from openledger.lm.lora import Adapter, LoraPair
 from openledger.lm.tokenizer import Tokenizer
+from openledger.settlement.receipt import read_statement
 from openledger.storage.records.model import releases
 from openledger.storage.records.model.releases import Release
 from openledger.storage.records.money import balances, calls
@@ -253,12 +256,15 @@ def test_a_state_that_is_not_the_one_on_chain_pays_nobody(market: Platform) -> N
 def attributed(market: Platform) -> Release:
     """A release with a real adapter and its attribution state, whose answers gain over the base."""
     base = market.models.base(market.models.precision)
-    digest = save_adapter(market.home.adapter("new"), some_adapter(base), base.name)
+    calm = some_adapter(base)
+    pairs = {site: LoraPair(pair.a, pair.b * 30) for site, pair in calm.pairs.items()}
+    lively = Adapter(calm.shape, calm.base, pairs)
+    digest = save_adapter(market.home.adapter("new"), lively, base.name)
     market.home.adapter("new").rename(market.home.adapter(digest))
     run = fair.trained(market, "whole", digest)
     folder = attribution_folder(market.home.run(run.op))
     examples = examples_of(base, [some_text(i) for i in range(4)], [0, 1, 2, 3])
-    state = build(folder, some_model(base), examples, Recipe(digest, SEED, width=4_096))
+    state = build(folder, ProbedModel(base, lively), examples, Recipe(digest, SEED, width=4_096))
     offer = msgspec.structs.replace(
         fair.offer(run, "whole"),
         training_root=state.training_root,
@@ -334,5 +340,7 @@ def test_calls_are_attributed_between_the_steps_of_a_run(
     assert turns == 1  # all of them within the one turn of the run
     assert run.state == "trained"
     assert set(asked) >= {"reading", "training", "measuring", flow.BUILDING, flow.SCORING}
-    assert None not in said
+    statements = [read_statement(row.record).body for row in said if row is not None]
+    assert len(statements) == len(asked)
+    assert all(body.members[0].segments[0].clusters for body in statements)
     assert market.settle.run().size == len(asked)
