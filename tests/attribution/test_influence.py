@@ -29,7 +29,7 @@ def test_scores_rank_the_documents_that_retraining_shows_to_matter(
     generous = msgspec.structs.replace(state.rows, counts=state.rows.counts * 0)
     attributor = Attributor(msgspec.structs.replace(state, rows=generous), alone(model))
     scores = torch.tensor(
-        [[c.score for c in attributor.attribute(r[:PROMPT], r[PROMPT:]).clusters] for r in rows],
+        [[c.score for c in attributor.influence(r[:PROMPT], r[PROMPT:])] for r in rows],
         dtype=torch.float64,
     )
 
