@@ -51,6 +51,7 @@ class Size(msgspec.Struct, frozen=True):
     training: int = 12  # pieces of each contributor
     held_out: int = 3  # further pieces of each
     outside: int = 16  # pieces
+    piece_tokens: int = PIECE_TOKENS
 
 
 def read_pages(cache: Path) -> Pages:
@@ -87,7 +88,7 @@ def draw(pages: Sequence[Page], tokenizer: Tokenizer, seed: int, size: Size) -> 
     chosen: list[tuple[str, list[tuple[int, ...]]]] = []
     outside: list[tuple[int, ...]] = []
     for place in stream.permutation(len(pages)):
-        pieces = _pieces(tokenizer.encode(pages[place].text))
+        pieces = _pieces(tokenizer.encode(pages[place].text), size.piece_tokens)
         if len(pieces) < needed:
             continue
         order = stream.permutation(len(pieces))
@@ -116,7 +117,7 @@ def _page(document: Document) -> Page:
     return Page(document.key, "\n".join(kept))
 
 
-def _pieces(tokens: Sequence[int]) -> list[tuple[int, ...]]:
+def _pieces(tokens: Sequence[int], length: int) -> list[tuple[int, ...]]:
     """Distinct pieces of one length; what is left at the end is dropped."""
-    starts = range(0, len(tokens) - PIECE_TOKENS + 1, PIECE_TOKENS)
-    return list(dict.fromkeys(tuple(tokens[i : i + PIECE_TOKENS]) for i in starts))
+    starts = range(0, len(tokens) - length + 1, length)
+    return list(dict.fromkeys(tuple(tokens[i : i + length]) for i in starts))
