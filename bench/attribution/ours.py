@@ -1,7 +1,7 @@
 """This project's scores: what a release pays by, and the same influence without its shortcuts."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -94,19 +94,19 @@ def _influence(setting: Setting, model: ProbedModel) -> np.ndarray:
         model.add_moments(moments, batch, drawn)
         sampled.append(drawn.gradients)
     whitener = fit(model.sites, moments, sampled, torch.Generator().manual_seed(0))
+    sampled.clear()  # of a real model, each of these lists takes hundreds of megabytes
     rows = torch.cat([torch.cat(whitener.features(one), 1) for one in gradients])  # (N, F)
-    wanted = torch.cat([torch.cat(whitener.features(one), 1) for one in _queries(setting, model)])
-    scores: np.ndarray = (rows @ wanted.T).numpy()
+    gradients.clear()
+    columns = [rows @ torch.cat(whitener.features(one), 1).T for one in _queries(setting, model)]
+    scores: np.ndarray = torch.cat(columns, 1).numpy()  # (N, Q)
     return scores
 
 
-def _queries(setting: Setting, model: ProbedModel) -> list[dict[str, SiteGradient]]:
-    found = []
+def _queries(setting: Setting, model: ProbedModel) -> Iterator[dict[str, SiteGradient]]:
     for start in range(0, len(setting.queries), _BATCH):
         some = setting.queries[start : start + _BATCH]
         batch = model.batch([one.tokens for one in some], [len(one.prompt) for one in some])
         states = model.upper(batch, is_adapted=True, has_graph=True)
         mean: Tensor = label_gradients(model, batch, states).true
         lengths = torch.tensor([len(one.answer) for one in some])[:, None, None]
-        found.append(model.flow(states, mean / lengths).gradients)
-    return found
+        yield model.flow(states, mean / lengths).gradients

@@ -66,7 +66,7 @@ def music(tokenizer: Tokenizer, packages: Path, seed: int) -> Texts:
         [page.text for page in (*pages.reading, *pages.pool)],
         _breton(packages),
     )
-    return Texts(documents, held_out, _passages(tokenizer, outside, stream), ANSWER_TOKENS)
+    return Texts(documents, held_out, passages(tokenizer, outside, stream), ANSWER_TOKENS)
 
 
 def manual(tokenizer: Tokenizer, packages: Path, seed: int) -> Texts:
@@ -78,8 +78,7 @@ def manual(tokenizer: Tokenizer, packages: Path, seed: int) -> Texts:
     wheel = obtain("folk-music", packages)["music21"].read_bytes()
     tunes = [tune.text for person in folk_music.read(wheel) for tune in person.documents]
     outside = ([topics[name] for name in sorted(topics)], tunes, _breton(packages))
-    passages = _passages(tokenizer, outside, stream)
-    return msgspec.structs.replace(texts, outside=passages)
+    return msgspec.structs.replace(texts, outside=passages(tokenizer, outside, stream))
 
 
 SUITES: Mapping[str, Callable[[Tokenizer, Path, int], Texts]] = {"music": music, "manual": manual}
@@ -108,6 +107,26 @@ def draw_tunes(
         if len(documents) == CONTRIBUTORS * TRAINING:
             break
     return tuple(documents), tuple(held_out)
+
+
+def passages(
+    tokenizer: Tokenizer, kinds: Sequence[Sequence[str]], stream: np.random.Generator
+) -> tuple[Passage, ...]:
+    """So many of each kind of texts, each cut at random out of another text."""
+    found: list[Passage] = []
+    size = _OUTSIDE_PROMPT + _OUTSIDE_ANSWER
+    for texts in kinds:
+        wanted = len(found) + _OUTSIDE
+        for place in stream.permutation(len(texts)):
+            tokens = tokenizer.encode(texts[place])
+            if len(tokens) < size:
+                continue
+            start = int(stream.integers(len(tokens) - size + 1))
+            cut = tuple(tokens[start : start + size])
+            found.append(Passage(cut[:_OUTSIDE_PROMPT], cut[_OUTSIDE_PROMPT:]))
+            if len(found) == wanted:
+                break
+    return tuple(found)
 
 
 def _fitting(tunes: Sequence[Source], tokenizer: Tokenizer, used: set[str]) -> Iterator[Source]:
@@ -142,23 +161,3 @@ def _breton(packages: Path) -> list[str]:
         for one in person.documents
     ]
     return ["\n".join(entries[start : start + 12]) for start in range(0, len(entries), 12)]
-
-
-def _passages(
-    tokenizer: Tokenizer, kinds: Sequence[Sequence[str]], stream: np.random.Generator
-) -> tuple[Passage, ...]:
-    """So many of each kind of texts, each cut at random out of another text."""
-    found: list[Passage] = []
-    size = _OUTSIDE_PROMPT + _OUTSIDE_ANSWER
-    for texts in kinds:
-        wanted = len(found) + _OUTSIDE
-        for place in stream.permutation(len(texts)):
-            tokens = tokenizer.encode(texts[place])
-            if len(tokens) < size:
-                continue
-            start = int(stream.integers(len(tokens) - size + 1))
-            cut = tuple(tokens[start : start + size])
-            found.append(Passage(cut[:_OUTSIDE_PROMPT], cut[_OUTSIDE_PROMPT:]))
-            if len(found) == wanted:
-                break
-    return tuple(found)

@@ -102,12 +102,12 @@ def trajectory(retraining: Retraining, seed: int, count: int) -> tuple[Checkpoin
     """The adapter of all documents after each of `count` equal parts of its training."""
     base, recipe = retraining.base, retraining.recipe
     plan = batches([len(tokens) for tokens in retraining.documents], recipe, lora_seed(seed))
-    ends = [math.ceil(len(plan) * part / count) for part in range(1, count + 1)]
+    ends = sorted({math.ceil(len(plan) * part / count) for part in range(1, count + 1)})
     keys = [retraining.key(None, seed, f"{end}/{len(plan)}") for end in ends]
     rates = [learning_rate(recipe, end - 1, len(plan)) for end in ends]
     known = [retraining.kept.adapter(key, base) for key in keys]
     adapters = [adapter for adapter in known if adapter is not None]
-    if len(adapters) < count:
+    if len(adapters) < len(ends):
         adapters = [*_trained(retraining, lora_seed(seed), plan, ends)]
         for key, adapter in zip(keys, adapters, strict=True):
             retraining.kept.keep_adapter(key, adapter, base)
