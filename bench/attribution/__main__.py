@@ -9,7 +9,8 @@ that mean nothing, for correctness only.
 `--suite music` and `--suite manual` are the same on SmolLM2-135M, tuned as `train` tunes it. A
 retraining takes minutes there and all of them hours. What they showed is kept on disk, in all
 suites but the smoke run: a run that was stopped goes on where it was, and one of more halves or
-more LoRA seeds (`--halves`, `--lora-seeds`) adds only these.
+more LoRA seeds (`--halves`, `--lora-seeds`) adds only these. `--jobs 2` retrains for two data seeds
+at a time, each on a thread of its own, with the same figures.
 
 `python -m bench.attribution score --train T --queries Q --recipe R --base DIR --out FILE` scores
 data of others instead (`bench.attribution.score`).
@@ -22,7 +23,6 @@ import time
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
-import torch
 from msgspec.structs import replace
 from transformers.utils.logging import disable_progress_bar
 
@@ -30,8 +30,6 @@ if not __package__:  # started by its path
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.attribution import ours, peers, score, smollm2
-from bench.attribution.corpus import made_up_pages, read_pages
-from bench.attribution.kept import Kept
 from bench.attribution.peers import Peer
 from bench.attribution.results import (
     Scored,
@@ -41,8 +39,8 @@ from bench.attribution.results import (
     of_documents,
     of_release,
 )
-from bench.attribution.tiny import SMOKE, Scale, world
-from bench.attribution.world import Retrainings, World
+from bench.attribution.suites import SMOKE, SUITES, TINY, Draw, worlds_of
+from bench.attribution.world import World
 from bench.table import Row, options, run
 from openledger.settings import load
 
@@ -55,11 +53,7 @@ _TARGETS = {  # of what is paid by
     "area under the curve of nobody": 0.90,
     "contributors' part outside": 0.05,
 }
-_TINY = "tiny"
-_SEEDS = (3, 4, 5)  # on which nothing was chosen
-_SMOLLM2_SEEDS = (3,)
-_SMOLLM2 = Retrainings(people=24, documents=0, together=2)
-# What runs on SmolLM2 besides ours; the others take its memory or its hours for the same scores.
+# What runs on SmolLM2 besides ours; the packages' own EK-FAC was not tried on so large a model.
 _SMOLLM2_PEERS = ("random", "document size", "bm25", "longest span", "MiniLM", "gradient dot")
 
 
@@ -70,10 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return score.write_scores(given[1:])
     parser = options(__doc__)
     cache = Path(load({}).home.cache)
-    parser.add_argument("--suite", choices=[_TINY, *smollm2.SUITES], default=_TINY)
+    parser.add_argument("--suite", choices=[TINY, *smollm2.SUITES], default=TINY)
     parser.add_argument("--seeds", type=_numbers, help="data seeds, as in 3,4,5")
     parser.add_argument("--halves", type=int, help="retrainings on halves of the contributors")
     parser.add_argument("--lora-seeds", type=int, help="trainings behind each figure of the truth")
+    parser.add_argument("--jobs", type=int, default=1, help="data seeds retrained at a time")
     parser.add_argument(
         "--cache", type=Path, default=cache, help="of packages, models, retrainings"
     )
@@ -83,28 +78,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(chosen: argparse.Namespace) -> list[Row]:
     """All rows."""
     disable_progress_bar()  # of every model that a peer loads
-    torch.set_num_threads(1)  # the same sums in the same order, whatever the machine does
     if chosen.smoke:
+        # A folder of its own: nothing of another run is believed.
         with tempfile.TemporaryDirectory(prefix="openledger-bench-") as folder:
-            kept = Kept(Path(folder) / "kept")  # its own: nothing of another run is believed
-            return _rows([world(made_up_pages(), Path(folder), 0, SMOKE, kept)], peers.PEERS, {})
-    kept = Kept(chosen.cache / "bench-attribution")
-    if chosen.suite == _TINY:
-        scale = Scale(retrainings=_asked(Retrainings(), chosen))
-        pages, models = read_pages(chosen.cache / "packages"), chosen.cache / "models"
-        worlds = [world(pages, models, seed, scale, kept) for seed in chosen.seeds or _SEEDS]
+            return _rows(_worlds(chosen, SMOKE, Path(folder)), peers.PEERS, {})
+    worlds = _worlds(chosen, chosen.suite, chosen.cache)
+    if chosen.suite == TINY:
         return _rows(worlds, peers.PEERS, _TARGETS)
-    wanted = _asked(_SMOLLM2, chosen)
-    worlds = [
-        smollm2.world(chosen.suite, chosen.cache, seed, wanted, kept)
-        for seed in chosen.seeds or _SMOLLM2_SEEDS
-    ]
     return _rows(worlds, _SMOLLM2_PEERS, {})
 
 
-def _asked(usual: Retrainings, chosen: argparse.Namespace) -> Retrainings:
+def _worlds(chosen: argparse.Namespace, suite: str, cache: Path) -> list[World]:
+    usual = SUITES[suite]
     given = {"people": chosen.halves, "seeds": chosen.lora_seeds}
-    return replace(usual, **{name: count for name, count in given.items() if count is not None})
+    retrainings = replace(usual.retrainings, **{k: n for k, n in given.items() if n is not None})
+    draws = [Draw(suite, cache, seed, retrainings) for seed in chosen.seeds or usual.seeds]
+    return worlds_of(draws, chosen.jobs)
 
 
 def _rows(
