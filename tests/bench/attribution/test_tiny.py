@@ -114,3 +114,22 @@ def test_copies_share_the_score_of_their_cluster(setting: Setting) -> None:
     people = copied.contributors
     assert scores[people.index("copycat")].any()
     assert (scores[people.index("copycat")] == scores[people.index(first.contributor)]).all()
+
+
+@pytest.mark.slow
+def test_what_was_not_retrained_has_no_row(small: World) -> None:
+    no_documents = msgspec.structs.replace(small, by_document=None)
+    one_seed = msgspec.structs.replace(small, whole=small.whole[:1])
+    scores = np.ones((9, 8))
+
+    [missing] = [
+        row
+        for row in method_rows("one", [no_documents], [of_documents(no_documents, scores)], {})
+        if "LDS document" in row.name
+    ]
+
+    assert missing.value is None
+    assert {row.name.split(",")[0] for row in ceiling_rows([no_documents])} == {
+        "seed to seed: LDS contributor"
+    }
+    assert ceiling_rows([one_seed]) == []
