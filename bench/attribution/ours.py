@@ -1,7 +1,7 @@
 """This project's scores: what a release pays by, and the same influence without its shortcuts."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -97,20 +97,19 @@ def _influence(setting: Setting, model: ProbedModel) -> np.ndarray:
         gradients.append(model.gradients(states, labels.true))
         sampled.append(model.gradients(states, labels.sampled))
     whitener = fit(model.sites, sampled, _ALL, torch.Generator().manual_seed(0))
+    sampled.clear()  # of a real model, each of these lists takes hundreds of megabytes
     rows = torch.cat([torch.cat(whitener.whiten(one), 1) for one in gradients])  # (N, F)
-    asked = _queries(setting, model)
-    wanted = torch.cat([torch.cat(whitener.whiten(one), 1) for one in asked])
-    scores: np.ndarray = (rows @ wanted.T).numpy()
+    gradients.clear()
+    columns = [rows @ torch.cat(whitener.whiten(one), 1).T for one in _queries(setting, model)]
+    scores: np.ndarray = torch.cat(columns, 1).numpy()  # (N, Q)
     return scores
 
 
-def _queries(setting: Setting, model: ProbedModel) -> list[Gradients]:
-    found: list[Gradients] = []
+def _queries(setting: Setting, model: ProbedModel) -> Iterator[Gradients]:
     for start in range(0, len(setting.queries), _BATCH):
         some = setting.queries[start : start + _BATCH]
         batch = model.batch([one.tokens for one in some], [len(one.prompt) for one in some])
         states = model.upper(batch, has_graph=True)
         mean: Tensor = label_gradients(model, batch, states).true
         lengths = torch.tensor([len(one.answer) for one in some])[:, None, None]
-        found.append(model.gradients(states, mean / lengths))
-    return found
+        yield model.gradients(states, mean / lengths)
