@@ -42,6 +42,12 @@ class Pages(msgspec.Struct, frozen=True):
     pool: tuple[Page, ...]  # for Datanets
     outside: tuple[Page, ...]  # what nobody brought
 
+    @property
+    def everything(self) -> list[Page]:
+        """Of all parts, by name."""
+        pages = (*self.reading, *self.pool, *self.outside)
+        return sorted(pages, key=lambda page: page.name)
+
 
 class Datanet(msgspec.Struct, frozen=True):
     """What one data seed draws from the pool; a piece is a tuple of token ids."""
@@ -59,6 +65,7 @@ class Size(msgspec.Struct, frozen=True):
     training: int = 12  # pieces of each contributor
     held_out: int = 3  # further pieces of each
     outside: int = 16  # pieces
+    piece_tokens: int = PIECE_TOKENS
 
 
 def read_pages(cache: Path) -> Pages:
@@ -100,7 +107,7 @@ def draw(pages: Pages, tokenizer: Tokenizer, seed: int, size: Size) -> Datanet:
     def drawn(some: Sequence[Page], count: int, least: int) -> list[tuple[str, list[Piece]]]:
         found: list[tuple[str, list[Piece]]] = []
         for place in stream.permutation(len(some)):
-            pieces = _pieces(tokenizer.encode(some[place].text))
+            pieces = _pieces(tokenizer.encode(some[place].text), size.piece_tokens)
             if len(found) < count and len(pieces) >= least:
                 order = stream.permutation(len(pieces))[:least]
                 found.append((some[place].name, [pieces[i] for i in order]))
@@ -126,7 +133,7 @@ def _page(document: Document) -> Page:
     return Page(document.key, "\n".join(kept))
 
 
-def _pieces(tokens: Sequence[int]) -> list[tuple[int, ...]]:
+def _pieces(tokens: Sequence[int], length: int) -> list[tuple[int, ...]]:
     """Distinct pieces of one length; what is left at the end is dropped."""
-    starts = range(0, len(tokens) - PIECE_TOKENS + 1, PIECE_TOKENS)
-    return list(dict.fromkeys(tuple(tokens[i : i + PIECE_TOKENS]) for i in starts))
+    starts = range(0, len(tokens) - length + 1, length)
+    return list(dict.fromkeys(tuple(tokens[i : i + length]) for i in starts))

@@ -1,7 +1,7 @@
 """This project's scores: what a release pays by, and the same influence without its shortcuts."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,15 +17,16 @@ from openledger.attribution.card.audited import calibrate
 from openledger.attribution.card.panel import Auditor, Panel, clusters_of, halves_of
 from openledger.attribution.card.subsets import fractions
 from openledger.attribution.influence.curvature import Gradients, fit
-from openledger.attribution.influence.gradients import ProbedModel, label_gradients
+from openledger.attribution.influence.gradients import Checkpoints, ProbedModel, label_gradients
 from openledger.attribution.release import Recipe, TrainingExample, build
 from openledger.attribution.state import AttributionState
 from openledger.core.types import PARTS_PER_BILLION, Account, Digest
 from openledger.lm.lora import Adapter
 
 _SEED = Digest(sha256(b"bench attribution").hexdigest())
+_ANY = Digest("0" * 64)  # of adapters that are in no file
+_RECIPE = Recipe(_ANY, _ANY, _SEED)
 _BATCH = 16
-HALF_ADAPTERS = 32
 _FITTING_SEED = 1_000  # of the first half-data adapter; the truth's seeds are small numbers
 _ALL = 2**62  # features: none is left out
 
@@ -44,7 +45,7 @@ def released(setting: Setting) -> Paid:
         return _paid(setting, _built(setting, Path(folder)), None)
 
 
-def audited(setting: Setting, retraining: Retraining, count: int = HALF_ADAPTERS) -> Paid | None:
+def audited(setting: Setting, retraining: Retraining, count: int) -> Paid | None:
     """The same, each query corrected by `count` half-data adapters of the release's own.
 
     Their halves and seeds are none of those that the truth is made of. The correction is calibrated
@@ -57,11 +58,11 @@ def audited(setting: Setting, retraining: Retraining, count: int = HALF_ADAPTERS
     kept = halves_of(manifest, count).kept
     adapters = [
         adapter
-        for number, half in enumerate(kept)
-        for adapter in retraining.adapters(half[None], _FITTING_SEED + number)
+        for seed, half in enumerate(kept, start=_FITTING_SEED)
+        for adapter in retraining.made([retraining.key(half, seed)], half[None], seed)
     ]
     inside = [query for query in setting.queries if query.kind != "outside"]
-    attributor = Attributor(state, ProbedModel(setting.base, setting.adapter))
+    attributor = Attributor(state, _models(setting))
     scores = np.array(
         [[c.score for c in attributor.influence(one.prompt, one.answer)] for one in inside]
     ).T
@@ -73,9 +74,8 @@ def audited(setting: Setting, retraining: Retraining, count: int = HALF_ADAPTERS
     )
     if calibration is None:
         return None
-    return _paid(
-        setting, state, Auditor(Panel(setting.base, adapters), manifest, count, calibration)
-    )
+    panel = Panel(setting.base, adapters)
+    return _paid(setting, state, Auditor(panel, manifest, count, calibration))
 
 
 def _built(setting: Setting, folder: Path) -> AttributionState:
@@ -90,8 +90,7 @@ def _built(setting: Setting, folder: Path) -> AttributionState:
         )
         for number, one in enumerate(setting.documents)
     ]
-    model = ProbedModel(setting.base, setting.adapter)
-    return build(folder / "state", model, examples, Recipe(Digest("0" * 64), _SEED))
+    return build(folder / "state", _models(setting), examples, _RECIPE)
 
 
 def _paid(setting: Setting, state: AttributionState, auditor: Auditor | None) -> Paid:
@@ -103,68 +102,66 @@ def _paid(setting: Setting, state: AttributionState, auditor: Auditor | None) ->
     owners: dict[int, list[Account]] = {}
     for entry in state.manifest.documents:
         owners.setdefault(entry.cluster, []).append(entry.account)
-    attributor = Attributor(state, ProbedModel(setting.base, setting.adapter))
+    attributor = Attributor(state, _models(setting), auditor)
     for number, query in enumerate(setting.queries):
-        for cluster in attributor.influence(query.prompt, query.answer, auditor):
+        for cluster in attributor.influence(query.prompt, query.answer):
             # Documents of a cluster are alike: each has an equal part of its score.
             for account in owners[cluster.cluster]:
                 part = cluster.score / len(owners[cluster.cluster])
                 scores[place[account], number] += part
-        found = attributor.attribute(query.prompt, query.answer, auditor).attribution
+        found = attributor.attribute(query.prompt, query.answer).attribution
         for share in found.shares:
             shares[place[share.account], number] = share.weight_ppb / PARTS_PER_BILLION
         nobody[number] = found.nobody_ppb / PARTS_PER_BILLION
     return Paid(scores, shares, nobody)
 
 
+def _models(setting: Setting) -> Checkpoints:
+    return Checkpoints(
+        early=ProbedModel(setting.base, setting.checkpoints[0].adapter),
+        final=ProbedModel(setting.base, setting.adapter),
+    )
+
+
 def _accounts(setting: Setting) -> list[Account]:
     return [Account(f"0x{place + 1:040x}") for place in range(len(setting.contributors))]
 
 
-class Point(msgspec.Struct, frozen=True):
-    """Where gradients are taken."""
-
-    adapter: Adapter
-    strength: float = 1.0  # what B is multiplied with
-
-
-def ekfac(setting: Setting, points: Sequence[Point]) -> np.ndarray:
-    """(N, Q) exact influence, at each point normalised by its mean absolute score, summed."""
+def ekfac(setting: Setting, checkpoints: Sequence[Adapter]) -> np.ndarray:
+    """(N, Q) exact influence, at each checkpoint normalised by its mean absolute score, summed."""
     total = np.zeros((len(setting.documents), len(setting.queries)))
-    for point in points:
-        scores = _influence(setting, point)
+    for adapter in checkpoints:
+        scores = _influence(setting, ProbedModel(setting.base, adapter))
         total += scores / np.abs(scores).mean()
     return total
 
 
-def _influence(setting: Setting, point: Point) -> np.ndarray:
-    model = ProbedModel(setting.base, point.adapter)
+def _influence(setting: Setting, model: ProbedModel) -> np.ndarray:
     documents = [one.tokens for one in setting.documents]
     stream = np.random.Generator(np.random.Philox(key=1))
     sampled, gradients = [], []
     for start in range(0, len(documents), _BATCH):
         some = documents[start : start + _BATCH]
         batch = model.batch(some, [1] * len(some))
-        states = model.upper(batch, point.strength, has_graph=True)
+        states = model.upper(batch, has_graph=True)
         labels = label_gradients(model, batch, states, stream.random(int(batch.weights.sum())))
         assert labels.sampled is not None
         gradients.append(model.gradients(states, labels.true))
         sampled.append(model.gradients(states, labels.sampled))
     whitener = fit(model.sites, sampled, _ALL, torch.Generator().manual_seed(0))
+    sampled.clear()  # of a real model, each of these lists takes hundreds of megabytes
     rows = torch.cat([torch.cat(whitener.whiten(one), 1) for one in gradients])  # (N, F)
-    asked = _queries(setting, model, point.strength)
-    wanted = torch.cat([torch.cat(whitener.whiten(one), 1) for one in asked])
-    scores: np.ndarray = (rows @ wanted.T).numpy()
+    gradients.clear()
+    columns = [rows @ torch.cat(whitener.whiten(one), 1).T for one in _queries(setting, model)]
+    scores: np.ndarray = torch.cat(columns, 1).numpy()  # (N, Q)
     return scores
 
 
-def _queries(setting: Setting, model: ProbedModel, strength: float) -> list[Gradients]:
-    found: list[Gradients] = []
+def _queries(setting: Setting, model: ProbedModel) -> Iterator[Gradients]:
     for start in range(0, len(setting.queries), _BATCH):
         some = setting.queries[start : start + _BATCH]
         batch = model.batch([one.tokens for one in some], [len(one.prompt) for one in some])
-        states = model.upper(batch, strength, has_graph=True)
+        states = model.upper(batch, has_graph=True)
         mean: Tensor = label_gradients(model, batch, states).true
         lengths = torch.tensor([len(one.answer) for one in some])[:, None, None]
-        found.append(model.gradients(states, mean / lengths))
-    return found
+        yield model.gradients(states, mean / lengths)

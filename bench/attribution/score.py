@@ -18,10 +18,10 @@ import torch
 from safetensors.torch import load_file
 
 from bench.attribution import ours
+from bench.attribution.kept import Kept
 from bench.attribution.setting import Document, Query, Setting
 from bench.attribution.truth import Retraining, trajectory
 from openledger.attribution.card import measures
-from openledger.attribution.method import STRENGTHS
 from openledger.core.errors import InvalidInputError
 from openledger.core.types import PARTS_PER_BILLION, Digest
 from openledger.lm.base import (
@@ -94,7 +94,8 @@ def write_scores(arguments: Sequence[str]) -> int:
     torch.set_num_threads(1)  # the same sums in the same order
     with tempfile.TemporaryDirectory(prefix="openledger-bench-") as scratch:
         base = _base(chosen.base, Path(scratch) / "base", _precision(wanted))
-        found = score(base, wanted, examples, questions)
+        kept = Kept(Path(scratch) / "kept")  # of this run alone
+        found = score(base, wanted, examples, questions, kept)
     chosen.out.write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
     return 0
 
@@ -104,6 +105,7 @@ def score(
     wanted: _Recipe,
     examples: Sequence[_Example],
     questions: Sequence[_Question],
+    kept: Kept,
 ) -> dict[str, Answered]:
     """Train on the examples by the recipe and score every question, by its id.
 
@@ -112,11 +114,10 @@ def score(
     """
     documents = _documents(base, examples, wanted.max_length)
     recipe = _as_ours(wanted, len(documents))
-    retraining = Retraining(base, recipe, tuple(one.tokens for one in documents))
+    retraining = Retraining(base, recipe, tuple(one.tokens for one in documents), kept)
     checkpoints = trajectory(retraining, wanted.seed, _CHECKPOINTS)
     setting = Setting(base, checkpoints, documents, _queries(base, questions))
-    points = [ours.Point(setting.adapter, strength) for strength in STRENGTHS]
-    exact = ours.ekfac(setting, points)
+    exact = ours.ekfac(setting, [checkpoints[0].adapter, checkpoints[-1].adapter])
     scores = measures.by_contributor(exact, setting.owner)  # (C, Q)
     paid = ours.released(setting)
     return {

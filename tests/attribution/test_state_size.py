@@ -7,7 +7,7 @@ import torch
 
 from openledger.attribution.influence.curvature import Basis, Features, Site, Whitener, kept
 from openledger.attribution.influence.sketch import Scales
-from openledger.attribution.method import METHOD_VERSION, PLACEBO_ROWS, ROWS_BYTES, STRENGTHS
+from openledger.attribution.method import CHECKPOINTS, METHOD_VERSION, PLACEBO_ROWS, ROWS_BYTES
 from openledger.attribution.release import layout_of
 from openledger.attribution.state import (
     ClusterEntry,
@@ -22,7 +22,7 @@ from openledger.attribution.state import (
     state_bytes,
     write_state,
 )
-from tests.attribution.releases import ADAPTER, SEED, account
+from tests.attribution.releases import ADAPTER, EARLY, SEED, account
 
 RANK, LAYERS, CONTRIBUTORS, DOCUMENTS = 8, 10, 100, 300
 HIDDEN, INNER, VALUES, VOCABULARY = 576, 1_536, 192, 49_152  # SmolLM2-135M
@@ -71,7 +71,7 @@ def some_features(width: int) -> Features:
 def test_the_state_of_the_default_release_is_within_64_mib(tmp_path: Path) -> None:
     stored = DOCUMENTS - 50 + 100 + PLACEBO_ROWS  # with fifty pairs
     width = ROWS_BYTES // stored
-    whitener = some_whitener(width // len(STRENGTHS))
+    whitener = some_whitener(width // CHECKPOINTS)
     shared = layout_of(whitener)
     rows = Rows(
         np.ones((DOCUMENTS - 50, shared.width), np.int8),
@@ -82,7 +82,7 @@ def test_the_state_of_the_default_release_is_within_64_mib(tmp_path: Path) -> No
     wide, narrow = digest_of_row(rows.clusters[0]), digest_of_row(rows.documents[0])
     exponents = Scales((0,) * len(shared.widths))
     commitment = Commitment(
-        METHOD_VERSION, SEED, ADAPTER, SEED, sites(), shared, exponents, SEED,
+        METHOD_VERSION, SEED, ADAPTER, EARLY, SEED, sites(), shared, exponents, SEED,
         digest_of_row(rows.counts),
     )  # fmt: skip
     manifest = StateManifest(

@@ -1,7 +1,7 @@
 """Builds the attribution state of a release, once, from its adapter and its training examples.
 
-Each example passes forward and back once at each strength of the adapter, for its own gradient;
-some of them back once more, for labels drawn from the model, which measure the curvature.
+Each example passes forward and back once at each checkpoint, for its own gradient; some of them
+back once more, for labels drawn from the model, which measure the curvature.
 Everything random follows from the seed of the run. On one machine the same input gives the same
 bytes.
 """
@@ -18,7 +18,12 @@ from torch import Tensor
 
 from openledger.attribution.credit.clusters import cluster
 from openledger.attribution.influence.curvature import Gradients, Whitener, fit
-from openledger.attribution.influence.gradients import Batch, ProbedModel, label_gradients
+from openledger.attribution.influence.gradients import (
+    Batch,
+    Checkpoints,
+    ProbedModel,
+    label_gradients,
+)
 from openledger.attribution.influence.sketch import (
     Layout,
     Scales,
@@ -27,6 +32,7 @@ from openledger.attribution.influence.sketch import (
 )
 from openledger.attribution.method import (
     BALANCED_ON,
+    CHECKPOINTS,
     CURVATURE_EXAMPLES,
     CURVATURE_TOKENS,
     LEAST_WIDTH,
@@ -36,7 +42,6 @@ from openledger.attribution.method import (
     PLACEBO_ROWS,
     PLACEBO_TOKENS,
     ROWS_BYTES,
-    STRENGTHS,
 )
 from openledger.attribution.state import (
     AttributionState,
@@ -83,6 +88,7 @@ class Recipe(msgspec.Struct, frozen=True):
     """What is built, and from where its randomness comes."""
 
     adapter: Digest
+    early: Digest  # the adapter after a quarter of its training
     seed: Digest
 
 
@@ -94,7 +100,7 @@ class _Document(msgspec.Struct, frozen=True):
 
 def build(
     folder: Path,
-    model: ProbedModel,
+    models: Checkpoints,
     examples: Sequence[TrainingExample],
     recipe: Recipe,
     progress: Progress | None = None,
@@ -104,10 +110,10 @@ def build(
     Args:
         folder: what stood there before is replaced. Beside it the output of the frozen layers is
             cached; the cache of the training on the same rows is used.
-        model: the adapter on its base; bfloat16 is many times faster where the CPU has it.
+        models: the adapter on its base; bfloat16 is many times faster where the CPU has it.
         examples: in the order of the training manifest.
         recipe: identity and seed.
-        progress: is told (rows done, rows in all); each row is done once a strength, those of the
+        progress: is told (rows done, rows in all); each row is done once a checkpoint, those of the
             curvature once more.
 
     Raises:
@@ -116,11 +122,12 @@ def build(
     """
     documents = _documents(examples)
     trained = [row for example in examples for row in example.rows]
+    model = models.final
     hidden = hidden_cache(folder.parent, model.base, model.split.first, trained)
     numbers = cluster([document.text for document in documents])
     owners = _owners(examples, documents)
-    work = _Passes(model, recipe.seed, trained, hidden, progress)
-    whitener = work.fit_curvature(_width(numbers) // len(STRENGTHS))
+    work = _Passes(models, recipe.seed, trained, hidden, progress)
+    whitener = work.fit_curvature(_width(numbers) // CHECKPOINTS)
     parts = layout_of(whitener)
     vectors = _balanced(work.sums(whitener, owners), len(documents))
     scales, whole = _quantise(vectors, parts, numbers)
@@ -132,6 +139,7 @@ def build(
         method=METHOD_VERSION,
         base=model.base.digest,
         adapter=recipe.adapter,
+        early=recipe.early,
         seed=recipe.seed,
         sites=model.sites,
         layout=parts,
@@ -146,8 +154,8 @@ def build(
 
 
 def layout_of(whitener: Whitener) -> Layout:
-    """How a row is made up: the features of each site, once for each strength."""
-    widths = whitener.widths * len(STRENGTHS)
+    """How a row is made up: the features of each site, once for each checkpoint."""
+    widths = whitener.widths * CHECKPOINTS
     return Layout(widths, widths)
 
 
@@ -156,52 +164,54 @@ class _Passes:
 
     def __init__(
         self,
-        model: ProbedModel,
+        models: Checkpoints,
         seed: Digest,
         rows: Sequence[Sequence[int]],
         hidden: HiddenCache,
         progress: Progress | None,
     ) -> None:
-        self._model = model
+        self._models = models
         self._stream = np.random.Generator(np.random.Philox(key=_key(seed, "curvature")))
         self._seed = seed
         trained = [list(row[:LONGEST_SEQUENCE]) for row in rows]
         placebo = _placebo(trained, seed)
         self._rows = [*trained, *placebo]
         self._hidden = hidden
-        self._placebo_hidden = model.batch(placebo, [1] * len(placebo)).hidden
+        self._placebo_hidden = models.final.batch(placebo, [1] * len(placebo)).hidden
         self._batches = _batches(self._rows)
-        self._kept: dict[int, Gradients] = {}  # by batch: computed on the way
+        self._kept: dict[tuple[int, int], Gradients] = {}  # by checkpoint and batch
         self._progress = progress
-        self._done, self._total = 0, len(STRENGTHS) * len(self._rows)
+        self._done, self._total = 0, CHECKPOINTS * len(self._rows)
 
     def fit_curvature(self, width: int) -> Whitener:
-        """EK-FAC from an even selection of the batches."""
+        """EK-FAC from an even selection of the batches, at each checkpoint in turn."""
         tokens = sum(map(len, self._rows))
         stride = max(1, -(-tokens // CURVATURE_TOKENS), -(-len(self._rows) // CURVATURE_EXAMPLES))
         chosen = range(0, len(self._batches), stride)
         self._total += sum(len(self._batches[index]) for index in chosen)
         sampled = []
-        for index in chosen:
-            self._kept[index], drawn = self._measure_both(self._batches[index])
+        for turn, index in enumerate(chosen):
+            at = turn % CHECKPOINTS
+            true, drawn = self._measure_both(self._batches[index], self._models.both[at])
+            self._kept[at, index] = true
             sampled.append(drawn)
             self._tell(len(self._batches[index]))
         search = torch.Generator().manual_seed(_key(self._seed, "eigenvectors") % 2**63)
-        return fit(self._model.sites, sampled, width, search)
+        return fit(self._models.final.sites, sampled, width, search)
 
     def sums(self, whitener: Whitener, owners: Sequence[int]) -> list[Tensor]:
-        """For each strength (owners + placebo, F): the summed features of each owner's rows.
+        """For each checkpoint (owners + placebo, F): the summed features of each owner's rows.
 
         Args:
             whitener: makes the features.
             owners: the place of each training row's owner; each placebo row is its own.
         """
         place = torch.tensor([*owners, *range(max(owners) + 1, max(owners) + 1 + PLACEBO_ROWS)])
-        sums = [torch.zeros(int(place[-1]) + 1, sum(whitener.widths)) for _ in STRENGTHS]
-        for total, strength in zip(sums, STRENGTHS, strict=True):
+        sums = [torch.zeros(int(place[-1]) + 1, sum(whitener.widths)) for _ in range(CHECKPOINTS)]
+        for at, (total, model) in enumerate(zip(sums, self._models.both, strict=True)):
             for index, members in enumerate(self._batches):
-                kept = self._kept.pop(index, None)  # of the first strength
-                found = whitener.whiten(kept or self._measure(members, strength))
+                kept = self._kept.pop((at, index), None)
+                found = whitener.whiten(kept or self._measure(members, model))
                 total.index_add_(0, place[torch.tensor(members)], torch.cat(found, dim=1))
                 self._tell(len(members))
         return sums
@@ -218,22 +228,23 @@ class _Passes:
             (self._hidden[i] if i < trained else self._placebo_hidden[i - trained])[: len(row)]
             for i, row in zip(members, rows, strict=True)
         ]
-        return self._model.batch(rows, [1] * len(rows), hidden)
+        return self._models.final.batch(rows, [1] * len(rows), hidden)
 
-    def _measure(self, members: Sequence[int], strength: float) -> Gradients:
+    def _measure(self, members: Sequence[int], model: ProbedModel) -> Gradients:
         batch = self._batch(members)
-        states = self._model.upper(batch, strength, has_graph=True)
-        labels = label_gradients(self._model, batch, states)
-        return _finite(members, self._model.gradients(states, labels.true))
+        states = model.upper(batch, has_graph=True)
+        return _finite(members, model.gradients(states, label_gradients(model, batch, states).true))
 
-    def _measure_both(self, members: Sequence[int]) -> tuple[Gradients, Gradients]:
+    def _measure_both(
+        self, members: Sequence[int], model: ProbedModel
+    ) -> tuple[Gradients, Gradients]:
         batch = self._batch(members)
-        states = self._model.upper(batch, STRENGTHS[0], has_graph=True)
+        states = model.upper(batch, has_graph=True)
         uniforms = self._stream.random(sum(batch.lengths) - len(members))
-        labels = label_gradients(self._model, batch, states, uniforms)
+        labels = label_gradients(model, batch, states, uniforms)
         assert labels.sampled is not None
-        true = _finite(members, self._model.gradients(states, labels.true))
-        return true, self._model.gradients(states, labels.sampled)
+        true = _finite(members, model.gradients(states, labels.true))
+        return true, model.gradients(states, labels.sampled)
 
 
 def _documents(examples: Sequence[TrainingExample]) -> list[_Document]:
@@ -297,7 +308,7 @@ def _width(numbers: Sequence[int]) -> int:
 
 
 def _balanced(vectors: Sequence[Tensor], documents: int) -> Tensor:
-    """(documents + placebo, P): all strengths side by side, made to count alike.
+    """(documents + placebo, P): the checkpoints side by side, made to count alike.
 
     They count alike when the scores of documents for each other are equally large, as the answers
     to be scored are not known yet.

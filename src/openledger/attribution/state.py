@@ -83,6 +83,7 @@ class Commitment(msgspec.Struct, frozen=True):
     method: int
     base: Digest
     adapter: Digest
+    early: Digest  # the adapter after a quarter of its training
     seed: Digest  # of the run: sampled labels and placebo follow from it
     sites: tuple[Site, ...]
     layout: Layout

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from openledger.attribution.attribute import Attributor
 from openledger.attribution.card.examine import Examination, Question, Retrained, examine
 from openledger.attribution.card.figures import Audit, Measured, Sizes, Times
-from openledger.attribution.card.panel import Auditor, Panel, clusters_of, halves_of
-from openledger.attribution.card.scorer import ReleaseScorer
+from openledger.attribution.card.panel import auditor_of, clusters_of, halves_of
 from openledger.attribution.card.subsets import cluster_halves, without_each
-from openledger.attribution.influence.gradients import ProbedModel
+from openledger.attribution.influence.gradients import Checkpoints, ProbedModel
 from openledger.attribution.release import build
 from openledger.attribution.state import AttributionState, commit_audit, load_state
 from openledger.core.encoding import encode
@@ -21,6 +21,7 @@ from openledger.core.types import PARTS_PER_BILLION, Digest
 from openledger.lm.base import BaseModel
 from openledger.lm.frozen import hidden_cache
 from openledger.lm.lora import Adapter, LoraPair
+from openledger.settlement.shares import Unscored
 from openledger.training.recipe import Recipe as TrainingRecipe
 from openledger.training.rows import Row
 from openledger.training.steps.ensemble import Member, train_members
@@ -71,11 +72,14 @@ def room(tmp_path_factory: pytest.TempPathFactory, base: BaseModel) -> Room:
         return train_members(base, TRAINING, rows, cache, members)
 
     released = trained_adapter(base, [row.tokens for row in rows])  # enough to be owed for
-    state = build(folder, ProbedModel(base, released), examples_of(base, TEXTS, OWNERS), RECIPE)
+    early = trained(np.ones((1, 8)))[0]
+    models = Checkpoints(early=ProbedModel(base, early), final=ProbedModel(base, released))
+    state = build(folder, models, examples_of(base, TEXTS, OWNERS), RECIPE)
     manifest = state.manifest
     owners = [entry.account for entry in manifest.documents]
     retrained = Retrained(
         released=released,
+        early=early,
         halves=trained(halves_of(manifest, 16).kept),
         by_cluster=trained(cluster_halves(SEED, clusters_of(manifest), 16)),
         everything=trained(np.ones((1, 8)))[0],
@@ -168,46 +172,51 @@ def test_an_audit_stands_under_the_training_root(room: Room, audit: Audit) -> No
     commit_audit(room.folder, audit)
 
 
-def scorer(room: Room, base: BaseModel, audit: Audit | None) -> ReleaseScorer:
-    by_name = dict(
-        zip([] if audit is None else audit.adapters, room.retrained.halves, strict=False)
+def release(room: Room, base: BaseModel, audit: Audit | None) -> Attributor:
+    """By influence alone, or audited."""
+    models = Checkpoints(
+        early=ProbedModel(base, room.retrained.early),
+        final=ProbedModel(base, room.retrained.released),
     )
-    by_name[RECIPE.adapter] = room.retrained.released
-    manifest = msgspec.structs.replace(room.state.manifest, audit=audit or msgspec.UNSET)
-    return ReleaseScorer(
-        msgspec.structs.replace(room.state, manifest=manifest), base, by_name.__getitem__
-    )
+    if audit is None:
+        return Attributor(room.state, models)
+    by_name = dict(zip(audit.adapters, room.retrained.halves, strict=True))
+    manifest = msgspec.structs.replace(room.state.manifest, audit=audit)
+    return Attributor(room.state, models, auditor_of(manifest, base, by_name.__getitem__))
 
 
 def test_an_audited_answer_says_by_which_losses_it_was_corrected(
     room: Room, base: BaseModel, audit: Audit
 ) -> None:
-    release, one = scorer(room, base, audit), room.inside[0]
-    plain = release.attribute(one.prompt, one.answer, is_audited=False)
-    audited = release.attribute(one.prompt, one.answer, is_audited=True)
+    one = room.inside[0]
+    plain = release(room, base, None).attribute(one.prompt, one.answer)
+    audited = release(room, base, audit).attribute(one.prompt, one.answer)
+    before, after = plain.segments[0], audited.segments[0]
     shared = sum(share.weight_ppb for share in audited.attribution.shares)
 
-    assert plain.losses_micronats is msgspec.UNSET
-    assert isinstance(audited.losses_micronats, tuple)
-    assert len(audited.losses_micronats) == 16
-    assert (audited.gain, audited.query) == (plain.gain, plain.query)
-    assert [c.score for c in audited.clusters] != [c.score for c in plain.clusters]
-    assert [c.floor for c in audited.clusters] == [c.floor for c in plain.clusters]
+    assert before.losses_micronats is msgspec.UNSET
+    assert isinstance(after.losses_micronats, tuple)
+    assert len(after.losses_micronats) == 16
+    assert (after.gain, after.query) == (before.gain, before.query)
+    assert [c.score for c in after.clusters] != [c.score for c in before.clusters]
+    assert [c.floor for c in after.clusters] == [c.floor for c in before.clusters]
     assert shared + audited.attribution.nobody_ppb == PARTS_PER_BILLION
     assert b"." not in encode(audited)
-    assert release.attribute(one.prompt, one.answer, is_audited=True) == audited
+    assert release(room, base, audit).attribute(one.prompt, one.answer) == audited
 
 
 def test_documents_of_a_corrected_cluster_sum_to_its_score(
     tmp_path: Path, room: Room, base: BaseModel, audit: Audit
 ) -> None:
     texts = [*TEXTS[:7], TEXTS[0] + " x"]
-    model = ProbedModel(base, room.retrained.released)
-    state = build(tmp_path / "near", model, examples_of(base, texts, OWNERS), RECIPE)
-    near = msgspec.structs.replace(room, state=state)
-    one = room.inside[0]
-    clusters = scorer(near, base, audit).attribute(one.prompt, one.answer, is_audited=True).clusters
-    shared = [cluster for cluster in clusters if len(cluster.documents) > 1]
+    models = Checkpoints(
+        early=ProbedModel(base, room.retrained.early),
+        final=ProbedModel(base, room.retrained.released),
+    )
+    state = build(tmp_path / "near", models, examples_of(base, texts, OWNERS), RECIPE)
+    near, one = msgspec.structs.replace(room, state=state), room.inside[0]
+    found = release(near, base, audit).attribute(one.prompt, one.answer)
+    shared = [one for one in found.segments[0].clusters if len(one.documents) > 1]
 
     assert shared
     for cluster in shared:
@@ -215,19 +224,18 @@ def test_documents_of_a_corrected_cluster_sum_to_its_score(
 
 
 def test_a_release_without_an_audit_refuses_it(room: Room, base: BaseModel, audit: Audit) -> None:
-    one = room.inside[0]
-    for without in (None, msgspec.structs.replace(audit, calibration=None)):
+    manifest, none = room.state.manifest, dict[Digest, Adapter]()
+    for without in (msgspec.UNSET, msgspec.structs.replace(audit, calibration=None)):
         with pytest.raises(NotAllowedError, match="no half-data adapters"):
-            scorer(room, base, without).attribute(one.prompt, one.answer, is_audited=True)
+            auditor_of(msgspec.structs.replace(manifest, audit=without), base, none.__getitem__)
 
 
 def test_losses_that_are_no_numbers_pay_nobody(room: Room, base: BaseModel, audit: Audit) -> None:
-    assert audit.calibration is not None
-    panel = Panel(base, [broken_adapter(one) for one in room.retrained.halves])
-    broken = Auditor(panel, room.state.manifest, 16, audit.calibration)
-    release, one = scorer(room, base, audit), room.inside[0]
-    release.__dict__["_auditor"] = broken
+    retrained = msgspec.structs.replace(
+        room.retrained, halves=[broken_adapter(one) for one in room.retrained.halves]
+    )
+    broken, one = msgspec.structs.replace(room, retrained=retrained), room.inside[0]
 
-    found = release.attribute(one.prompt, one.answer, is_audited=True)
+    found = release(broken, base, audit).attribute(one.prompt, one.answer)
+    assert found.unscored is Unscored.NOT_FINITE
     assert found.attribution.nobody_ppb == PARTS_PER_BILLION
-    assert found.clusters == ()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from openledger.attribution.attribute import Attributor
+from openledger.attribution.attribute import Attributor, lay_out
 from openledger.attribution.card.audited import Calibration, calibrate, cross_fitted
 from openledger.attribution.card.figures import (
     Figures,
@@ -18,9 +18,9 @@ from openledger.attribution.card.figures import (
     figures,
     nobody,
 )
-from openledger.attribution.card.panel import Auditor, Panel, clusters_of, halves_of
+from openledger.attribution.card.panel import Auditor, Panel, clusters_of, halves_of, losses_of
 from openledger.attribution.card.subsets import cluster_halves, fractions
-from openledger.attribution.influence.gradients import ProbedModel
+from openledger.attribution.influence.gradients import Checkpoints, ProbedModel
 from openledger.attribution.state import AttributionState
 from openledger.core.errors import InvalidInputError
 from openledger.core.types import PARTS_PER_BILLION
@@ -42,6 +42,7 @@ class Retrained(msgspec.Struct, frozen=True):
     """The released adapter, and those that never saw some of its data."""
 
     released: Adapter
+    early: Adapter  # the same after a quarter of its training
     halves: Sequence[Adapter]  # in the order of `subsets.halves`
     by_cluster: Sequence[Adapter]  # in the order of `subsets.cluster_halves`; perhaps none
     everything: Adapter | None  # trained as the others are, on all data
@@ -92,7 +93,10 @@ class _Room:
         inside: Sequence[Question],
     ) -> None:
         self._state, self._base, self._retrained, self._inside = state, base, retrained, inside
-        self._attributor = Attributor(state, ProbedModel(base, retrained.released))
+        self._models = Checkpoints(
+            early=ProbedModel(base, retrained.early), final=ProbedModel(base, retrained.released)
+        )
+        self._attributor = Attributor(state, self._models)
         self._panel = Panel(base, retrained.halves)
         accounts = [entry.account for entry in state.manifest.documents]
         self._place = {account: i for i, account in enumerate(dict.fromkeys(accounts))}
@@ -113,7 +117,7 @@ class _Room:
             by_cluster=self._by_cluster(),
             effects=self._effects(),
         )
-        scores = self._scores()
+        scores = self._scores(self._attributor)
         calibration = calibrate(trial.kept, trial.energies, scores, losses)
         said = None if calibration is None else self._audited(trial, scores, calibration)
         return Examination(
@@ -126,25 +130,24 @@ class _Room:
         )
 
     def _attributed(
-        self, asked: Sequence[Question], auditor: Auditor | None = None
+        self, asked: Sequence[Question], attributor: Attributor | None = None
     ) -> list[Attribution]:
-        return [
-            self._attributor.attribute(one.prompt, one.answer, auditor).attribution for one in asked
-        ]
+        how = attributor or self._attributor
+        return [how.attribute(one.prompt, one.answer).attribution for one in asked]
 
-    def _scores(self, auditor: Auditor | None = None) -> np.ndarray:
+    def _scores(self, attributor: Attributor) -> np.ndarray:
         """(M, Q), whether or not anything is owed."""
-        found = [
-            self._attributor.influence(one.prompt, one.answer, auditor) for one in self._inside
-        ]
+        found = [attributor.influence(one.prompt, one.answer) for one in self._inside]
         return np.array([[cluster.score for cluster in one] for one in found], float).T
 
     def _losses(self, panel: Panel) -> np.ndarray:
         """(K, Q) mean nats a token."""
         rows = []
         for one in self._inside:
-            batch = self._attributor.batch(one.prompt, one.answer)
-            losses = None if batch is None else panel.losses(batch)
+            row = lay_out(one.prompt, one.answer)
+            assert row is not None, "questions have answers"
+            batch = self._models.final.batch([row.ids], [row.start])
+            losses = losses_of(panel.chances(batch))
             if losses is None:
                 raise InvalidInputError(
                     "an adapter without some of the data gives losses that are no numbers: "
@@ -173,10 +176,11 @@ class _Room:
 
     def _audited(self, trial: Trial, scores: np.ndarray, calibration: Calibration) -> Said:
         auditor = Auditor(self._panel, self._state.manifest, len(trial.losses), calibration)
+        attributor = Attributor(self._state, self._models, auditor)
         # Shares are held against leave-outs only.
-        paid = [] if trial.effects is None else self._attributed(self._inside, auditor)
+        paid = [] if trial.effects is None else self._attributed(self._inside, attributor)
         totals = cross_fitted(trial.kept, trial.energies, scores, trial.losses, calibration)
-        return Said(totals, self._scores(auditor), self._shares(paid))
+        return Said(totals, self._scores(attributor), self._shares(paid))
 
     def _shares(self, paid: Sequence[Attribution]) -> np.ndarray:
         """(C, Q)."""

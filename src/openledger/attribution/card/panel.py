@@ -1,14 +1,18 @@
 """The half-data adapters of a release on its base, ready to say what they think of an answer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
-from openledger.attribution.attribute import Scored
+from openledger.attribution.attribute import Audited
 from openledger.attribution.card.audited import Calibration, Correction
+from openledger.attribution.card.figures import Audit
 from openledger.attribution.card.subsets import Halves, fractions, halves
 from openledger.attribution.influence.gradients import Batch, ProbedModel, log_chances
 from openledger.attribution.state import StateManifest
+from openledger.core.errors import NotAllowedError
+from openledger.core.types import Digest
 from openledger.lm.base import BaseModel
 from openledger.lm.lora import Adapter
 
@@ -24,15 +28,11 @@ class Panel:
     def __init__(self, base: BaseModel, adapters: Sequence[Adapter]) -> None:
         self._models = [ProbedModel(base, adapter) for adapter in adapters]
 
-    def losses(self, batch: Batch) -> tuple[int, ...] | None:
-        """Mean loss of one answer under each, in micro-nats a token; None: not all are finite."""
-        means = []
-        for model in self._models:
-            states = model.upper(batch)
-            means.append(-log_chances(model, batch, states).mean())
-        if not bool(torch.isfinite(torch.stack(means)).all()):
-            return None
-        return tuple(round(float(mean) * _MICRO) for mean in means)
+    def chances(self, batch: Batch) -> Tensor:
+        """(K, N) log-probabilities of one answer's tokens under each adapter."""
+        return torch.stack(
+            [log_chances(model, batch, model.upper(batch)) for model in self._models]
+        )
 
 
 class Auditor:
@@ -44,15 +44,38 @@ class Auditor:
         """Join a panel with the release whose first `count` halves it was trained on."""
         kept = fractions(halves_of(manifest, count).kept, clusters_of(manifest))
         energies = [entry.energy for entry in manifest.clusters]
-        self._panel = panel
         self._correction = Correction(kept, energies, calibration)
+        self.chances = panel.chances
 
-    def audit(self, batch: Batch, scores: Sequence[int]) -> Scored | None:
-        """Correct the scores of one answer; None where the losses are not all finite."""
-        losses = self._panel.losses(batch)
+    def audit(self, chances: Tensor, scores: Sequence[int]) -> Audited | None:
+        """Correct scores by the (K, N) chances of the same tokens; None: not all are finite."""
+        losses = losses_of(chances)
         if losses is None:
             return None
-        return Scored(self._correction.corrected(scores, losses), losses)
+        return Audited(self._correction.corrected(scores, losses), losses)
+
+
+def auditor_of(
+    manifest: StateManifest, base: BaseModel, load: Callable[[Digest], Adapter]
+) -> Auditor:
+    """The auditor that a release committed to; `load` finds an adapter by its digest.
+
+    Raises:
+        NotAllowedError: it committed to none.
+    """
+    audit = manifest.audit
+    if not isinstance(audit, Audit) or audit.calibration is None:
+        raise NotAllowedError("this release has no half-data adapters to audit an answer with")
+    panel = Panel(base, [load(digest) for digest in audit.adapters])
+    return Auditor(panel, manifest, len(audit.adapters), audit.calibration)
+
+
+def losses_of(chances: Tensor) -> tuple[int, ...] | None:
+    """Mean loss under each of (K, N), in micro-nats a token; None where not all are finite."""
+    means = -chances.mean(1)  # (K,)
+    if not bool(torch.isfinite(means).all()):
+        return None
+    return tuple(round(mean * _MICRO) for mean in means.tolist())
 
 
 def halves_of(manifest: StateManifest, count: int) -> Halves:

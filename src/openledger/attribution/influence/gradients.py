@@ -4,12 +4,12 @@ The loss is taken by hand: the gradient of the log-likelihood in the final state
 so the head, the largest matrix of a small model, is used twice per batch however many labels are
 tried, and nothing of it is kept for a backward pass. From there one backward pass through the
 adapted layers leaves at each site the vector it read and the gradient it received; their outer
-product, summed over a sequence, is that sequence's gradient. All of it can be done with the adapter
-at a part of its strength. Padding stands on the right, where no
+product, summed over a sequence, is that sequence's gradient. Padding stands on the right, where no
 real token sees it, and its loss weight is zero: its gradients are exactly zero.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -21,7 +21,9 @@ from transformers.models.llama import LlamaForCausalLM
 
 from openledger.attribution.influence.curvature import Site, SiteGradient
 from openledger.core.errors import InvalidInputError
+from openledger.core.types import Digest
 from openledger.lm.base import BaseModel
+from openledger.lm.checkpoint import load_adapter
 from openledger.lm.frozen import SplitModel
 from openledger.lm.lora import Adapter, LoraPair, linear_at
 
@@ -49,17 +51,17 @@ class _Probe(nn.Module):
         dtype = linear.weight.dtype
         self.a, self.b = pair.a.detach().to(dtype), (pair.b.detach() * scale).to(dtype)
         self.scale = scale
-        self.strength = 1.0
-        self.read = self.inner = self.lift = self.received = torch.empty(0)
+        self.is_on = True
+        self.read = self.inner = self.received = torch.empty(0)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.linear(x)
-        if not self.strength:
+        if not self.is_on:
             return out
-        inner, lift = x @ self.a.T, self.b * self.strength  # (B, T, R), (D, R)
-        out = out + inner @ lift.T
+        inner = x @ self.a.T  # (B, T, R)
+        out = out + inner @ self.b.T
         if out.requires_grad:
-            self.read, self.inner, self.lift = x.detach(), inner.detach(), lift
+            self.read, self.inner = x.detach(), inner.detach()
             out.register_hook(self._receive)  # type: ignore[no-untyped-call] # torch's own
         return out
 
@@ -67,7 +69,7 @@ class _Probe(nn.Module):
         self.received = gradient
 
     def gradient(self) -> SiteGradient:
-        a = (self.received @ self.lift).transpose(1, 2) @ self.read  # (B, R, D)
+        a = (self.received @ self.b).transpose(1, 2) @ self.read  # (B, R, D)
         b = self.received.transpose(1, 2) @ self.inner * self.scale  # (B, D, R)
         return SiteGradient(a, b)
 
@@ -124,16 +126,10 @@ class ProbedModel:
         lower = self.split.lower(ids) if hidden is None else pad_sequence(list(hidden), True)
         return Batch(ids, tuple(map(len, rows)), weights.float(), lower)
 
-    def upper(self, batch: Batch, strength: float = 1.0, *, has_graph: bool = False) -> Tensor:
-        """(B, T - 1, D) of the states that predict each next token.
-
-        Args:
-            batch: the sequences.
-            strength: what B is multiplied with: 0 is the plain base, 1 the adapter.
-            has_graph: whether `gradients` is to follow.
-        """
+    def upper(self, batch: Batch, *, is_adapted: bool = True, has_graph: bool = False) -> Tensor:
+        """(B, T - 1, D) of the states that predict each next token."""
         for probe in self._probes.values():
-            probe.strength = strength
+            probe.is_on = is_adapted
         # PyTorch's flash attention for CPUs is slow backwards, most of all in bfloat16.
         with torch.set_grad_enabled(has_graph), sdpa_kernel(SDPBackend.MATH):
             hidden = batch.hidden.detach().requires_grad_(has_graph)
@@ -142,7 +138,7 @@ class ProbedModel:
     def gradients(self, states: Tensor, gradient: Tensor) -> dict[str, SiteGradient]:
         """Send a (B, T - 1, D) gradient of the last states with a graph back through the layers.
 
-        What comes back, by site, are the gradients at A and at B times the strength of the states.
+        What comes back are the gradients at A and B, by site.
         """
         torch.autograd.backward(states, gradient.to(states.dtype), retain_graph=True)
         return {name: probe.gradient() for name, probe in self._probes.items()}
@@ -156,6 +152,33 @@ class ProbedModel:
         """(V, D), which is the head as well."""
         weight: Tensor = self.base.model.lm_head.weight
         return weight
+
+
+class Checkpoints(msgspec.Struct, frozen=True):
+    """One adapter at two moments of its training: what it learned first counts as well."""
+
+    early: ProbedModel  # after a quarter of the steps
+    final: ProbedModel  # the one that answers
+
+    @property
+    def both(self) -> tuple[ProbedModel, ProbedModel]:
+        """In order."""
+        return self.early, self.final
+
+
+def probed_checkpoints(
+    base: BaseModel, folder_of: Callable[[Digest], Path], early: Digest, final: Digest
+) -> Checkpoints:
+    """Load both from the folders of their adapters.
+
+    Raises:
+        NotFoundError: an adapter is not there.
+        DigestMismatchError: an adapter is another than its digest says.
+    """
+    return Checkpoints(
+        early=ProbedModel(base, load_adapter(folder_of(early), base, early)),
+        final=ProbedModel(base, load_adapter(folder_of(final), base, final)),
+    )
 
 
 class Labels(msgspec.Struct, frozen=True):

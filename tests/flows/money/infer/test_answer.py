@@ -361,4 +361,4 @@ def test_an_audited_call_says_so_in_both_halves_of_its_receipt(
         statement = decode(row.record, SignedStatement)
         verify_statement(market.gateway.domain, call, statement)
         assert call.body.attribution == mode
-        assert statement.body.members[0].losses_micronats == losses
+        assert statement.body.members[0].segments[0].losses_micronats == losses

@@ -58,12 +58,13 @@ def measure_card(
     written = _written(shop, subject, [one.prompt for one in held_out])
     outside = _written(shop, subject, _everyday(base.tokenizer))
     adapters = [
-        load_adapter(shop.home.adapter(one), base, one) for one in (subject.adapter, *made.adapters)
+        load_adapter(shop.home.adapter(one), base, one)
+        for one in (subject.adapter, state.manifest.commitment.early, *made.adapters)
     ]
-    released, rest = adapters[0], adapters[1:]
+    released, early, *rest = adapters
     many, more = len(parts.halves), len(parts.halves) + len(parts.by_cluster)
     whole, left_out = (rest[more], rest[more + 1 :]) if card.leaves_out else (None, [])
-    retrained = Retrained(released, rest[:many], rest[many:more], whole, left_out)
+    retrained = Retrained(released, early, rest[:many], rest[many:more], whole, left_out)
     found = examine(state, base, retrained, [*held_out, *written], outside)
     halves = made.adapters[:many]
     measured = Measured(

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from openledger.attribution.card.figures import Audit
-from openledger.attribution.influence.gradients import ProbedModel
+from openledger.attribution.influence.gradients import probed_checkpoints
 from openledger.attribution.release import Recipe as AttributionRecipe
 from openledger.attribution.release import TrainingExample, build
 from openledger.attribution.state import AttributionState, load_state, state_bytes
@@ -34,7 +34,6 @@ from openledger.flows.model.train.plan import (
     write_manifest,
 )
 from openledger.flows.model.train.score import score
-from openledger.lm.checkpoint import load_adapter
 from openledger.lm.frozen import forget_caches
 from openledger.storage.records.data import accounts, datanets
 from openledger.storage.records.model import runs
@@ -125,7 +124,9 @@ def _trained(shop: Workshop, run: Run, folder: Path, tell: Tell) -> Run:
         Watch(progress=lambda seen: hear(_step(seen))),
     )
     digest = keep(shop, tuned.adapter, base.name)
-    state = _attribution(shop, run, plan, split, digest, hear)
+    early = keep(shop, tuned.early, base.name)
+    recipe = AttributionRecipe(digest, early, run.seed or Digest(""))
+    state = _attribution(shop, run, plan, split, recipe, hear)
     state = measure_card(shop, Subject(folder, plan, split, seed, digest), state, hear)
     written = _score(shop, plan, split, digest, hear)
     metrics = _metrics(plan, split, tuned, state, attribution_folder(folder))
@@ -256,12 +257,12 @@ def _step(seen: Progress) -> Step:
 
 
 def _attribution(
-    shop: Workshop, run: Run, plan: Plan, split: Split, adapter: Digest, tell: Tell
+    shop: Workshop, run: Run, plan: Plan, split: Split, recipe: AttributionRecipe, tell: Tell
 ) -> AttributionState:
     folder = attribution_folder(shop.home.run(run.op))
     if folder.exists():
         state = load_state(folder)
-        if state.manifest.commitment.adapter == adapter:
+        if state.manifest.commitment.adapter == recipe.adapter:
             return state
     base = shop.base(plan.recipe.precision)
     rows: list[list[tuple[int, ...]]] = [[] for _ in split.training]
@@ -271,10 +272,9 @@ def _attribution(
         TrainingExample(one.digest, one.document, one.account, one.text, tuple(pieces))
         for one, pieces in zip(split.training, rows, strict=True)
     ]
-    model = ProbedModel(base, load_adapter(shop.home.adapter(adapter), base, adapter))
-    recipe = AttributionRecipe(adapter, run.seed or Digest(""))
+    models = probed_checkpoints(base, shop.home.adapter, recipe.early, recipe.adapter)
     return build(
-        folder, model, examples, recipe, lambda done, total: tell(Step(BUILDING, done, total))
+        folder, models, examples, recipe, lambda done, total: tell(Step(BUILDING, done, total))
     )
 
 
