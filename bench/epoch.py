@@ -28,7 +28,7 @@ from openledger.flows.money.infer.charge import Ending, charge
 from openledger.flows.money.infer.prepare import prepare
 from openledger.flows.money.infer.request import CallRequest, Prepared
 from openledger.flows.money.settle.flow import MOST_RECEIPTS
-from openledger.flows.money.verify import verify_bundle
+from openledger.flows.money.verify.public import verify_bundle
 from openledger.settings import load
 from openledger.settlement.shares import CAP_PPB_OF_METHOD, ClusterScore, DocumentScore, Gain
 from openledger.storage.records.data import accounts
@@ -50,6 +50,7 @@ class Scores(msgspec.Struct, frozen=True):
     gain: Gain
     query: Digest
     clusters: tuple[ClusterScore, ...]
+    vector: str = ""
 
 
 class Scorer:
@@ -141,6 +142,7 @@ def _attribute(platform: Platform) -> Attribute:
         gateway=platform.gateway,
         sealer=platform.sealer,
         scorer_of=lambda _: scorer,
+        token=platform.acts.contracts.deployment.open_token,
         commons=platform.acts.contracts.deployment.payouts,
         platform=platform.treasury,
         clock=now_us,

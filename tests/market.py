@@ -166,6 +166,7 @@ class Scores(msgspec.Struct, frozen=True):
     gain: Gain
     query: Digest
     clusters: tuple[ClusterScore, ...]
+    vector: str = ""
 
 
 class Scorer:
@@ -222,6 +223,7 @@ def attribute(platform: Platform, receipts: list[ReceiptId]) -> Scorer:
         gateway=platform.gateway,
         sealer=platform.sealer,
         scorer_of=lambda release: scorer,
+        token=platform.acts.contracts.deployment.open_token,
         commons=platform.acts.contracts.deployment.payouts,
         platform=platform.treasury,
         clock=now_us,

@@ -28,8 +28,13 @@ from openledger.attribution.method import (
     PLACEBO_MICRONATS_PER_TOKEN,
     TOKEN_GAIN_CAP_MICRONATS,
 )
-from openledger.attribution.state import AttributionState, DocumentEntry, digest_of_row
-from openledger.core.errors import DigestMismatchError
+from openledger.attribution.state import (
+    AttributionState,
+    DocumentEntry,
+    digest_of_row,
+    row_text,
+)
+from openledger.core.errors import DigestMismatchError, InvalidInputError
 from openledger.core.types import Digest
 from openledger.settlement.shares import (
     Attribution,
@@ -53,6 +58,7 @@ class AnswerAttribution(msgspec.Struct, frozen=True):
     query: Digest  # of the query vector; of no bytes where nothing was owed and none was made
     clusters: tuple[ClusterScore, ...]  # all of them, in order; none where nothing was owed
     attribution: Attribution
+    vector: str = ""  # the query vector: 16-bit integers, little-endian, in base64
 
 
 class Attributor:
@@ -71,7 +77,7 @@ class Attributor:
         self._model = model
         self._sketch = Sketch(commitment.seed, commitment.layout)
         self._null_logs = _null_logs(state.rows.counts)
-        self._sharing = _documents_by_cluster(state)
+        self._scoring = Scoring(state)
 
     def attribute(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> AnswerAttribution:
         """Attribute one answer.
@@ -92,9 +98,14 @@ class Attributor:
         if not bool(torch.isfinite(vector).all()):
             return _owed_to_nobody(tokens, Gain(0, 0, CAP_PPB))
         query = self._quantised(vector)
-        clusters = self._score(query)
+        clusters = self._scoring.score(query)
         return AnswerAttribution(
-            tokens, gain, digest_of_row(query), clusters, shares(gain, clusters)
+            tokens=tokens,
+            gain=gain,
+            query=digest_of_row(query),
+            clusters=clusters,
+            attribution=shares(gain, clusters),
+            vector=row_text(query),
         )
 
     def influence(
@@ -105,7 +116,7 @@ class Attributor:
         if batch is None:
             return ()
         states = self._model.upper(batch, is_adapted=True, has_graph=True)
-        return self._score(self._quantised(self._vector(batch, states)))
+        return self._scoring.score(self._quantised(self._vector(batch, states)))
 
     def _batch(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Batch | None:
         """One row; None where no token of the answer has anything before it."""
@@ -140,9 +151,24 @@ class Attributor:
         features = self._state.whitener.features(self._model.flow(states, gradient).gradients)
         return self._sketch.project(features)[0]  # (P,)
 
-    def _score(self, query: np.ndarray) -> tuple[ClusterScore, ...]:
+
+class Scoring:
+    """The integer part: from a query vector to scores, by one state's rows; needs no model."""
+
+    def __init__(self, state: AttributionState) -> None:
+        self._state = state
+        self._sharing = _documents_by_cluster(state)
+
+    def score(self, query: np.ndarray) -> tuple[ClusterScore, ...]:
+        """The scores of all clusters, exactly.
+
+        Raises:
+            InvalidInputError: the vector is not of this state's width.
+        """
         manifest, rows = self._state.manifest, self._state.rows
-        noise = _Noise(dot(query, rows.placebo), [entry.energy for entry in manifest.placebo])
+        if query.shape != (manifest.commitment.layout.width,):
+            raise InvalidInputError(f"a query of {query.shape} does not fit this state's rows")
+        noise = Noise(dot(query, rows.placebo), [entry.energy for entry in manifest.placebo])
         scored = []
         for entry, score in zip(manifest.clusters, dot(query, rows.clusters), strict=True):
             cluster = ClusterScore(entry.cluster, score, noise.floor(entry.energy), ())
@@ -168,7 +194,7 @@ class _Member(msgspec.Struct, frozen=True):
     row: int  # in `Rows.documents`; meaningless where the document is alone
 
 
-class _Noise:
+class Noise:
     """The floor of a cluster: what as much text without content would have scored.
 
     The placebo rows show the mean square of a score per unit of squared length; the errors of
@@ -179,6 +205,7 @@ class _Noise:
         self._pairs = [pair for pair in zip(scores, energies, strict=True) if pair[1]]
 
     def floor(self, energy: int) -> int:
+        """The floor of a cluster of this squared length."""
         if not self._pairs:
             return 0
         total = sum(score * score * energy // length for score, length in self._pairs)

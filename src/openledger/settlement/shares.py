@@ -16,8 +16,12 @@ from openledger.core.errors import VerificationError
 from openledger.core.types import PARTS_PER_BILLION, Account, Share
 from openledger.settlement.split import apportion
 
-# The most that contributors can get of an answer, by version of the attribution method.
+# The most that contributors can get of an answer, by version of the attribution method. A version
+# that stands here is one whose receipts this verifier knows; none is ever taken away.
 CAP_PPB_OF_METHOD = {1: 900_000_000}
+
+# How far the shares of two honest machines may lie apart: total variation, half a point.
+TOLERANCE_PPB = 5_000_000
 
 
 class Gain(msgspec.Struct, frozen=True):
@@ -52,6 +56,15 @@ class Attribution(msgspec.Struct, frozen=True):
     nobody_ppb: int
 
 
+def distance_ppb(one: Attribution, other: Attribution) -> int:
+    """The total variation between two attributions, nobody among the shares; 0 to 1_000_000_000."""
+    earned = {share.account: share.weight_ppb for share in one.shares}
+    for share in other.shares:
+        earned[share.account] = earned.get(share.account, 0) - share.weight_ppb
+    gaps = [*earned.values(), one.nobody_ppb - other.nobody_ppb]
+    return sum(abs(gap) for gap in gaps) // 2  # the gaps sum to 0, so their sizes to an even number
+
+
 def data_share_ppb(gain: Gain) -> int:
     """The part of the data money that the answer owes to contributors together."""
     if gain.over_base_micronats <= 0 or gain.over_null_micronats <= 0:
@@ -65,15 +78,30 @@ def is_paid(cluster: ClusterScore) -> bool:
     return cluster.score > cluster.floor
 
 
+def check_method(method: int) -> None:
+    """Check that receipts of this method can be verified here, each by the rule of its own version.
+
+    Raises:
+        VerificationError: they cannot.
+    """
+    if method not in CAP_PPB_OF_METHOD:
+        known = ", ".join(map(str, CAP_PPB_OF_METHOD))
+        raise VerificationError(
+            f"attribution method {method} is unknown to this verifier, which knows {known}: "
+            "use a newer one"
+        )
+
+
 def check_scores(method: int, gain: Gain, clusters: tuple[ClusterScore, ...]) -> None:
     """Check that integers of a statement are such as the method can give.
 
     Raises:
-        VerificationError: the cap is not the method's, a floor is negative, a paid cluster has no
-            documents, or a cluster is not the sum of its documents.
+        VerificationError: the method is unknown, the cap is not the method's, a floor is negative,
+            a paid cluster has no documents, or a cluster is not the sum of its documents.
     """
+    check_method(method)
     # A call that cost nothing is not scored: its gain is 0 whatever the cap.
-    if gain.over_base_micronats and gain.cap_ppb != CAP_PPB_OF_METHOD.get(method):
+    if gain.over_base_micronats and gain.cap_ppb != CAP_PPB_OF_METHOD[method]:
         raise VerificationError(f"{gain.cap_ppb} is not the cap of attribution method {method}")
     for cluster in clusters:
         if cluster.floor < 0:

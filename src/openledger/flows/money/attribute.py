@@ -1,11 +1,15 @@
 """After the answer: whose data made it, signed; off the token path, on the worker.
 
-A statement is made once. Running it again finds the one that is stored.
+A statement is made once. Running it again finds the one that is stored. With it what was kept of
+the call's text, which this home could read until then, is handed over to the payer: it is encrypted
+to his key, and so are the query vectors, which tell as much as the text.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from openledger.core.encoding import decode, encode
 from openledger.core.errors import VerificationError
@@ -21,9 +25,11 @@ from openledger.settlement.receipt import (
     make_statement,
 )
 from openledger.settlement.shares import ClusterScore, Gain
+from openledger.settlement.voucher import Channel, SignedVoucher, payer_key
 from openledger.storage.database import Database
+from openledger.storage.private.envelope import seal_to
 from openledger.storage.records.model import releases
-from openledger.storage.records.money import calls
+from openledger.storage.records.money import balances, calls
 from openledger.storage.vault import Sealer
 
 _NO_QUERY = Digest("0" * 64)
@@ -38,6 +44,19 @@ class Scores(Protocol):
     def query(self) -> Digest: ...
     @property
     def clusters(self) -> tuple[ClusterScore, ...]: ...
+    @property
+    def vector(self) -> str: ...
+
+
+class Vectors(msgspec.Struct, frozen=True):
+    """The query vectors of a statement's members, in base64; what `full` bundles open."""
+
+    queries: tuple[str, ...]
+
+
+class _Scored(msgspec.Struct, frozen=True):
+    member: MemberScores
+    vector: str
 
 
 class Scorer(Protocol):
@@ -54,6 +73,7 @@ class Attribute:
     gateway: Gateway
     sealer: Sealer
     scorer_of: Callable[[releases.Release], Scorer]
+    token: Account  # of vouchers
     commons: Account
     platform: Account
     clock: Callable[[], int]
@@ -72,10 +92,12 @@ class Attribute:
             call = calls.get(transaction, receipt)
             release = releases.get(transaction, call.release)
         signed = decode(call.record, SignedCall)
+        private = self._opened(call)
+        scored = self._scores(call, release, private)
         made = make_statement(
             self.gateway.domain,
             signed,
-            (self._scores(call, release),),
+            (scored.member,),
             self._roles(release),
             self.gateway.private_key,
         )
@@ -84,24 +106,44 @@ class Attribute:
             digest=digest_typed(self.gateway.domain, made.statement),
             record=encode(made),
             created_at=self.clock(),
+            vectors=self._for_payer(call, encode(Vectors((scored.vector,)))),
         )
         with self.database.transaction() as transaction:
-            calls.state(transaction, row)
+            if calls.state(transaction, row) and private is not None:
+                sealed = self._for_payer(call, encode(private))
+                calls.hand_over(transaction, receipt, sealed)
         return made
 
-    def _scores(self, call: calls.Call, release: releases.Release) -> MemberScores:
+    def _opened(self, call: calls.Call) -> Private | None:
+        if call.private is None:
+            return None
+        return decode(self.sealer.unseal(call.id, call.private), Private)
+
+    def _for_payer(self, call: calls.Call, content: bytes) -> bytes:
+        with self.database.read() as transaction:
+            row = balances.voucher(transaction, call.gateway, call.payer)
+        if row is None:
+            raise VerificationError(f"the voucher of {call.payer}, who paid {call.id}, is gone")
+        signed = SignedVoucher(decode(row.channel, Channel), row.limit, row.signature)
+        key = payer_key(self.gateway.domain, self.token, signed)
+        return seal_to(key, call.id, content)
+
+    def _scores(
+        self, call: calls.Call, release: releases.Release, private: Private | None
+    ) -> "_Scored":
         assert release.number is not None, "only published releases are served"
         if call.fee == 0:
             # Nothing is owed for a free call, so nobody's influence is worth measuring.
             nothing = Gain(0, 0, PARTS_PER_BILLION)
-            return MemberScores(release.number, PARTS_PER_BILLION, nothing, _NO_QUERY, ())
-        if call.private is None:
+            free = MemberScores(release.number, PARTS_PER_BILLION, nothing, _NO_QUERY, ())
+            return _Scored(free, "")
+        if private is None:
             raise VerificationError(f"prompt and answer of {call.id} are erased")
-        private = decode(self.sealer.unseal(call.id, call.private), Private)
         scores = self.scorer_of(release).attribute(private.prompt_ids(), private.answer_ids())
-        return MemberScores(
+        member = MemberScores(
             release.number, PARTS_PER_BILLION, scores.gain, scores.query, scores.clusters
         )
+        return _Scored(member, scores.vector)
 
     def _roles(self, release: releases.Release) -> Roles:
         return Roles(

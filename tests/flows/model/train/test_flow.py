@@ -20,14 +20,13 @@ from openledger.flows.model.train import flow, plan
 from openledger.flows.model.train.plan import (
     MANIFEST,
     Order,
-    TrainingManifest,
     as_begun,
     gather,
 )
 from openledger.storage.records.data.accounts import AccountKind
 from openledger.storage.records.model import runs
 from openledger.storage.records.model.runs import Run
-from openledger.training.task import Stage
+from openledger.training.task import Stage, TrainingManifest
 from openledger.web.operations import datanets, models
 from openledger.web.operations.models import NewRun, RecipeChoice, Which
 from openledger.web.work import worker_of

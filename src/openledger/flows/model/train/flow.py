@@ -33,8 +33,10 @@ from openledger.flows.model.train.score import score
 from openledger.lm.checkpoint import load_adapter, save_adapter
 from openledger.lm.frozen import forget_caches
 from openledger.lm.lora import Adapter
+from openledger.storage.private.sealed_folder import SealedFolder, seal_folder
 from openledger.storage.records.data import accounts, datanets
-from openledger.storage.records.model import runs
+from openledger.storage.records.model import openings, runs
+from openledger.storage.records.model.openings import Purpose
 from openledger.storage.records.model.runs import Run, RunState
 from openledger.training.abc_score import AbcScore
 from openledger.training.finetune import finetune
@@ -274,7 +276,10 @@ def _attribution(
 ) -> AttributionState:
     folder = attribution_folder(shop.home.run(run.op))
     if folder.exists():
-        state = load_state(folder)
+        with shop.database.transaction() as transaction:
+            opening = openings.Opening(run.id, run.builder, Purpose.TRAINING, "", shop.clock())
+            openings.note(transaction, opening)
+        state = load_state(folder, read=SealedFolder(shop.sealer).read)
         if state.manifest.commitment.adapter == adapter:
             return state
     base = shop.base(plan.recipe.precision)
@@ -287,9 +292,13 @@ def _attribution(
     ]
     model = ProbedModel(base, load_adapter(shop.home.adapter(adapter), base, adapter))
     recipe = AttributionRecipe(adapter, run.seed or Digest(""))
-    return build(
-        folder, model, examples, recipe, lambda done, total: tell(Step(BUILDING, done, total))
+    # In the clear only beside the caches of a run that still trains, which tell as much.
+    plain = folder.with_name(f"{folder.name}-unsealed")
+    state = build(
+        plain, model, examples, recipe, lambda done, total: tell(Step(BUILDING, done, total))
     )
+    seal_folder(shop.sealer, plain, folder)
+    return state
 
 
 def _score(

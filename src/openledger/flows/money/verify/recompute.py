@@ -1,0 +1,135 @@
+"""Level 2: query vector, gain and shares once more, from the model and the text of the call.
+
+Machines round differently, so the shares need not be equal; accepted is a total variation of at
+most half a point, contributors and nobody together. Level 1 alone does not prove the query vector
+honest.
+"""
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from openledger.attribution.attribute import Attributor
+from openledger.attribution.influence.gradients import ProbedModel
+from openledger.attribution.method import METHOD_VERSION
+from openledger.attribution.state import AttributionState, load_state
+from openledger.core.encoding import digest_of
+from openledger.core.errors import InvalidInputError, NotFoundError, VerificationError
+from openledger.core.types import Account, Digest
+from openledger.flows.money.verify.bundle import Bundle
+from openledger.flows.money.verify.export import Export
+from openledger.lm.base import DTYPES, MANIFEST, BaseModel, load_base, read_manifest
+from openledger.lm.checkpoint import load_adapter
+from openledger.lm.tiny import build_tiny
+from openledger.settlement.shares import TOLERANCE_PPB, Attribution, distance_ppb
+from openledger.training.recipe import Precision
+
+LEVEL = "L2"
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """One account's share here less the one that was signed; audits sum these up by account."""
+
+    account: Account
+    weight_ppb: int
+
+
+class Recomputed(msgspec.Struct, frozen=True):
+    """What this machine makes of the same call."""
+
+    distance_ppb: int
+    differences: tuple[Difference, ...]
+    check: str
+
+
+def recompute(bundle: Bundle, export: Export, base: BaseModel) -> Recomputed:
+    """Attribute the call of a bundle again, and compare shares.
+
+    Raises:
+        InvalidInputError: the receipt is of another method version than this program's.
+        VerificationError: the shares are too far apart, the bundle opens no text, or the release is
+            not the receipt's.
+    """
+    signed = bundle.receipt.statement.body
+    check_method(bundle)
+    if bundle.receipt.call.call.fee == 0:
+        return Recomputed(0, (), "the call was free, so nothing was owed and nothing scored")
+    (member,) = bundle.receipt.call.body.mix
+    state = load_state(export.attribution, member.training_root)
+    adapter = load_adapter(export.adapter, base, member.adapter)
+    found = Attributor(state, ProbedModel(base, adapter)).attribute(
+        opened_ids(bundle, "prompt"), opened_ids(bundle, "answer")
+    )
+    distance = distance_ppb(found.attribution, signed.attribution)
+    if distance > TOLERANCE_PPB:
+        raise VerificationError(
+            f"model and text give shares that lie {distance} ppb from the signed ones; honest "
+            f"machines differ by at most {TOLERANCE_PPB}"
+        )
+    return Recomputed(
+        distance,
+        _differences(found.attribution, signed.attribution),
+        f"model and text give these shares, {distance} ppb apart (at most {TOLERANCE_PPB})",
+    )
+
+
+def check_method(bundle: Bundle) -> None:
+    """Check that this program's method is the one of a receipt; only that one can be computed.
+
+    Raises:
+        InvalidInputError: it is another.
+    """
+    method = bundle.receipt.call.body.method
+    if method != METHOD_VERSION:
+        raise InvalidInputError(
+            f"the receipt is of attribution method {method}, this program computes "
+            f"{METHOD_VERSION}: check it to level 1, or with the program of that version"
+        )
+
+
+def exported_state(bundle: Bundle, export: Export) -> AttributionState:
+    """The state of an export, held to the training root of the receipt."""
+    check_method(bundle)
+    return load_state(export.attribution, export.body.release.training_root)
+
+
+def find_base(wanted: Digest, folders: Iterable[Path], precision: Precision) -> BaseModel:
+    """Load the base model of this digest from the first folder that holds it.
+
+    Raises:
+        NotFoundError: none does.
+        DigestMismatchError: a file of it was altered.
+    """
+    for folder in folders:
+        if (folder / MANIFEST).is_file() and digest_of(read_manifest(folder)) == wanted:
+            return load_base(folder, wanted, DTYPES[precision])
+    with tempfile.TemporaryDirectory(prefix="openledger-base-") as scratch:
+        if build_tiny(Path(scratch, "tiny")) == wanted:
+            return load_base(Path(scratch, "tiny"), wanted, DTYPES[precision])
+    raise NotFoundError(f"no folder holds the base model {wanted}: name one with --base")
+
+
+def opened_ids(bundle: Bundle, name: str) -> list[int]:
+    """The token ids of the opened prompt or answer.
+
+    Raises:
+        VerificationError: the bundle does not open them, or they are none.
+    """
+    opening = next((one for one in bundle.openings if one.name == name), None)
+    if opening is None:
+        raise VerificationError(
+            f"this level needs the call's {name}: have the bundle made by `receipt show --private`"
+        )
+    try:
+        return [int(token) for token in opening.value.split()]
+    except ValueError as error:
+        raise VerificationError(f"the opened {name} is no list of token ids") from error
+
+
+def _differences(found: Attribution, signed: Attribution) -> tuple[Difference, ...]:
+    gaps = {share.account: share.weight_ppb for share in found.shares}
+    for share in signed.shares:
+        gaps[share.account] = gaps.get(share.account, 0) - share.weight_ppb
+    return tuple(Difference(account, gaps[account]) for account in sorted(gaps) if gaps[account])
