@@ -146,9 +146,7 @@ def _bundle(
     )
 
 
-def _opened(
-    platform: Platform, call: calls.Call, wanted: ShowReceipt
-) -> tuple[OpenedScores, ...]:
+def _opened(platform: Platform, call: calls.Call, wanted: ShowReceipt) -> tuple[OpenedScores, ...]:
     """The query vectors of a receipt, opened by the payer's key, and rows of the releases."""
     from openledger.flows.money.verify.full import draw, open_scores
     from openledger.storage.records.model.openings import Purpose
@@ -162,6 +160,9 @@ def _opened(
     members = decode(said.record, SignedStatement).body.members
     opened = []
     for member, query in zip(members, queries, strict=True):
+        if not member.clusters:  # nothing was owed, so nothing was scored
+            opened.append(OpenedScores(member.release, "", ()))
+            continue
         with platform.database.read() as transaction:
             release = releases.by_number(transaction, member.release)
         assert release is not None, "the releases of this home's receipts are its own"

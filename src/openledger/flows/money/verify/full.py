@@ -64,7 +64,7 @@ def verify_full(
     """
     if not isinstance(bundle, FullBundle):
         raise VerificationError(
-            "this bundle opens no query vector: have one made by `receipt show --full`"
+            "this bundle opens no query vector: have one made by `receipt show --rows`"
         )
     body = bundle.receipt.statement.body
     if body.method not in ROW_METHODS:
@@ -88,12 +88,10 @@ def open_scores(
 
     Args:
         state: of the member's release.
-        member: its scores as they were signed.
+        member: its scores as they were signed; there are some.
         query: the query vector, in base64.
         drawn: numbers of clusters. Placebo rows are opened besides: the floors need them all.
     """
-    if not member.clusters:
-        return OpenedScores(member.release, "", ())
     manifest = state.manifest
     tree, opener = manifest.tree(), _Opener(state)
     first = 1 + len(manifest.examples)
@@ -108,7 +106,13 @@ def open_scores(
     return OpenedScores(
         release=member.release,
         query=query,
-        rows=tuple(opener.open(tree, place) for place in sorted(wanted)),
+        # Of the last cluster, unless it is drawn, the leaf alone: that needs no row.
+        rows=tuple(
+            opener.open(
+                tree, place, is_bare=place == placebo - 1 and len(member.clusters) - 1 not in drawn
+            )
+            for place in sorted(wanted)
+        ),
     )
 
 
@@ -133,8 +137,8 @@ class _Opener:
         entries: list[msgspec.Struct] = [manifest.commitment, *manifest.examples]
         self._entries = [*entries, *manifest.documents, *manifest.clusters, *manifest.placebo]
 
-    def open(self, tree: Tree, place: int) -> OpenedRow:
-        row = self._rows[place]
+    def open(self, tree: Tree, place: int, *, is_bare: bool) -> OpenedRow:
+        row = None if is_bare else self._rows[place]
         text = None if row is None else row_text(row)
         return OpenedRow(encode(self._entries[place]).decode(), tree.prove(place), text)
 
