@@ -5,13 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openledger.core.errors import VerificationError
-from openledger.core.types import PARTS_PER_BILLION, Account
+from openledger.core.types import PARTS_PER_BILLION, Account, Share
 from openledger.settlement.shares import (
+    Attribution,
     ClusterScore,
     DocumentScore,
     Gain,
     check_scores,
     data_share_ppb,
+    distance_ppb,
     is_paid,
     shares,
 )
@@ -105,3 +107,31 @@ def test_a_cluster_is_the_sum_of_its_documents() -> None:
     check_scores(1, gain, (ClusterScore(0, 5, 9, ()),))
     with pytest.raises(VerificationError, match="not the sum"):
         check_scores(1, gain, (ClusterScore(0, 5, 0, (DocumentScore(0, ALICE, 6),)),))
+
+
+def test_a_method_that_is_not_known_is_refused_even_where_nothing_was_owed() -> None:
+    for gain in (Gain(1, 2, 900_000_000), Gain(0, 0, 0)):
+        with pytest.raises(VerificationError, match="method 99 is unknown to this verifier"):
+            check_scores(99, gain, ())
+
+
+ACCOUNTS = [Account(f"0x{number:040x}") for number in range(5)]
+weights = st.lists(st.integers(0, 100_000_000), min_size=5, max_size=5)
+
+
+def attribution_of(parts: list[int]) -> Attribution:
+    found = tuple(Share(a, part) for a, part in zip(ACCOUNTS, parts, strict=True) if part)
+    return Attribution(found, PARTS_PER_BILLION - sum(parts))
+
+
+@given(weights, weights, weights)
+def test_the_distance_of_shares_is_a_metric_from_nothing_to_all(
+    one: list[int], two: list[int], three: list[int]
+) -> None:
+    a, b, c = attribution_of(one), attribution_of(two), attribution_of(three)
+
+    assert distance_ppb(a, a) == 0
+    assert (distance_ppb(a, b) == 0) == (a == b)
+    assert distance_ppb(a, b) == distance_ppb(b, a)
+    assert distance_ppb(a, c) <= distance_ppb(a, b) + distance_ppb(b, c)
+    assert distance_ppb(a, Attribution((), PARTS_PER_BILLION)) == sum(one)

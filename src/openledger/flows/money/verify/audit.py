@@ -110,6 +110,7 @@ def audit(
     _check_trained_on(split.training, exported_state(bundles[0], export))
     shares = _shares(bundles)
     chosen = _chosen(shares, {one.account for one in split.training}, choice.leave_outs)
+    answers = [_answer(one) for one in bundles]
     rows = encode_rows(base.tokenizer, split.training, plan.recipe.max_length)
     members = [
         Member(_without(rows, split.training, left_out), sha256(seed + bytes([turn])).digest())
@@ -122,7 +123,7 @@ def audit(
         adapters = train_members(base, plan.recipe, rows, cache, members, progress)
     finally:
         forget_caches(scratch)
-    losses = np.array(answer_losses(base, adapters, [_answer(one) for one in bundles]).tolist())
+    losses = np.array(answer_losses(base, adapters, answers).tolist())
     by_seed = losses.reshape(choice.seeds, 1 + len(chosen), len(bundles))
     effects = (by_seed[:, 1:] - by_seed[:, :1]).mean(0).T  # (receipts, contributors)
     return _compared(chosen, shares, effects, len(members))
@@ -135,7 +136,7 @@ def _compared(
     trainings: int,
 ) -> Audit:
     signed = np.array([[one.get(account, 0) for account in chosen] for one in shares], float)
-    found = [_rank_correlation(*pair) for pair in zip(signed, effects, strict=True)]
+    found = [rank_correlation(*pair) for pair in zip(signed, effects, strict=True)]
     ranked = [one for one in found if one is not None]
     apart = [_variation(*pair) for pair in zip(signed, effects, strict=True)]
     return Audit(
@@ -202,14 +203,14 @@ def _parts(weights: np.ndarray) -> np.ndarray:
     return weights / total if total > 0 else np.full(len(weights), 1 / len(weights))
 
 
-def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float | None:
+def rank_correlation(one: np.ndarray, other: np.ndarray) -> float | None:
     """Spearman's; None where one of both has no order."""
     if len(set(one)) < 2 or len(set(other)) < 2:
         return None
-    return float(np.corrcoef(_ranks(one), _ranks(other))[0, 1])
+    return float(np.corrcoef(ranks(one), ranks(other))[0, 1])
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
+def ranks(values: np.ndarray) -> np.ndarray:
     """Places in rising order; equal values share the mean of theirs."""
     below = (values[:, None] > values[None]).sum(1)
     equal = (values[:, None] == values[None]).sum(1)

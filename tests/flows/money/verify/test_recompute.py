@@ -1,0 +1,130 @@
+"""Model and text give the signed shares again; other models, texts and methods do not."""
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from openledger.core.errors import (
+    DigestMismatchError,
+    InvalidInputError,
+    NotFoundError,
+    VerificationError,
+)
+from openledger.core.types import Digest, Share
+from openledger.flows.money.verify.bundle import Bundle, read_bundle
+from openledger.flows.money.verify.export import Export, open_export
+from openledger.flows.money.verify.recompute import find_base, recompute
+from openledger.lm.base import WEIGHTS, BaseModel
+from openledger.lm.tiny import build_tiny
+from openledger.settlement.shares import TOLERANCE_PPB, Attribution
+from tests.flows.money.verify.conftest import Files
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def export(files: Files) -> Export:
+    return open_export(files.export, read_bundle(files.private).receipt, files.anchors)
+
+
+def attributed(bundle: Bundle, attribution: Attribution) -> Bundle:
+    body = msgspec.structs.replace(bundle.receipt.statement.body, attribution=attribution)
+    statement = msgspec.structs.replace(bundle.receipt.statement, body=body)
+    return msgspec.structs.replace(
+        bundle, receipt=msgspec.structs.replace(bundle.receipt, statement=statement)
+    )
+
+
+def moved(bundle: Bundle, amount: int) -> Bundle:
+    """So much of the first contributor's share given to nobody."""
+    signed = bundle.receipt.statement.body.attribution
+    first, *others = signed.shares
+    less = Share(first.account, first.weight_ppb - amount)
+    return attributed(bundle, Attribution((less, *others), signed.nobody_ppb + amount))
+
+
+def test_the_same_machine_makes_the_same_shares(
+    files: Files, export: Export, base: BaseModel
+) -> None:
+    found = recompute(read_bundle(files.private), export, base)
+
+    assert read_bundle(files.private).receipt.statement.body.attribution.shares
+    assert (found.distance_ppb, found.differences) == (0, ())
+
+
+def test_another_precision_makes_shares_within_the_tolerance(files: Files, export: Export) -> None:
+    base = find_base(export.body.release.base, [files.base], "bfloat16")
+
+    assert recompute(read_bundle(files.private), export, base).distance_ppb <= TOLERANCE_PPB
+
+
+def test_shares_are_accepted_up_to_half_a_point_and_no_further(
+    files: Files, export: Export, base: BaseModel
+) -> None:
+    bundle = read_bundle(files.private)
+    account = bundle.receipt.statement.body.attribution.shares[0].account
+
+    found = recompute(moved(bundle, TOLERANCE_PPB), export, base)
+
+    assert found.distance_ppb == TOLERANCE_PPB
+    assert [(one.account, one.weight_ppb) for one in found.differences] == [
+        (account, TOLERANCE_PPB)
+    ]
+    with pytest.raises(VerificationError, match=f"at most {TOLERANCE_PPB}"):
+        recompute(moved(bundle, TOLERANCE_PPB + 1), export, base)
+
+
+def test_a_free_call_needs_no_model(files: Files, export: Export, base: BaseModel) -> None:
+    found = recompute(read_bundle(files.free), export, base)
+
+    assert "nothing was owed" in found.check
+
+
+def test_the_text_must_be_opened(files: Files, export: Export, base: BaseModel) -> None:
+    with pytest.raises(VerificationError, match="receipt show --private"):
+        recompute(read_bundle(files.public), export, base)
+    bundle = read_bundle(files.private)
+    openings = tuple(
+        msgspec.structs.replace(one, value="x y") if one.name == "prompt" else one
+        for one in bundle.openings
+    )
+    with pytest.raises(VerificationError, match="no list of token ids"):
+        recompute(msgspec.structs.replace(bundle, openings=openings), export, base)
+
+
+def test_another_method_is_refused_and_says_so(
+    files: Files, export: Export, base: BaseModel
+) -> None:
+    bundle = read_bundle(files.private)
+    body = msgspec.structs.replace(bundle.receipt.call.body, method=77)
+    call = msgspec.structs.replace(bundle.receipt.call, body=body)
+    other = msgspec.structs.replace(
+        bundle, receipt=msgspec.structs.replace(bundle.receipt, call=call)
+    )
+
+    with pytest.raises(InvalidInputError, match=r"method 77.*check it to level 1"):
+        recompute(other, export, base)
+
+
+def test_the_base_is_found_by_its_digest(files: Files, export: Export, tmp_path: Path) -> None:
+    wanted = export.body.release.base
+    build_tiny(tmp_path / "other", seed=1)
+    (tmp_path / "nothing").mkdir()
+    folders = [tmp_path / "nothing", tmp_path / "other"]
+
+    assert find_base(wanted, [*folders, files.base], "float32").digest == wanted
+    assert find_base(wanted, folders, "float32").digest == wanted  # the tiny one can be made
+    with pytest.raises(NotFoundError, match="--base"):
+        find_base(Digest("1" * 64), folders, "float32")
+
+
+def test_an_altered_base_is_refused(files: Files, export: Export, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(files.base, tmp_path / "copy"))
+    raw = bytearray((copy / WEIGHTS).read_bytes())
+    raw[-1] ^= 1
+    (copy / WEIGHTS).write_bytes(raw)
+
+    with pytest.raises(DigestMismatchError, match="was altered"):
+        find_base(export.body.release.base, [copy], "float32")
