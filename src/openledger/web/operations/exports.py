@@ -63,8 +63,10 @@ class OpeningList(msgspec.Struct, frozen=True):
 
 def export(platform: Platform, wanted: NewExport) -> ExportView:
     """Write all of a release but its base model into a folder, signed by the gateway."""
-    from openledger.flows.money.verify.export import write_export
+    from openledger.flows.money.verify.export import check_new, write_export
 
+    folder = Path(wanted.folder)
+    check_new(folder)  # before anything secret is opened for it
     release = _release(platform, wanted.name)
     with platform.database.transaction() as transaction:
         run = runs.get(transaction, release.run)
@@ -72,7 +74,7 @@ def export(platform: Platform, wanted: NewExport) -> ExportView:
         raise NotFoundError(f"{release.full_name} is still being published; try again in a moment")
     domain = platform.acts.contracts.domain("Escrow")
     body = write_export(
-        Path(wanted.folder),
+        folder,
         release.full_name,
         release_on_chain(platform, release.number),
         dict(_files(platform, release, run, wanted)),

@@ -21,20 +21,20 @@ from openledger.flows.money.verify.audit import (
 from openledger.flows.money.verify.bundle import read_bundle
 from openledger.flows.money.verify.export import PLAN, TEXTS, Export, Texts, open_export
 from openledger.lm.base import BaseModel
-from tests.flows.money.verify.conftest import Files
+from tests.audited import Files
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def export(files: Files) -> Export:
-    return open_export(files.texts, read_bundle(files.private).receipt, files.anchors)
+def export(audited: Files) -> Export:
+    return open_export(audited.texts, read_bundle(audited.private).receipt, audited.anchors)
 
 
-def retrained(files: Files, export: Export, base: BaseModel, folder: Path) -> Audit:
+def retrained(audited: Files, export: Export, base: BaseModel, folder: Path) -> Audit:
     steps: list[tuple[int, int]] = []
     found = audit(
-        [read_bundle(files.private)],
+        [read_bundle(audited.private)],
         export,
         base,
         Retraining(2, 2),
@@ -46,12 +46,12 @@ def retrained(files: Files, export: Export, base: BaseModel, folder: Path) -> Au
 
 
 def test_an_audit_reports_effects_beside_shares(
-    files: Files, export: Export, base: BaseModel, tmp_path: Path
+    audited: Files, export: Export, base: BaseModel, tmp_path: Path
 ) -> None:
-    found = retrained(files, export, base, tmp_path)
+    found = retrained(audited, export, base, tmp_path)
     shares = {
         share.account: share.weight_ppb
-        for share in read_bundle(files.private).receipt.statement.body.attribution.shares
+        for share in read_bundle(audited.private).receipt.statement.body.attribution.shares
     }
 
     assert found.trainings == 2 * (1 + 2)
@@ -64,7 +64,7 @@ def test_an_audit_reports_effects_beside_shares(
 
 
 def test_texts_that_were_not_trained_on_are_not_retrained(
-    files: Files, export: Export, base: BaseModel, tmp_path: Path
+    audited: Files, export: Export, base: BaseModel, tmp_path: Path
 ) -> None:
     """The training root knows whose each text is: an export cannot name another owner."""
     examples = export.texts()
@@ -76,7 +76,7 @@ def test_texts_that_were_not_trained_on_are_not_retrained(
 
     assert forged.texts() == stolen  # digests alone do not tell it
     with pytest.raises(VerificationError, match="under the training root"):
-        retrained(files, forged, base, tmp_path)
+        retrained(audited, forged, base, tmp_path)
 
 
 def test_an_audit_has_something_to_compare() -> None:
@@ -86,9 +86,9 @@ def test_an_audit_has_something_to_compare() -> None:
 
 
 def test_an_answer_without_tokens_has_no_effects(
-    files: Files, export: Export, base: BaseModel, tmp_path: Path
+    audited: Files, export: Export, base: BaseModel, tmp_path: Path
 ) -> None:
-    bundle = read_bundle(files.private)
+    bundle = read_bundle(audited.private)
     openings = tuple(
         msgspec.structs.replace(one, value="") if one.name == "answer" else one
         for one in bundle.openings

@@ -19,14 +19,14 @@ from openledger.flows.money.verify.recompute import find_base, recompute
 from openledger.lm.base import WEIGHTS, BaseModel
 from openledger.lm.tiny import build_tiny
 from openledger.settlement.shares import TOLERANCE_PPB, Attribution
-from tests.flows.money.verify.conftest import Files
+from tests.audited import Files
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def export(files: Files) -> Export:
-    return open_export(files.export, read_bundle(files.private).receipt, files.anchors)
+def export(audited: Files) -> Export:
+    return open_export(audited.export, read_bundle(audited.private).receipt, audited.anchors)
 
 
 def attributed(bundle: Bundle, attribution: Attribution) -> Bundle:
@@ -46,24 +46,26 @@ def moved(bundle: Bundle, amount: int) -> Bundle:
 
 
 def test_the_same_machine_makes_the_same_shares(
-    files: Files, export: Export, base: BaseModel
+    audited: Files, export: Export, base: BaseModel
 ) -> None:
-    found = recompute(read_bundle(files.private), export, base)
+    found = recompute(read_bundle(audited.private), export, base)
 
-    assert read_bundle(files.private).receipt.statement.body.attribution.shares
+    assert read_bundle(audited.private).receipt.statement.body.attribution.shares
     assert (found.distance_ppb, found.differences) == (0, ())
 
 
-def test_another_precision_makes_shares_within_the_tolerance(files: Files, export: Export) -> None:
-    base = find_base(export.body.release.base, [files.base], "bfloat16")
+def test_another_precision_makes_shares_within_the_tolerance(
+    audited: Files, export: Export
+) -> None:
+    base = find_base(export.body.release.base, [audited.base], "bfloat16")
 
-    assert recompute(read_bundle(files.private), export, base).distance_ppb <= TOLERANCE_PPB
+    assert recompute(read_bundle(audited.private), export, base).distance_ppb <= TOLERANCE_PPB
 
 
 def test_shares_are_accepted_up_to_half_a_point_and_no_further(
-    files: Files, export: Export, base: BaseModel
+    audited: Files, export: Export, base: BaseModel
 ) -> None:
-    bundle = read_bundle(files.private)
+    bundle = read_bundle(audited.private)
     account = bundle.receipt.statement.body.attribution.shares[0].account
 
     found = recompute(moved(bundle, TOLERANCE_PPB), export, base)
@@ -76,16 +78,16 @@ def test_shares_are_accepted_up_to_half_a_point_and_no_further(
         recompute(moved(bundle, TOLERANCE_PPB + 1), export, base)
 
 
-def test_a_free_call_needs_no_model(files: Files, export: Export, base: BaseModel) -> None:
-    found = recompute(read_bundle(files.free), export, base)
+def test_a_free_call_needs_no_model(audited: Files, export: Export, base: BaseModel) -> None:
+    found = recompute(read_bundle(audited.free), export, base)
 
     assert "nothing was owed" in found.check
 
 
-def test_the_text_must_be_opened(files: Files, export: Export, base: BaseModel) -> None:
+def test_the_text_must_be_opened(audited: Files, export: Export, base: BaseModel) -> None:
     with pytest.raises(VerificationError, match="receipt show --private"):
-        recompute(read_bundle(files.public), export, base)
-    bundle = read_bundle(files.private)
+        recompute(read_bundle(audited.public), export, base)
+    bundle = read_bundle(audited.private)
     openings = tuple(
         msgspec.structs.replace(one, value="x y") if one.name == "prompt" else one
         for one in bundle.openings
@@ -95,9 +97,9 @@ def test_the_text_must_be_opened(files: Files, export: Export, base: BaseModel) 
 
 
 def test_another_method_is_refused_and_says_so(
-    files: Files, export: Export, base: BaseModel
+    audited: Files, export: Export, base: BaseModel
 ) -> None:
-    bundle = read_bundle(files.private)
+    bundle = read_bundle(audited.private)
     body = msgspec.structs.replace(bundle.receipt.call.body, method=77)
     call = msgspec.structs.replace(bundle.receipt.call, body=body)
     other = msgspec.structs.replace(
@@ -108,20 +110,20 @@ def test_another_method_is_refused_and_says_so(
         recompute(other, export, base)
 
 
-def test_the_base_is_found_by_its_digest(files: Files, export: Export, tmp_path: Path) -> None:
+def test_the_base_is_found_by_its_digest(audited: Files, export: Export, tmp_path: Path) -> None:
     wanted = export.body.release.base
     build_tiny(tmp_path / "other", seed=1)
     (tmp_path / "nothing").mkdir()
     folders = [tmp_path / "nothing", tmp_path / "other"]
 
-    assert find_base(wanted, [*folders, files.base], "float32").digest == wanted
+    assert find_base(wanted, [*folders, audited.base], "float32").digest == wanted
     assert find_base(wanted, folders, "float32").digest == wanted  # the tiny one can be made
     with pytest.raises(NotFoundError, match="--base"):
         find_base(Digest("1" * 64), folders, "float32")
 
 
-def test_an_altered_base_is_refused(files: Files, export: Export, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(files.base, tmp_path / "copy"))
+def test_an_altered_base_is_refused(audited: Files, export: Export, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(audited.base, tmp_path / "copy"))
     raw = bytearray((copy / WEIGHTS).read_bytes())
     raw[-1] ^= 1
     (copy / WEIGHTS).write_bytes(raw)

@@ -20,6 +20,7 @@ from openledger.core.encoding import decode, digest_of, encode
 from openledger.core.errors import (
     ConflictError,
     DigestMismatchError,
+    InvalidInputError,
     NotFoundError,
     VerificationError,
     full_disk,
@@ -129,8 +130,7 @@ def write_export(
         ConflictError: something stands there.
         StorageFullError: the disk is full.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise ConflictError(f"{folder} is not empty: name a new folder")
+    check_new(folder)
     listed = tuple(
         ExportedFile(path, Digest(sha256(content).hexdigest()), len(content))
         for path, content in sorted(files.items())
@@ -144,6 +144,19 @@ def write_export(
         # Last: a folder without it is not finished.
         (folder / RELEASE).write_bytes(encode(SignedExport(body, signature)))
     return body
+
+
+def check_new(folder: Path) -> None:
+    """Check that an export may be written to a folder.
+
+    Raises:
+        InvalidInputError: it is not an absolute path, and a server has another working folder.
+        ConflictError: something stands there.
+    """
+    if not folder.is_absolute():
+        raise InvalidInputError(f"{folder} is no absolute path")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConflictError(f"{folder} is not an empty folder: name a new one")
 
 
 def open_export(folder: Path, receipt: Receipt, anchors: Anchors | None) -> Export:
