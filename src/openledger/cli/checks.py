@@ -82,11 +82,10 @@ class Checker:
         return report.raised(LEVEL, verify_full(bundle, self._anchors, states))
 
     def _model(self, report: Report, bundle: Bundle) -> Report:
-        from openledger.flows.money.verify.recompute import LEVEL, check_method, recompute
+        from openledger.flows.money.verify.recompute import LEVEL, recompute_in_any
 
-        check_method(bundle)
         export = self._export(bundle)
-        found = recompute(bundle, export, self._loaded(export, "float32"))
+        found = recompute_in_any(bundle, export, lambda one: self._loaded(export, one))
         return report.raised(LEVEL, (found.check,), found.distance_ppb)
 
     def _export(self, bundle: Bundle) -> "Export":

@@ -15,7 +15,7 @@ from openledger.core.errors import (
 from openledger.core.types import Digest, Share
 from openledger.flows.money.verify.bundle import Bundle, read_bundle
 from openledger.flows.money.verify.export import Export, open_export
-from openledger.flows.money.verify.recompute import find_base, recompute
+from openledger.flows.money.verify.recompute import find_base, recompute, recompute_in_any
 from openledger.lm.base import WEIGHTS, BaseModel
 from openledger.lm.tiny import build_tiny
 from openledger.settlement.shares import TOLERANCE_PPB, Attribution
@@ -54,12 +54,22 @@ def test_the_same_machine_makes_the_same_shares(
     assert (found.distance_ppb, found.differences) == (0, ())
 
 
-def test_another_precision_makes_shares_within_the_tolerance(
-    audited: Files, export: Export
+def test_either_precision_that_gateways_compute_in_is_tried(
+    audited: Files, export: Export, base: BaseModel
 ) -> None:
-    base = find_base(export.body.release.base, [audited.base], "bfloat16")
+    bundle = read_bundle(audited.private)
+    rounded = find_base(export.body.release.base, [audited.base], "bfloat16")
+    loaded: list[str] = []
 
-    assert recompute(read_bundle(audited.private), export, base).distance_ppb <= TOLERANCE_PPB
+    def load(precision: str) -> BaseModel:
+        loaded.append(precision)
+        return base if precision == "float32" else rounded
+
+    assert recompute_in_any(bundle, export, load).distance_ppb == 0
+    with pytest.raises(VerificationError, match="lie"):
+        recompute_in_any(moved(bundle, 90_000_000), export, load)
+
+    assert loaded == ["float32", "float32", "bfloat16"]
 
 
 def test_shares_are_accepted_up_to_half_a_point_and_no_further(
@@ -107,7 +117,7 @@ def test_another_method_is_refused_and_says_so(
     )
 
     with pytest.raises(InvalidInputError, match=r"method 77.*check it to level 1"):
-        recompute(other, export, base)
+        recompute_in_any(other, export, lambda _: base)
 
 
 def test_the_base_is_found_by_its_digest(audited: Files, export: Export, tmp_path: Path) -> None:
