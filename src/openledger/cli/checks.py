@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from openledger.core.errors import InvalidInputError, NotFoundError
 from openledger.flows.money.verify.bundle import Anchors, Bundle, Report, read_anchors, read_bundle
 from openledger.flows.money.verify.public import verify_bundle
@@ -37,11 +39,13 @@ class Checker:
         Raises:
             VerificationError: it does not hold.
         """
+        from openledger.cli.receipt import Level
+
         raw = _read(file)
         report = verify_bundle(raw, self._anchors)
-        if level.value == "full":
+        if level is Level.FULL:
             return self._full(report, read_bundle(raw))
-        if level.value == "2":
+        if level is Level.MODEL:
             return self._model(report, read_bundle(raw))
         return report
 
@@ -86,7 +90,10 @@ class Checker:
 
         export = self._export(bundle)
         found = recompute_in_any(bundle, export, lambda one: self._loaded(export, one))
-        return report.raised(LEVEL, (found.check,), found.distance_ppb)
+        apart = msgspec.structs.replace(
+            report, distance_ppb=found.distance_ppb, differences=found.differences
+        )
+        return apart.raised(LEVEL, (found.check,))
 
     def _export(self, bundle: Bundle) -> "Export":
         from openledger.flows.money.verify.export import open_export

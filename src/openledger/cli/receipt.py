@@ -58,7 +58,7 @@ def show(
                 raise UnavailableError("the attribution is not done yet; try again in a moment")
             bundle.write_bytes(found.bundle)
             here.output.talk(f"wrote {bundle}; check it with: openledger receipt verify {bundle}")
-        rows = [
+        lines = [
             [
                 part.role,
                 part.name or short(part.account),
@@ -70,7 +70,7 @@ def show(
         state = f"settled in epoch {found.epoch}" if found.epoch else found.state
         head = f"{found.receipt}: {found.model}, {open_amount(found.fee)} OPEN, {state}"
         nobody = f"nobody's data: {percent(found.nobody_ppb)} of the data money, to commons"
-        parts = [table(["role", "who", "OPEN", "share"], rows), nobody]
+        parts = [table(["role", "who", "OPEN", "share"], lines), nobody]
         waits = ["whose data made it is not known yet; look again in a moment"]
         here.output.result(found, "\n".join([head, *(parts if found.parts else waits)]))
 

@@ -26,7 +26,9 @@ from openledger.flows.model.train.plan import (
     as_begun,
     attribution_folder,
     check_same,
+    forget_unsealed,
     gather,
+    unsealed_folder,
     write_manifest,
 )
 from openledger.flows.model.train.score import score
@@ -115,7 +117,9 @@ def train(shop: Workshop, run: Run, tell: Tell) -> Run:
     folder = shop.home.run(run.op)
     if run.state is not RunState.TRAINED:
         run = _trained(shop, run, folder, tell)
-    forget_caches(folder)  # whoever reads them learns the texts, which rest encrypted elsewhere
+    # Whoever reads these learns the texts, which rest encrypted elsewhere.
+    forget_caches(folder)
+    forget_unsealed(folder)
     return run
 
 
@@ -293,7 +297,7 @@ def _attribution(
     model = ProbedModel(base, load_adapter(shop.home.adapter(adapter), base, adapter))
     recipe = AttributionRecipe(adapter, run.seed or Digest(""))
     # In the clear only beside the caches of a run that still trains, which tell as much.
-    plain = folder.with_name(f"{folder.name}-unsealed")
+    plain = unsealed_folder(shop.home.run(run.op))
     state = build(
         plain, model, examples, recipe, lambda done, total: tell(Step(BUILDING, done, total))
     )

@@ -1,5 +1,6 @@
 """What a run will train on, fixed and anchored before its seed is known."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -183,6 +184,17 @@ def as_begun(folder: Path, material: Material, anchored: Digest) -> Material:
 def attribution_folder(run_folder: Path) -> Path:
     """Where a run keeps its attribution state."""
     return run_folder / "attribution"
+
+
+def unsealed_folder(run_folder: Path) -> Path:
+    """Where the state is built, in the clear, before it is sealed."""
+    return run_folder / "attribution-unsealed"
+
+
+def forget_unsealed(run_folder: Path) -> None:
+    """Delete what a process that died while it built a state left in the clear."""
+    for path in (unsealed_folder(run_folder), *run_folder.glob(".attribution-*")):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _approved(

@@ -107,6 +107,13 @@ class Anchors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return found
 
 
+class Difference(msgspec.Struct, frozen=True):
+    """One account's share as made again, less the signed one; audits sum these up by account."""
+
+    account: Account
+    weight_ppb: int
+
+
 class Report(msgspec.Struct, frozen=True):
     """What was checked, in words; every line held."""
 
@@ -116,14 +123,11 @@ class Report(msgspec.Struct, frozen=True):
     fee: Wei
     checks: tuple[str, ...]
     distance_ppb: int | None = None  # of the signed shares from those made again; level 2
+    differences: tuple[Difference, ...] = ()  # which make that distance, nobody's aside
 
-    def raised(
-        self, level: str, checks: tuple[str, ...], distance_ppb: int | None = None
-    ) -> "Report":
+    def raised(self, level: str, checks: tuple[str, ...]) -> "Report":
         """The report of a higher level, which holds besides."""
-        return msgspec.structs.replace(
-            self, level=level, checks=(*self.checks, *checks), distance_ppb=distance_ppb
-        )
+        return msgspec.structs.replace(self, level=level, checks=(*self.checks, *checks))
 
 
 def pack(bundle: Bundle) -> bytes:

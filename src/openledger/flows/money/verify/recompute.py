@@ -17,8 +17,8 @@ from openledger.attribution.method import METHOD_VERSION
 from openledger.attribution.state import AttributionState, load_state
 from openledger.core.encoding import digest_of
 from openledger.core.errors import InvalidInputError, NotFoundError, VerificationError
-from openledger.core.types import Account, Digest
-from openledger.flows.money.verify.bundle import Bundle
+from openledger.core.types import Digest
+from openledger.flows.money.verify.bundle import Bundle, Difference
 from openledger.flows.money.verify.export import Export
 from openledger.lm.base import DTYPES, MANIFEST, BaseModel, load_base, read_manifest
 from openledger.lm.checkpoint import load_adapter
@@ -27,13 +27,6 @@ from openledger.settlement.shares import TOLERANCE_PPB, Attribution, distance_pp
 from openledger.training.recipe import Precision
 
 LEVEL = "L2"
-
-
-class Difference(msgspec.Struct, frozen=True):
-    """One account's share here less the one that was signed; audits sum these up by account."""
-
-    account: Account
-    weight_ppb: int
 
 
 class Recomputed(msgspec.Struct, frozen=True):
