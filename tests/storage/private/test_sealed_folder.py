@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from openledger.core.errors import StorageFullError, VerificationError
-from openledger.storage.private import sealed_folder
 from openledger.storage.private.sealed_folder import SealedFolder, seal_folder
 from openledger.storage.vault import Sealer
 
@@ -70,7 +69,7 @@ def test_on_a_full_disk_the_plain_files_stay(
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(sealed_folder.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(StorageFullError):
         seal_folder(SEALER, plain, plain.with_name("state"))
 

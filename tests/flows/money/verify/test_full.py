@@ -177,7 +177,7 @@ def test_scores_that_the_rows_do_not_give_are_refused(audited: Files) -> None:
         return replace(bundle, receipt=replace(bundle.receipt, statement=statement))
 
     other = replace(paid.documents[0], account=Account("0x" + "9" * 40))
-    lies = {
+    lies: dict[str, dict[str, object]] = {
         "the score of cluster": {"score": paid.score + 1},
         "cluster": {"floor": 0},
         "another account": {"documents": (other, *paid.documents[1:])},
