@@ -24,25 +24,24 @@ if not __package__:  # started by its path
 
 from bench.table import Row, at_most, options, run
 from openledger.attribution.attribute import Attributor
-from openledger.attribution.influence.gradients import ProbedModel
+from openledger.attribution.influence.gradients import Checkpoints, ProbedModel
 from openledger.attribution.release import Recipe as AttributionRecipe
 from openledger.attribution.release import TrainingExample, build
 from openledger.attribution.state import AttributionState
 from openledger.core.errors import NotFoundError
 from openledger.core.types import PARTS_PER_BILLION as PARTS
-from openledger.core.types import Account, Digest
+from openledger.core.types import Account, Digest, Precision
 from openledger.datanet.chunk import text_digest
 from openledger.datanet.sources import tiny
 from openledger.lm.base import DTYPES, BaseModel, load_base
-from openledger.lm.lora import Adapter
 from openledger.lm.tiny import build_tiny
 from openledger.settings import load
 from openledger.settlement.shares import TOLERANCE_PPB, Attribution, distance_ppb
 from openledger.training.finetune import finetune
-from openledger.training.recipe import Precision, Recipe
+from openledger.training.recipe import Recipe
 from openledger.training.rows import Example, encode_rows
 from openledger.training.split import split_by_key
-from openledger.training.task import Task
+from openledger.training.task import FineTuned, Task
 
 _SEED = Digest("5" * 64)
 _HELD_OUT_BPS = 1_500
@@ -106,10 +105,10 @@ def measure(chosen: argparse.Namespace) -> list[Row]:
         folder = _base_folder(Path(scratch), is_tiny=not chosen.smollm2)
         bases = {name: load_base(folder, dtype=dtype) for name, dtype in DTYPES.items()}
         recipe = _SMOLLM2_RECIPE if chosen.smollm2 else _TINY_RECIPE
-        state, adapter = _release(bases[recipe.precision], recipe, Path(scratch))
+        state, tuned = _release(bases[recipe.precision], recipe, Path(scratch))
         step = 3 if chosen.smoke or chosen.smollm2 else 1
         asked = _answers(bases["float32"])[::step]
-        found = {way: _attributed(bases, state, adapter, way, asked) for way in _WAYS}
+        found = {way: _attributed(bases, state, tuned, way, asked) for way in _WAYS}
     plain, rounded = (found[_PLAIN[one]].attributions for one in _PRECISIONS)
     paid = [PARTS - one.nobody_ppb for one in plain]
     rows = [
@@ -146,25 +145,26 @@ def _gaps(one: Sequence[Attribution], other: Sequence[Attribution]) -> list[floa
 def _attributed(
     bases: dict[str, BaseModel],
     state: AttributionState,
-    adapter: Adapter,
+    tuned: FineTuned,
     way: Way,
     asked: Sequence[Answer],
 ) -> Attributed:
     torch.set_num_threads(way.threads)
-    model = ProbedModel(bases[way.precision], adapter)
-    model.attention = way.kernel
-    attributor = Attributor(state, model)
+    models = _checkpoints(bases[way.precision], tuned)
+    for model in models.both:
+        model.attention = way.kernel
+    attributor = Attributor(state, models)
     began = time.process_time()
     made = [attributor.attribute(one.prompt, one.answer).attribution for one in asked]
     return Attributed(made, time.process_time() - began)
 
 
-def _release(base: BaseModel, recipe: Recipe, folder: Path) -> tuple[AttributionState, Adapter]:
+def _release(base: BaseModel, recipe: Recipe, folder: Path) -> tuple[AttributionState, FineTuned]:
     """A release as a builder makes it, on one thread."""
     torch.set_num_threads(1)
     split = split_by_key(_examples(), bytes.fromhex(_SEED), _HELD_OUT_BPS)
     task = Task(recipe, bytes.fromhex(_SEED), split.training, split.held_out)
-    adapter = finetune(base, task, folder / "run").adapter
+    tuned = finetune(base, task, folder / "run")
     rows: list[list[tuple[int, ...]]] = [[] for _ in split.training]
     for row in encode_rows(base.tokenizer, split.training, recipe.max_length):
         rows[row.example].append(row.tokens)
@@ -172,8 +172,13 @@ def _release(base: BaseModel, recipe: Recipe, folder: Path) -> tuple[Attribution
         TrainingExample(one.digest, one.document, one.account, one.text, tuple(pieces))
         for one, pieces in zip(split.training, rows, strict=True)
     ]
-    made = AttributionRecipe(Digest("a" * 64), _SEED)
-    return build(folder / "run" / "state", ProbedModel(base, adapter), examples, made), adapter
+    made = AttributionRecipe(Digest("a" * 64), Digest("e" * 64), _SEED)
+    models = _checkpoints(base, tuned)
+    return build(folder / "run" / "state", models, examples, made), tuned
+
+
+def _checkpoints(base: BaseModel, tuned: FineTuned) -> Checkpoints:
+    return Checkpoints(ProbedModel(base, tuned.early), ProbedModel(base, tuned.adapter))
 
 
 def _examples() -> list[Example]:

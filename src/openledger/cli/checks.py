@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from openledger.core.errors import InvalidInputError, NotFoundError
+from openledger.core.types import Precision
 from openledger.flows.money.verify.bundle import Anchors, Bundle, Report, read_anchors, read_bundle
 from openledger.flows.money.verify.public import verify_bundle
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from openledger.flows.money.verify.export import Export
     from openledger.lm.base import BaseModel
     from openledger.settings import Settings
-    from openledger.training.recipe import Precision
 
 _TALK_EVERY = 20  # steps
 
@@ -86,10 +86,10 @@ class Checker:
         return report.raised(LEVEL, verify_full(bundle, self._anchors, states))
 
     def _model(self, report: Report, bundle: Bundle) -> Report:
-        from openledger.flows.money.verify.recompute import LEVEL, recompute_in_any
+        from openledger.flows.money.verify.recompute import LEVEL, recompute
 
         export = self._export(bundle)
-        found = recompute_in_any(bundle, export, lambda one: self._loaded(export, one))
+        found = recompute(bundle, export, lambda one: self._loaded(export, one))
         apart = msgspec.structs.replace(
             report, distance_ppb=found.distance_ppb, differences=found.differences
         )

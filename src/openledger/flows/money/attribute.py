@@ -12,57 +12,66 @@ from typing import Protocol
 import msgspec
 
 from openledger.core.encoding import decode, encode
-from openledger.core.errors import VerificationError
+from openledger.core.errors import NotFoundError, VerificationError
 from openledger.core.signing import digest_typed
-from openledger.core.types import PARTS_PER_BILLION, Account, Digest, ReceiptId
+from openledger.core.types import Account, Precision, ReceiptId
+from openledger.settlement import receipt as receipts
 from openledger.settlement.parts import Roles
-from openledger.settlement.receipt import (
-    Gateway,
-    MemberScores,
-    Private,
-    SignedCall,
-    SignedStatement,
-    make_statement,
-)
-from openledger.settlement.shares import ClusterScore, Gain
+from openledger.settlement.receipt import Gateway, Private, SignedCall, SignedStatement
+from openledger.settlement.shares import MemberScores, Segment, Unscored, check_method
 from openledger.settlement.voucher import Channel, SignedVoucher, payer_key
-from openledger.storage.database import Database
+from openledger.storage.database import Database, Transaction
 from openledger.storage.private.envelope import seal_to
 from openledger.storage.records.model import releases
 from openledger.storage.records.money import balances, calls
 from openledger.storage.vault import Sealer
 
-_NO_QUERY = Digest("0" * 64)
-
 
 class Scores(Protocol):
-    """The integers of one answer, as `attribution.attribute` gives them."""
+    """The integers of one member's part in an answer, as `attribution.mix` gives them."""
 
     @property
-    def gain(self) -> Gain: ...
+    def unscored(self) -> Unscored | None: ...
     @property
-    def query(self) -> Digest: ...
+    def leave_one_out_micronats(self) -> int: ...
     @property
-    def clusters(self) -> tuple[ClusterScore, ...]: ...
+    def segments(self) -> tuple[Segment, ...]: ...
     @property
-    def vector(self) -> str: ...
+    def vectors(self) -> tuple[str, ...]: ...
 
 
 class Vectors(msgspec.Struct, frozen=True):
-    """The query vectors of a statement's members, in base64; what `full` bundles open."""
+    """The query vectors of a statement, in base64; what `full` bundles open."""
 
-    queries: tuple[str, ...]
+    members: tuple[tuple[str, ...], ...]  # of each member one a segment, empty where none is owed
 
 
 class _Scored(msgspec.Struct, frozen=True):
-    member: MemberScores
-    vector: str
+    members: tuple[MemberScores, ...]
+    vectors: Vectors
 
 
 class Scorer(Protocol):
-    """One release, ready to score answers."""
+    """The releases of one mix, ready to score answers."""
 
-    def attribute(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Scores: ...
+    def attribute(
+        self, prompt_ids: Sequence[int], answer_ids: Sequence[int]
+    ) -> Sequence[Scores]: ...
+
+
+class Member(msgspec.Struct, frozen=True):
+    """One release of the mix that answered."""
+
+    release: releases.Release
+    weight_ppb: int
+
+
+class _Due(msgspec.Struct, frozen=True):
+    """A call without its statement."""
+
+    call: calls.Call
+    signed: SignedCall
+    mix: tuple[Member, ...]
 
 
 @dataclass(frozen=True)
@@ -72,46 +81,66 @@ class Attribute:
     database: Database
     gateway: Gateway
     sealer: Sealer
-    scorer_of: Callable[[releases.Release], Scorer]
+    scorer_of: Callable[[tuple[Member, ...]], Scorer]
+    precision: Precision  # in which scorers compute
     token: Account  # of vouchers
     commons: Account
     platform: Account
     clock: Callable[[], int]
 
-    def run(self, receipt: ReceiptId) -> SignedStatement:
-        """Attribute one call, or return its statement.
+    def run(self, wanted: Sequence[ReceiptId]) -> None:
+        """Attribute calls that have no statement yet, those of one mix after each other.
+
+        Each statement is stored as soon as it is made: when one call fails, run the rest again.
 
         Raises:
-            NotFoundError: no such receipt.
-            VerificationError: what was kept of the call is gone or altered.
+            NotFoundError: no such receipt, or its release's attribution state is gone.
+            DigestMismatchError: that state is not what was released.
+            VerificationError: what was kept of a call is gone or altered, or it follows a method
+                that this version does not know.
         """
         with self.database.read() as transaction:
-            known = calls.statement(transaction, receipt)
-            if known is not None:
-                return decode(known.record, SignedStatement)
-            call = calls.get(transaction, receipt)
-            release = releases.get(transaction, call.release)
+            found = [self._due(transaction, receipt) for receipt in wanted]
+        due = [one for one in found if one is not None]
+        for one in sorted(due, key=lambda one: [member.release.id for member in one.mix]):
+            self._state(one)
+
+    def _due(self, transaction: Transaction, receipt: ReceiptId) -> _Due | None:
+        if calls.statement(transaction, receipt) is not None:
+            return None
+        call = calls.get(transaction, receipt)
         signed = decode(call.record, SignedCall)
-        private = self._opened(call)
-        scored = self._scores(call, release, private)
-        made = make_statement(
+        check_method(signed.body.method)
+        mix = []
+        for member in signed.body.mix:
+            release = releases.by_number(transaction, member.release)
+            if release is None:
+                raise NotFoundError(f"release {member.release} of the call {receipt} is not here")
+            mix.append(Member(release, member.weight_ppb))
+        return _Due(call, signed, tuple(mix))
+
+    def _state(self, due: _Due) -> SignedStatement:
+        private = self._opened(due.call)
+        scored = self._scores(due, private)
+        made = receipts.make_statement(
             self.gateway.domain,
-            signed,
-            (scored.member,),
-            self._roles(release),
+            due.signed,
+            self.precision,
+            scored.members,
+            self._roles(due.mix),
             self.gateway.private_key,
         )
         row = calls.Statement(
-            receipt=receipt,
+            receipt=due.call.id,
             digest=digest_typed(self.gateway.domain, made.statement),
             record=encode(made),
             created_at=self.clock(),
-            vectors=self._for_payer(call, encode(Vectors((scored.vector,)))),
+            vectors=self._for_payer(due.call, encode(scored.vectors)),
         )
         with self.database.transaction() as transaction:
             if calls.state(transaction, row) and private is not None:
-                sealed = self._for_payer(call, encode(private))
-                calls.hand_over(transaction, receipt, sealed)
+                sealed = self._for_payer(due.call, encode(private))
+                calls.hand_over(transaction, due.call.id, sealed)
         return made
 
     def _opened(self, call: calls.Call) -> Private | None:
@@ -128,27 +157,40 @@ class Attribute:
         key = payer_key(self.gateway.domain, self.token, signed)
         return seal_to(key, call.id, content)
 
-    def _scores(
-        self, call: calls.Call, release: releases.Release, private: Private | None
-    ) -> "_Scored":
-        assert release.number is not None, "only published releases are served"
-        if call.fee == 0:
-            # Nothing is owed for a free call, so nobody's influence is worth measuring.
-            nothing = Gain(0, 0, PARTS_PER_BILLION)
-            free = MemberScores(release.number, PARTS_PER_BILLION, nothing, _NO_QUERY, ())
-            return _Scored(free, "")
+    def _scores(self, due: _Due, private: Private | None) -> _Scored:
+        mix = due.signed.body.mix
+        reasons = [receipts.why_unscored(due.signed, member) for member in mix]
+        if not _asks_models(reasons):
+            unscored = tuple(
+                MemberScores(member.release, member.weight_ppb, 0, reason, ())
+                for member, reason in zip(mix, reasons, strict=True)
+            )
+            return _Scored(unscored, Vectors(((),) * len(mix)))
         if private is None:
-            raise VerificationError(f"prompt and answer of {call.id} are erased")
-        scores = self.scorer_of(release).attribute(private.prompt_ids(), private.answer_ids())
-        member = MemberScores(
-            release.number, PARTS_PER_BILLION, scores.gain, scores.query, scores.clusters
+            raise VerificationError(f"prompt and answer of {due.call.id} are erased")
+        found = self.scorer_of(due.mix).attribute(private.prompt_ids(), private.answer_ids())
+        members = tuple(
+            MemberScores(
+                member.release,
+                member.weight_ppb,
+                scores.leave_one_out_micronats,
+                scores.unscored,
+                scores.segments,
+            )
+            for member, scores in zip(mix, found, strict=True)
         )
-        return _Scored(member, scores.vector)
+        return _Scored(members, Vectors(tuple(scores.vectors for scores in found)))
 
-    def _roles(self, release: releases.Release) -> Roles:
+    def _roles(self, mix: Sequence[Member]) -> Roles:
         return Roles(
             commons=self.commons,
             platform=self.platform,
-            builder=release.builder,
+            builders=tuple(member.release.builder for member in mix),
             node=self.gateway.account,
         )
+
+
+def _asks_models(reasons: Sequence[Unscored | None]) -> bool:
+    """Whether something is owed to data, or builders divide by what their releases added."""
+    is_divided = len(reasons) > 1 and set(reasons) == {Unscored.NO_MANIFEST}
+    return None in reasons or is_divided

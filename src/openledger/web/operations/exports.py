@@ -116,12 +116,13 @@ def _files(
     from openledger.flows.money.verify import export as form
     from openledger.lm import checkpoint
 
-    adapter = platform.home.adapter(release.adapter)
-    for name in (checkpoint.CONFIG, checkpoint.WEIGHTS):
-        yield f"{form.ADAPTER}/{name}", (adapter / name).read_bytes()
     models = platform.models
     # Opened by the log's door, which checks every digest; then copied as it was decrypted.
-    models.open_state(release, Purpose.EXPORT, platform.gateway.account, wanted.folder)
+    state = models.open_state(release, Purpose.EXPORT, platform.gateway.account, wanted.folder)
+    adapters = {form.ADAPTER: release.adapter, form.EARLY: state.manifest.commitment.early}
+    for folder, digest in adapters.items():
+        for name in (checkpoint.CONFIG, checkpoint.WEIGHTS):
+            yield f"{folder}/{name}", (platform.home.adapter(digest) / name).read_bytes()
     for path in sorted(models.state_folder(release).iterdir()):
         yield f"{form.ATTRIBUTION}/{path.name}", models.sealed.read(path)
     yield form.PLAN, run.recipe

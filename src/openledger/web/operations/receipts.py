@@ -10,6 +10,7 @@ from openledger.core.ids import parse_receipt_id
 from openledger.core.signing import sign_typed
 from openledger.core.types import Account, Digest, ReceiptId, Wei
 from openledger.flows.money.attribute import Vectors
+from openledger.flows.money.infer.request import ATTRIBUTE_JOB
 from openledger.flows.money.verify.bundle import (
     BUNDLE_VERSION,
     FULL_BUNDLE_VERSION,
@@ -31,7 +32,10 @@ from openledger.settlement.receipt import (
     Receipt,
     SignedCall,
     SignedStatement,
+    read_statement,
 )
+from openledger.settlement.shares import Unscored
+from openledger.storage import jobs
 from openledger.storage.database import Transaction
 from openledger.storage.private.envelope import is_envelope, open_envelope
 from openledger.storage.records.data import accounts
@@ -41,6 +45,13 @@ from openledger.web.operations.operation import Operation
 from openledger.wiring.platform import Platform
 
 PENDING = "pending attribution"
+_WHY_UNSCORED = {
+    Unscored.FREE: "nothing was charged, so there is nothing to divide",
+    Unscored.NO_ANSWER: "there was no answer to attribute: the data part goes to commons",
+    Unscored.NO_MANIFEST: "{name} cannot be attributed, since it came without a manifest of its "
+    "training data: the data part goes to commons",
+    Unscored.NOT_FINITE: "{name} gave numbers that are not finite: the data part goes to commons",
+}
 
 
 class ShowReceipt(msgspec.Struct, frozen=True):
@@ -74,6 +85,7 @@ class ReceiptView(msgspec.Struct, frozen=True):
     finish: str
     refund: str | None
     nobody_ppb: int
+    notes: tuple[str, ...]  # why it has no shares, or none yet
     parts: tuple[PartView, ...]
     epoch: int | None
     bundle: bytes
@@ -87,9 +99,10 @@ def show(platform: Platform, wanted: ShowReceipt) -> ReceiptView:
         said = calls.statement(transaction, receipt)
         names = {one.address: one.display_name for one in accounts.list_all(transaction)}
         epoch = epochs.holding(transaction, call.gateway, call.gateway_sequence)
+        job = jobs.find(transaction, ATTRIBUTE_JOB, receipt)
     names[platform.acts.contracts.deployment.payouts] = "commons"
     signed = decode(call.record, SignedCall)
-    statement = None if said is None else decode(said.record, SignedStatement)
+    statement = None if said is None else read_statement(said.record)
     if statement is None and (wanted.is_private or wanted.rows is not None):
         raise ConflictError("the attribution is not done yet; ask again in a moment")
     return ReceiptView(
@@ -102,10 +115,29 @@ def show(platform: Platform, wanted: ShowReceipt) -> ReceiptView:
         finish=signed.body.finish,
         refund=signed.body.refund,
         nobody_ppb=0 if statement is None else statement.body.attribution.nobody_ppb,
+        notes=_failures(job) if statement is None else _notes(signed, statement),
         parts=() if statement is None else _parts(statement, names),
         epoch=epoch.number if epoch and epoch.state is not epochs.EpochState.CLOSED else None,
         bundle=b"" if statement is None else _bundle(platform, call, epoch, wanted),
     )
+
+
+def _failures(job: jobs.Job | None) -> tuple[str, ...]:
+    """Why the attribution of a call is late."""
+    if job is None or job.error is None:
+        return ()
+    return (f"attribution failed and will be tried again: {job.error}",)
+
+
+def _notes(call: SignedCall, statement: SignedStatement) -> tuple[str, ...]:
+    """Why members of the mix have no scores; each reason once."""
+    members = zip(call.body.mix, statement.body.members, strict=True)
+    said = [
+        _WHY_UNSCORED[member.unscored].format(name=mixed.name)
+        for mixed, member in members
+        if member.unscored is not None
+    ]
+    return tuple(dict.fromkeys(said))
 
 
 def _parts(statement: SignedStatement, names: Mapping[Account, str]) -> tuple[PartView, ...]:
@@ -156,19 +188,20 @@ def _opened(platform: Platform, call: calls.Call, wanted: ShowReceipt) -> tuple[
     if said is None or said.vectors is None:
         raise ConflictError("the query vectors of this call are erased by now, or were never kept")
     raw = open_envelope(_payer_key(platform, call), call.id, said.vectors)
-    queries = decode(raw, Vectors).queries
-    members = decode(said.record, SignedStatement).body.members
+    vectors = decode(raw, Vectors).members
+    members = read_statement(said.record).body.members
     opened = []
-    for member, query in zip(members, queries, strict=True):
-        if not member.clusters:  # nothing was owed, so nothing was scored
-            opened.append(OpenedScores(member.release, "", ()))
+    for member, queries in zip(members, vectors, strict=True):
+        count = max((len(segment.clusters) for segment in member.segments), default=0)
+        if not count:  # nothing was owed, so nothing was scored
+            opened.append(OpenedScores(member.release, queries, ()))
             continue
         with platform.database.read() as transaction:
             release = releases.by_number(transaction, member.release)
         assert release is not None, "the releases of this home's receipts are its own"
         state = platform.models.open_state(release, Purpose.BUNDLE, call.payer, call.id)
-        drawn = draw(wanted.draw, wanted.rows or 0, len(member.clusters))
-        opened.append(open_scores(state, member, query, drawn))
+        drawn = draw(wanted.draw, wanted.rows or 0, count)
+        opened.append(open_scores(state, member, queries, drawn))
     return tuple(opened)
 
 
@@ -195,9 +228,7 @@ def _proof(
 
 
 def _receipt(pair: calls.Pair) -> Receipt:
-    return Receipt(
-        decode(pair.call.record, SignedCall), decode(pair.statement.record, SignedStatement)
-    )
+    return Receipt(decode(pair.call.record, SignedCall), read_statement(pair.statement.record))
 
 
 def _openings(platform: Platform, call: calls.Call) -> tuple[Opening, ...]:

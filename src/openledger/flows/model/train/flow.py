@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from openledger.attribution.influence.gradients import ProbedModel
+from openledger.attribution.influence.gradients import probed_checkpoints
 from openledger.attribution.release import Recipe as AttributionRecipe
 from openledger.attribution.release import TrainingExample, build
 from openledger.attribution.state import AttributionState, load_state
@@ -32,7 +32,7 @@ from openledger.flows.model.train.plan import (
     write_manifest,
 )
 from openledger.flows.model.train.score import score
-from openledger.lm.checkpoint import load_adapter, save_adapter
+from openledger.lm.checkpoint import save_adapter
 from openledger.lm.frozen import forget_caches
 from openledger.lm.lora import Adapter
 from openledger.storage.private.sealed_folder import SealedFolder, seal_folder
@@ -140,7 +140,9 @@ def _trained(shop: Workshop, run: Run, folder: Path, tell: Tell) -> Run:
         Watch(progress=lambda seen: hear(_step(seen))),
     )
     digest = _keep(shop, tuned.adapter, base.name)
-    state = _attribution(shop, run, plan, split, digest, hear)
+    early = _keep(shop, tuned.early, base.name)
+    recipe = AttributionRecipe(digest, early, run.seed or Digest(""))
+    state = _attribution(shop, run, plan, split, recipe, hear)
     written = _score(shop, plan, split, digest, hear)
     metrics = _metrics(plan, split, tuned, state, attribution_folder(folder))
     scored = msgspec.json.encode(msgspec.structs.replace(metrics, tunes=written))
@@ -276,7 +278,7 @@ def _keep(shop: Workshop, adapter: Adapter, base_name: str) -> Digest:
 
 
 def _attribution(
-    shop: Workshop, run: Run, plan: Plan, split: Split, adapter: Digest, tell: Tell
+    shop: Workshop, run: Run, plan: Plan, split: Split, recipe: AttributionRecipe, tell: Tell
 ) -> AttributionState:
     folder = attribution_folder(shop.home.run(run.op))
     if folder.exists():
@@ -284,7 +286,7 @@ def _attribution(
             opening = openings.Opening(run.id, run.builder, Purpose.TRAINING, "", shop.clock())
             openings.note(transaction, opening)
         state = load_state(folder, read=SealedFolder(shop.sealer).read)
-        if state.manifest.commitment.adapter == adapter:
+        if state.manifest.commitment.adapter == recipe.adapter:
             return state
     base = shop.base(plan.recipe.precision)
     rows: list[list[tuple[int, ...]]] = [[] for _ in split.training]
@@ -294,12 +296,11 @@ def _attribution(
         TrainingExample(one.digest, one.document, one.account, one.text, tuple(pieces))
         for one, pieces in zip(split.training, rows, strict=True)
     ]
-    model = ProbedModel(base, load_adapter(shop.home.adapter(adapter), base, adapter))
-    recipe = AttributionRecipe(adapter, run.seed or Digest(""))
+    models = probed_checkpoints(base, shop.home.adapter, recipe.early, recipe.adapter)
     # In the clear only beside the caches of a run that still trains, which tell as much.
     plain = unsealed_folder(shop.home.run(run.op))
     state = build(
-        plain, model, examples, recipe, lambda done, total: tell(Step(BUILDING, done, total))
+        plain, models, examples, recipe, lambda done, total: tell(Step(BUILDING, done, total))
     )
     seal_folder(shop.sealer, plain, folder)
     return state

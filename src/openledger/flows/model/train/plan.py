@@ -15,7 +15,7 @@ from openledger.core.errors import (
     InvalidInputError,
     full_disk,
 )
-from openledger.core.types import DatanetVersion, Digest
+from openledger.core.types import DatanetVersion, Digest, Precision
 from openledger.lm.base import BaseModel
 from openledger.serving.engine import Engine
 from openledger.storage.blobs import write_atomically
@@ -25,7 +25,7 @@ from openledger.storage.records.data import contributions, datanets, texts
 from openledger.storage.records.data.accounts import LocalAccount
 from openledger.storage.records.data.contributions import ContributionState
 from openledger.storage.vault import Sealer, Vault
-from openledger.training.recipe import Precision, Recipe
+from openledger.training.recipe import Recipe
 from openledger.training.rows import Example
 from openledger.training.task import TrainingManifest, TrainingRow
 

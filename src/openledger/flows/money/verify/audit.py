@@ -22,7 +22,7 @@ from openledger.core.errors import InvalidInputError, VerificationError
 from openledger.core.types import Account, as_bytes
 from openledger.flows.money.verify.bundle import Bundle
 from openledger.flows.money.verify.export import PLAN, Export
-from openledger.flows.money.verify.recompute import exported_state, opened_ids
+from openledger.flows.money.verify.recompute import exported_state, opened_ids, the_only_member
 from openledger.lm.base import BaseModel
 from openledger.lm.frozen import forget_caches, hidden_cache
 from openledger.training.recipe import Recipe
@@ -101,11 +101,14 @@ def audit(
         progress: is told (steps done, steps in all).
 
     Raises:
-        InvalidInputError: the receipts are of another method, or the release has one contributor.
+        InvalidInputError: the receipts are of another method or of several releases, or the release
+            has one contributor.
         NotFoundError: the export holds no texts.
         VerificationError: the texts are not those that were trained on.
     """
     plan, seed = read_plan(export), as_bytes(export.body.release.seed)
+    for bundle in bundles:
+        the_only_member(bundle)
     split = split_by_key(export.texts(), seed, plan.held_out_bps)
     _check_trained_on(split.training, exported_state(bundles[0], export))
     shares = _shares(bundles)

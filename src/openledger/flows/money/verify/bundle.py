@@ -6,11 +6,12 @@ integer scores were made from: query vectors and rows of the release, each with 
 
 import msgspec
 
-from openledger.core.encoding import decode, encode, from_wire, parse_json
+from openledger.core.encoding import decode, encode, from_wire
 from openledger.core.errors import InvalidInputError, VerificationError
 from openledger.core.merkle import Proof
 from openledger.core.types import Account, Digest, ReceiptId, Wei, account, digest
-from openledger.settlement.receipt import CallReceipt, Receipt
+from openledger.settlement.receipt import CallReceipt, Receipt, StatedMethod
+from openledger.settlement.shares import check_method
 
 BUNDLE_VERSION = 1
 FULL_BUNDLE_VERSION = 2
@@ -56,7 +57,7 @@ class OpenedScores(msgspec.Struct, frozen=True):
     """What the scores of one member of the mix were made from."""
 
     release: int
-    query: str  # base64 of the query vector's 16-bit integers, little-endian
+    queries: tuple[str, ...]  # one a segment: base64 of 16-bit integers, little-endian
     rows: tuple[OpenedRow, ...]  # by their place in the tree
 
 
@@ -139,12 +140,16 @@ def read_bundle(raw: bytes) -> Bundle:
     """Read a bundle file; nothing in it is checked yet.
 
     Raises:
-        VerificationError: it is none, or of a version that this verifier does not know.
+        VerificationError: it is none, or its version or that of its method is unknown here.
     """
-    version = _version(raw)
-    if version not in _FORMS:
-        raise VerificationError(f"bundle version {version} is unknown to this verifier")
-    return decode(raw, _FORMS[version])
+    try:
+        stated = from_wire(raw, _Stated)
+    except InvalidInputError as error:
+        raise VerificationError(f"these bytes are no bundle: {error}") from error
+    if stated.version not in _FORMS:
+        raise VerificationError(f"bundle version {stated.version} is unknown to this verifier")
+    check_method(stated.receipt.statement.body.method)
+    return decode(raw, _FORMS[stated.version])
 
 
 def read_anchors(raw: bytes) -> Anchors:
@@ -169,12 +174,12 @@ def read_anchors(raw: bytes) -> Anchors:
 _FORMS: dict[int, type[Bundle]] = {BUNDLE_VERSION: Bundle, FULL_BUNDLE_VERSION: FullBundle}
 
 
-def _version(raw: bytes) -> int:
-    try:
-        return msgspec.convert(parse_json(raw), _Versioned).version
-    except (InvalidInputError, msgspec.ValidationError) as error:
-        raise VerificationError(f"these bytes are no bundle: {error}") from error
+class _StatedReceipt(msgspec.Struct):
+    statement: StatedMethod
 
 
-class _Versioned(msgspec.Struct, frozen=True):
+class _Stated(msgspec.Struct):
+    """What every version of a bundle has, whatever its statement looks like."""
+
     version: int
+    receipt: _StatedReceipt

@@ -34,6 +34,7 @@ from openledger.training.task import TrainingManifest
 
 RELEASE = "release.json"
 ADAPTER = "adapter"
+EARLY = "early"  # the adapter after a quarter of its training, where influence is measured too
 ATTRIBUTION = "attribution"
 PLAN = "training/plan.json"
 MANIFEST = "training/manifest.json"
@@ -92,6 +93,11 @@ class Export(msgspec.Struct, frozen=True):
     def adapter(self) -> Path:
         """The adapter's folder."""
         return self.folder / ADAPTER
+
+    @property
+    def early(self) -> Path:
+        """The folder of the early adapter; the attribution state names its digest."""
+        return self.folder / EARLY
 
     @property
     def attribution(self) -> Path:

@@ -34,11 +34,17 @@ from openledger.flows.money.verify.bundle import (
     OpenedRow,
     OpenedScores,
 )
-from openledger.settlement.receipt import MemberScores
-from openledger.settlement.shares import ClusterScore, DocumentScore, data_share_ppb, is_paid
+from openledger.settlement.shares import (
+    ClusterScore,
+    DocumentScore,
+    MemberScores,
+    Segment,
+    data_share_ppb,
+    is_paid,
+)
 
 LEVEL = "L1 full"
-ROW_METHODS = (1,)  # versions in which a score is the product of the query vector with one row
+ROW_METHODS = (2,)  # versions in which a score is the product of the query vector with one row
 
 _QUERY, _WIDE, _NARROW = np.dtype("<i2"), np.dtype("<i2"), np.dtype("i1")
 _KINDS: tuple[type["_Entry"], ...] = (ClusterEntry, DocumentEntry, PlaceboEntry)
@@ -82,14 +88,14 @@ def verify_full(
 
 
 def open_scores(
-    state: AttributionState, member: MemberScores, query: str, drawn: Sequence[int]
+    state: AttributionState, member: MemberScores, queries: tuple[str, ...], drawn: Sequence[int]
 ) -> OpenedScores:
-    """What a bundle says of one member: its query vector, and the rows behind some clusters.
+    """What a bundle says of one member: its query vectors, and the rows behind some clusters.
 
     Args:
         state: of the member's release.
         member: its scores as they were signed; there are some.
-        query: the query vector, in base64.
+        queries: the query vector of each segment, in base64.
         drawn: numbers of clusters. Placebo rows are opened besides: the floors need them all.
     """
     manifest = state.manifest
@@ -97,7 +103,9 @@ def open_scores(
     first = 1 + len(manifest.examples)
     clusters = first + len(manifest.documents)
     placebo = clusters + len(manifest.clusters)
-    documents = {d.document for n in drawn for d in member.clusters[n].documents}
+    scored = [segment for segment in member.segments if segment.clusters]
+    documents = {d.document for s in scored for n in drawn for d in s.clusters[n].documents}
+    last = len(manifest.clusters) - 1
     wanted = set(range(placebo - 1, tree.size))  # what precedes shows where they begin
     wanted |= {clusters + number for number in drawn}
     wanted |= {
@@ -105,12 +113,10 @@ def open_scores(
     }
     return OpenedScores(
         release=member.release,
-        query=query,
+        queries=queries,
         # Of the last cluster, unless it is drawn, the leaf alone: that needs no row.
         rows=tuple(
-            opener.open(
-                tree, place, is_bare=place == placebo - 1 and len(member.clusters) - 1 not in drawn
-            )
+            opener.open(tree, place, is_bare=place == placebo - 1 and last not in drawn)
             for place in sorted(wanted)
         ),
     )
@@ -146,26 +152,47 @@ class _Opener:
 def _check_member(
     member: MemberScores, opened: OpenedScores, root: _Root, state: AttributionState | None
 ) -> str:
-    if not member.clusters:
-        if data_share_ppb(member.gain) or opened.query or opened.rows:
-            raise VerificationError(f"release {member.release} was owed, but was not scored")
-        return f"release {member.release} was owed nothing, so it was not scored"
-    query = _integers(opened.query, _QUERY, member.query, "query vector")
-    if state is not None and Scoring(state).score(query) != member.clusters:
+    scored = _vectors(member, opened)
+    if not scored:
+        if opened.rows:
+            raise VerificationError(f"release {member.release} was not scored, but has rows")
+        why = member.unscored or "was owed nothing"
+        return f"release {member.release} was not scored: {why}"
+    if state is not None and any(
+        Scoring(state).score(query) != segment.clusters for segment, query in scored
+    ):
         raise VerificationError(
             f"the scores of release {member.release} are not what its rows give"
         )
-    count = len(member.clusters)
+    total = len(scored[0][0].clusters)
+    count = total
     if opened.rows or state is None:
-        checked = _Rows(opened.rows, root, count).check(member.clusters, query)
-        count = checked if state is None else count
-    return f"the scores of {count} of {len(member.clusters)} clusters follow from vector and rows"
+        checked = _Rows(opened.rows, root, total, len(scored[0][1])).check(scored)
+        count = checked if state is None else total
+    return f"the scores of {count} of {total} clusters follow from vectors and rows"
+
+
+def _vectors(member: MemberScores, opened: OpenedScores) -> list[tuple[Segment, np.ndarray]]:
+    """The segments that have scores, each with its query vector."""
+    if len(opened.queries) != len(member.segments):
+        raise VerificationError("the bundle must open one query vector a segment")
+    scored = []
+    for segment, text in zip(member.segments, opened.queries, strict=True):
+        query = _integers(text, _QUERY, segment.query, "query vector")
+        if segment.clusters:
+            scored.append((segment, query))
+        elif data_share_ppb(segment.gain) or text:
+            raise VerificationError(f"release {member.release} was owed, but was not scored")
+    if len({len(segment.clusters) for segment, _ in scored}) > 1:
+        raise VerificationError("the segments are scored by different numbers of clusters")
+    return scored
 
 
 class _Rows:
     """The opened leaves of one tree, proved."""
 
-    def __init__(self, opened: Sequence[OpenedRow], root: _Root, clusters: int) -> None:
+    def __init__(self, opened: Sequence[OpenedRow], root: _Root, clusters: int, width: int) -> None:
+        self._width = width
         self.clusters: dict[int, tuple[ClusterEntry, np.ndarray | None]] = {}
         self.documents: dict[int, tuple[DocumentEntry, np.ndarray | None]] = {}
         self.placebo: list[tuple[PlaceboEntry, np.ndarray]] = []
@@ -182,13 +209,17 @@ class _Rows:
             self._add(entry, one)
         self._check_places(places, opened[0].proof.size if opened else 0, clusters)
 
-    def check(self, stated: Sequence[ClusterScore], query: np.ndarray) -> int:
+    def check(self, scored: Sequence[tuple[Segment, np.ndarray]]) -> int:
         """Check what is stated of every cluster whose row is opened; how many that are."""
+        for segment, query in scored:
+            self._check_segment(segment.clusters, query)
+        return sum(row is not None for _, row in self.clusters.values())
+
+    def _check_segment(self, stated: Sequence[ClusterScore], query: np.ndarray) -> None:
         noise = Noise(
             _scores(query, [row for _, row in self.placebo]),
             [entry.energy for entry, _ in self.placebo],
         )
-        checked = 0
         for number, (entry, row) in self.clusters.items():
             if row is None:
                 continue
@@ -198,8 +229,6 @@ class _Rows:
             if is_paid(cluster):
                 for document in cluster.documents:
                     self._check_document(document, cluster, query)
-            checked += 1
-        return checked
 
     def _check_document(
         self, stated: DocumentScore, cluster: ClusterScore, query: np.ndarray
@@ -218,13 +247,21 @@ class _Rows:
             case PlaceboEntry():
                 self.placebo.append((entry, _row(one, _NARROW, entry.row)))
             case ClusterEntry():
-                row = None if one.row is None else _row(one, _WIDE, entry.row)
+                row = None if one.row is None else self._sum(one, entry.row)
                 self.clusters[entry.cluster] = (entry, row)
             case DocumentEntry():
                 if entry.row is None and one.row is not None:
                     raise VerificationError(f"document {entry.document} has no row of its own")
                 own = None if entry.row is None else _row(one, _NARROW, entry.row)
                 self.documents[entry.document] = (entry, own)
+
+    def _sum(self, one: OpenedRow, wanted: Digest) -> np.ndarray:
+        """A cluster's row, of wide integers where its sums need them.
+
+        Its length tells; that the width is right the placebo rows show, which are always narrow.
+        """
+        row = _row(one, _NARROW, wanted)
+        return row.view(_WIDE) if len(row) == 2 * self._width else row
 
     def _check_places(self, places: Mapping[int, _Entry], size: int, clusters: int) -> None:
         """The last leaves are the placebo rows, all of them; the clusters stand just before."""
@@ -259,7 +296,7 @@ def _integers(text: str, kind: np.dtype, wanted: Digest, name: str) -> np.ndarra
         raw = b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise VerificationError(f"the {name} is no base64") from error
-    if sha256(raw).hexdigest() != wanted:
+    if sha256(raw).hexdigest() != wanted or len(raw) % kind.itemsize:
         raise VerificationError(f"the {name} is not the one that was signed")
     return np.frombuffer(raw, kind)
 

@@ -1,8 +1,8 @@
 """Level 2: query vector, gain and shares once more, from the model and the text of the call.
 
 Machines round differently, so the shares need not be equal; accepted is a total variation of at
-most half a point, contributors and nobody together. Level 1 alone does not prove the query vector
-honest.
+most half a point, contributors and nobody together, in the precision that the receipt names. Level
+1 alone does not prove the query vector honest.
 """
 
 import tempfile
@@ -12,19 +12,18 @@ from pathlib import Path
 import msgspec
 
 from openledger.attribution.attribute import Attributor
-from openledger.attribution.influence.gradients import ProbedModel
+from openledger.attribution.influence.gradients import probed_checkpoints
 from openledger.attribution.method import METHOD_VERSION
 from openledger.attribution.state import AttributionState, load_state
 from openledger.core.encoding import digest_of
 from openledger.core.errors import InvalidInputError, NotFoundError, VerificationError
-from openledger.core.types import Digest
+from openledger.core.types import Digest, Precision
 from openledger.flows.money.verify.bundle import Bundle, Difference
 from openledger.flows.money.verify.export import Export
 from openledger.lm.base import DTYPES, MANIFEST, BaseModel, load_base, read_manifest
-from openledger.lm.checkpoint import load_adapter
 from openledger.lm.tiny import build_tiny
+from openledger.settlement.receipt import MixMember, why_unscored
 from openledger.settlement.shares import TOLERANCE_PPB, Attribution, distance_ppb
-from openledger.training.recipe import Precision
 
 LEVEL = "L2"
 
@@ -37,44 +36,33 @@ class Recomputed(msgspec.Struct, frozen=True):
     check: str
 
 
-def recompute_in_any(
-    bundle: Bundle, export: Export, load: Callable[[Precision], BaseModel]
-) -> Recomputed:
-    """Attribute the call again in either precision that gateways compute in, float32 first.
+def recompute(bundle: Bundle, export: Export, load: Callable[[Precision], BaseModel]) -> Recomputed:
+    """Attribute the call of a bundle again, in the precision it was attributed in; compare shares.
 
-    A receipt does not say which; in bfloat16 shares differ from those in float32 by more than the
-    tolerance now and then, while each agrees with itself on any machine.
-
-    Raises:
-        VerificationError: in neither precision it holds; the reason is that of float32.
-    """
-    check_method(bundle)
-    try:
-        return recompute(bundle, export, load("float32"))
-    except VerificationError as error:
-        try:
-            return recompute(bundle, export, load("bfloat16"))
-        except VerificationError:
-            raise error from None
-
-
-def recompute(bundle: Bundle, export: Export, base: BaseModel) -> Recomputed:
-    """Attribute the call of a bundle again, and compare shares.
+    Args:
+        bundle: it holds to level 1, and opens prompt and answer.
+        export: of the release that answered.
+        load: its base model, in a precision.
 
     Raises:
         VerificationError: the shares are too far apart, the bundle opens no text, or the release is
             not the receipt's.
+        InvalidInputError: the receipt is of another method, or of several releases.
     """
+    check_method(bundle)
+    mixed = the_only_member(bundle)
     signed = bundle.receipt.statement.body
-    if bundle.receipt.call.call.fee == 0:
-        return Recomputed(0, (), "the call was free, so nothing was owed and nothing scored")
-    (member,) = bundle.receipt.call.body.mix
-    state = load_state(export.attribution, member.training_root)
-    adapter = load_adapter(export.adapter, base, member.adapter)
-    found = Attributor(state, ProbedModel(base, adapter)).attribute(
-        opened_ids(bundle, "prompt"), opened_ids(bundle, "answer")
-    )
-    distance = distance_ppb(found.attribution, signed.attribution)
+    reason = why_unscored(bundle.receipt.call, mixed)
+    if reason is not None:
+        return Recomputed(0, (), f"nothing was to be scored: {reason}")
+    prompt, answer = opened_ids(bundle, "prompt"), opened_ids(bundle, "answer")
+    state = load_state(export.attribution, mixed.training_root)
+    base = load(signed.precision)
+    early = state.manifest.commitment.early
+    folders = {early: export.early, mixed.adapter: export.adapter}
+    models = probed_checkpoints(base, folders.__getitem__, early, mixed.adapter)
+    found = Attributor(state, models).attribute(prompt, answer).attribution
+    distance = distance_ppb(found, signed.attribution)
     if distance > TOLERANCE_PPB:
         raise VerificationError(
             f"model and text give shares that lie {distance} ppb from the signed ones; honest "
@@ -82,9 +70,24 @@ def recompute(bundle: Bundle, export: Export, base: BaseModel) -> Recomputed:
         )
     return Recomputed(
         distance,
-        _differences(found.attribution, signed.attribution),
+        _differences(found, signed.attribution),
         f"model and text give these shares, {distance} ppb apart (at most {TOLERANCE_PPB})",
     )
+
+
+def the_only_member(bundle: Bundle) -> MixMember:
+    """The release that answered alone.
+
+    Raises:
+        InvalidInputError: several did, and this level cannot check what several made together.
+    """
+    first, *others = bundle.receipt.call.body.mix
+    if others:
+        raise InvalidInputError(
+            f"{1 + len(others)} releases gave this answer together, and levels 2 and 3 check "
+            "answers of one: check it to level full"
+        )
+    return first
 
 
 def check_method(bundle: Bundle) -> None:
