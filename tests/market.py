@@ -184,10 +184,10 @@ class Scorer:
             for place, (account, score) in enumerate(zip(self._accounts, (300, 100), strict=False))
         )
         segments = tuple(
-            Segment(tokens, Gain(800, 1_000, CAP_PPB), Digest("9" * 64), clusters)
+            Segment(tokens, Gain(800_000, 1_000_000, CAP_PPB), Digest("9" * 64), clusters)
             for tokens in segment_lengths(len(answer_ids))
         )
-        return (AnswerAttribution(None, 800 * len(segments), segments),)
+        return (AnswerAttribution(None, 800_000 * len(segments), segments),)
 
 
 def desk(platform: Platform, tokenizer: Tokenizer, engine: FakeEngine | None = None) -> Desk:
@@ -227,6 +227,8 @@ def attribution(platform: Platform, scorer: Scorer) -> Attribute:
         gateway=platform.gateway,
         sealer=platform.sealer,
         scorer_of=lambda _: scorer,
+        precision="float32",
+        token=platform.acts.contracts.deployment.open_token,
         commons=platform.acts.contracts.deployment.payouts,
         platform=platform.treasury,
         clock=now_us,

@@ -1,3 +1,4 @@
+from base64 import b64decode
 from itertools import accumulate
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from openledger.attribution import attribute
-from openledger.attribution.attribute import AnswerAttribution, Attributor
+from openledger.attribution.attribute import AnswerAttribution, Attributor, Scoring
 from openledger.attribution.influence.gradients import (
     Checkpoints,
     ProbedModel,
@@ -30,7 +31,7 @@ from openledger.attribution.state import (
     load_state,
 )
 from openledger.core.encoding import encode
-from openledger.core.errors import DigestMismatchError
+from openledger.core.errors import DigestMismatchError, InvalidInputError
 from openledger.core.types import PARTS_PER_BILLION
 from openledger.lm.base import BaseModel
 from openledger.lm.lora import Adapter, LoraPair
@@ -299,6 +300,22 @@ def test_a_segment_that_owes_nothing_makes_no_query_and_its_part_is_nobodys(
     assert second.clusters == ()
     paid = PARTS_PER_BILLION - found.attribution.nobody_ppb
     assert 0 < paid <= data_share_ppb(first.gain) // 2
+
+
+def test_the_query_vector_of_each_segment_redoes_its_scores(
+    base: BaseModel, lasting: Lasting
+) -> None:
+    """A segment that owes nothing has an empty one."""
+    attributor, state, _, ids = lasting
+    noise = base.tokenizer.encode("Zq%! 77 ~~ @@ zzz QQ WW PP 123 456 &&&&" * 9)
+    found = attributor.attribute(ids[:10], [*ids[10:138], *noise[:128]])
+    vectors = [np.frombuffer(b64decode(one), "<i2") for one in found.vectors]
+
+    assert [digest_of_row(one) for one in vectors] == [one.query for one in found.segments]
+    assert Scoring(state).score(vectors[0]) == found.segments[0].clusters
+    assert found.vectors[1] == ""
+    with pytest.raises(InvalidInputError, match="does not fit"):
+        Scoring(state).score(vectors[0][:-1])
 
 
 def test_an_answer_goes_through_the_model_alone(lasting: Lasting) -> None:

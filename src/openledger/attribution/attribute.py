@@ -33,8 +33,13 @@ from openledger.attribution.method import (
     PLACEBO_MICRONATS_PER_TOKEN,
     TOKEN_GAIN_CAP_MICRONATS,
 )
-from openledger.attribution.state import AttributionState, DocumentEntry, digest_of_row
-from openledger.core.errors import DigestMismatchError
+from openledger.attribution.state import (
+    AttributionState,
+    DocumentEntry,
+    digest_of_row,
+    row_text,
+)
+from openledger.core.errors import DigestMismatchError, InvalidInputError
 from openledger.core.types import PARTS_PER_BILLION
 from openledger.settlement.shares import (
     Attribution,
@@ -60,11 +65,13 @@ class AnswerAttribution(msgspec.Struct, frozen=True):
     unscored: Unscored | None  # why there are no segments
     leave_one_out_micronats: int  # gain of the mix over the mix without this member
     segments: tuple[Segment, ...]  # of all clusters, in order; without any where nothing was owed
+    vectors: tuple[str, ...] = ()  # the query vector of each segment, as `state.row_text` tells it
 
     @property
     def attribution(self) -> Attribution:
         """The shares of an answer to which this release alone added."""
-        return combine([MemberScores(0, PARTS_PER_BILLION, *msgspec.structs.astuple(self))])
+        added = self.leave_one_out_micronats
+        return combine([MemberScores(0, PARTS_PER_BILLION, added, self.unscored, self.segments)])
 
 
 class Chances(msgspec.Struct, frozen=True):
@@ -118,7 +125,7 @@ class Attributor:
         self._models = models
         self._model = models.final
         self._null_logs = _null_logs(state.rows.counts)
-        self._sharing = _documents_by_cluster(state)
+        self._scoring = Scoring(state)
 
     def attribute(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> AnswerAttribution:
         """Attribute one answer that this release gave alone.
@@ -161,7 +168,7 @@ class Attributor:
             return ()
         whole = row.predicting(slice(0, len(row.ids) - row.start))
         vector = self._vector(self._readings(*self._read(row)), whole)
-        return self._score(self._quantised(vector))
+        return self._scoring.score(self._quantised(vector))
 
     def _read(self, row: Row) -> tuple[Batch, Tensor]:
         batch = self._model.batch([row.ids], [row.start])
@@ -189,7 +196,7 @@ class Attributor:
         readings: list[_Reading] = []
         if any(data_share_ppb(gain) for gain in owed):
             readings = self._readings(batch, states)
-        segments = []
+        segments, vectors = [], []
         for tokens, place, gain in zip(segment_lengths(row.tokens), places, owed, strict=True):
             query, clusters = _NO_QUERY, tuple[ClusterScore, ...]()
             if readings and data_share_ppb(gain):
@@ -197,9 +204,10 @@ class Attributor:
                 if not bool(torch.isfinite(vector).all()):
                     return unscored(Unscored.NOT_FINITE)
                 query = self._quantised(vector)
-                clusters = self._score(query)
+                clusters = self._scoring.score(query)
             segments.append(Segment(tokens, gain, digest_of_row(query), clusters))
-        return AnswerAttribution(None, added, tuple(segments))
+            vectors.append(row_text(query))
+        return AnswerAttribution(None, added, tuple(segments), tuple(vectors))
 
     def _gain(self, row: Row, chances: Chances, place: slice) -> Gain | None:
         """What a segment's tokens gained; None where that is no finite number."""
@@ -225,9 +233,24 @@ class Attributor:
             features += self._state.whitener.whiten(found)
         return torch.cat(features, dim=1)[0]
 
-    def _score(self, query: np.ndarray) -> tuple[ClusterScore, ...]:
+
+class Scoring:
+    """The integer part: from a query vector to scores, by one state's rows; needs no model."""
+
+    def __init__(self, state: AttributionState) -> None:
+        self._state = state
+        self._sharing = _documents_by_cluster(state)
+
+    def score(self, query: np.ndarray) -> tuple[ClusterScore, ...]:
+        """The scores of all clusters, exactly.
+
+        Raises:
+            InvalidInputError: the vector is not of this state's width.
+        """
         manifest, rows = self._state.manifest, self._state.rows
-        noise = _Noise(dot(query, rows.placebo), [entry.energy for entry in manifest.placebo])
+        if query.shape != (manifest.commitment.layout.width,):
+            raise InvalidInputError(f"a query of {query.shape} does not fit this state's rows")
+        noise = Noise(dot(query, rows.placebo), [entry.energy for entry in manifest.placebo])
         scored = []
         for entry, score in zip(manifest.clusters, dot(query, rows.clusters), strict=True):
             cluster = ClusterScore(entry.cluster, score, noise.floor(entry.energy), ())
@@ -253,7 +276,7 @@ class _Member(msgspec.Struct, frozen=True):
     row: int  # in `Rows.documents`; meaningless where the document is alone
 
 
-class _Noise:
+class Noise:
     """The floor of a cluster: what as much text without content would have scored.
 
     The placebo rows show the mean square of a score per unit of squared length; the errors of
@@ -264,6 +287,7 @@ class _Noise:
         self._pairs = [pair for pair in zip(scores, energies, strict=True) if pair[1]]
 
     def floor(self, energy: int) -> int:
+        """The floor of a cluster of this squared length."""
         if not self._pairs:
             return 0
         total = sum(score * score * energy // length for score, length in self._pairs)

@@ -10,16 +10,17 @@ opened and proved without the others. All of the folder is as secret as the data
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import load_file as load_tensors
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file as save_tensors
 from torch import Tensor
 
@@ -40,6 +41,8 @@ from openledger.lm.base import digest_file
 MANIFEST = "manifest.json"
 FACTORS = "factors.safetensors"
 ROWS = "rows.safetensors"
+
+Read = Callable[[Path], bytes]
 
 
 class ExampleEntry(msgspec.Struct, frozen=True):
@@ -125,6 +128,11 @@ class AttributionState(msgspec.Struct, frozen=True):
     training_size: int
 
 
+def row_text(row: np.ndarray) -> str:
+    """A row's integers, little-endian, as base64: how rows and query vectors travel."""
+    return b64encode(row.astype(row.dtype.newbyteorder("<")).tobytes()).decode()
+
+
 def digest_of_row(row: np.ndarray) -> Digest:
     """The sha256 of a row's integers, little-endian."""
     return Digest(sha256(row.astype(row.dtype.newbyteorder("<")).tobytes()).hexdigest())
@@ -160,8 +168,15 @@ def write_state(folder: Path, whitener: Whitener, manifest: StateManifest, rows:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def load_state(folder: Path, expected_root: Digest | None = None) -> AttributionState:
+def load_state(
+    folder: Path, expected_root: Digest | None = None, read: Read = Path.read_bytes
+) -> AttributionState:
     """Read a state and check all of it.
+
+    Args:
+        folder: where its files lie.
+        expected_root: the training root that the release committed to.
+        read: the content of a file, where it does not lie there as it is.
 
     Raises:
         NotFoundError: there is none in this folder.
@@ -172,7 +187,7 @@ def load_state(folder: Path, expected_root: Digest | None = None) -> Attribution
     path = folder / MANIFEST
     if not path.is_file():
         raise NotFoundError(f"there is no attribution state in {folder}: build the release first")
-    manifest = decode(path.read_bytes(), StateManifest)
+    manifest = decode(read(path), StateManifest)
     if manifest.commitment.method != METHOD_VERSION:
         raise InvalidInputError(
             f"{folder} was made by method {manifest.commitment.method}, this is {METHOD_VERSION}"
@@ -180,11 +195,9 @@ def load_state(folder: Path, expected_root: Digest | None = None) -> Attribution
     tree = manifest.tree()
     if expected_root is not None and tree.root != expected_root:
         raise DigestMismatchError(f"{folder} has training root {tree.root}, not {expected_root}")
-    for name, digest in ((FACTORS, manifest.commitment.factors), (ROWS, manifest.rows)):
-        if digest_file(folder / name) != digest:
-            raise DigestMismatchError(f"{folder / name} was altered: build the release again")
-    rows = _read_rows(folder / ROWS, manifest)
-    whitener = _whitener(manifest.commitment.sites, load_tensors(folder / FACTORS))
+    factors = _promised(folder / FACTORS, manifest.commitment.factors, read)
+    whitener = _whitener(manifest.commitment.sites, load_tensors(factors))
+    rows = _read_rows(folder / ROWS, manifest, read)
     return AttributionState(manifest, whitener, rows, tree.root, tree.size)
 
 
@@ -193,10 +206,19 @@ def state_bytes(folder: Path) -> int:
     return sum((folder / name).stat().st_size for name in (FACTORS, ROWS, MANIFEST))
 
 
-def _read_rows(path: Path, manifest: StateManifest) -> Rows:
+def _promised(path: Path, digest: Digest, read: Read) -> bytes:
+    if not path.is_file():
+        raise NotFoundError(f"{path} is missing")
+    content = read(path)
+    if sha256(content).hexdigest() != digest:
+        raise DigestMismatchError(f"{path} was altered: build the release again")
+    return content
+
+
+def _read_rows(path: Path, manifest: StateManifest, read: Read) -> Rows:
     try:
-        rows = Rows(**load_arrays(path))
-    except (SafetensorError, TypeError) as error:
+        rows = Rows(**load_arrays(_promised(path, manifest.rows, read)))
+    except (SafetensorError, KeyError, TypeError) as error:  # KeyError: a type numpy lacks
         raise DigestMismatchError(f"{path} holds no attribution rows") from error
     shared = [entry.row for entry in manifest.documents if entry.row is not None]
     _check_rows(rows.clusters, [entry.row for entry in manifest.clusters])

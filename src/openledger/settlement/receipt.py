@@ -18,7 +18,7 @@ import msgspec
 from openledger.core.encoding import decode, digest_of, encode, from_wire, salted_digest
 from openledger.core.errors import VerificationError
 from openledger.core.signing import Domain, TypedRecord, digest_typed, sign_typed, verify_typed
-from openledger.core.types import Account, Digest, ReceiptId, Wei, as_bytes
+from openledger.core.types import Account, Digest, Precision, ReceiptId, Wei, as_bytes
 from openledger.settlement.parts import Part, Roles, check_roles, fee_parts
 from openledger.settlement.price import Terms, fee
 from openledger.settlement.shares import (
@@ -174,6 +174,7 @@ class StatementBody(msgspec.Struct, frozen=True):
 
     receipt_id: ReceiptId
     method: int
+    precision: Precision  # in which the models computed gain and query vectors
     members: tuple[MemberScores, ...]
     attribution: Attribution
     roles: Roles
@@ -221,6 +222,7 @@ def sign_call(domain: Domain, call: CallReceipt, body: CallBody, private_key: by
 def make_statement(
     domain: Domain,
     signed: SignedCall,
+    precision: Precision,
     members: tuple[MemberScores, ...],
     roles: Roles,
     private_key: bytes,
@@ -231,7 +233,13 @@ def make_statement(
         signed.call.fee, signed.body.terms.policy, roles, member_ppb(members), attribution
     )
     body = StatementBody(
-        signed.body.receipt_id, signed.body.method, members, attribution, roles, parts
+        receipt_id=signed.body.receipt_id,
+        method=signed.body.method,
+        precision=precision,
+        members=members,
+        attribution=attribution,
+        roles=roles,
+        parts=parts,
     )
     call = digest_typed(domain, signed.call)
     statement = AttributionStatement(RECEIPT_VERSION, call, digest_of(body))

@@ -14,12 +14,12 @@ from openledger.attribution.attribute import Attributor
 from openledger.attribution.influence.gradients import probed_checkpoints
 from openledger.attribution.mix import Member as ReadyMember
 from openledger.attribution.mix import Mix
-from openledger.attribution.state import load_state
+from openledger.attribution.state import AttributionState, load_state
 from openledger.chain.index.rows import StoredEvent
 from openledger.core.encoding import digest_of
 from openledger.core.errors import ChainUnavailableError, OpenLedgerError, StoppedError
 from openledger.core.ids import parse_receipt_id
-from openledger.core.types import Account, Digest
+from openledger.core.types import Account, Digest, Precision
 from openledger.flows.data.obtain import SOURCES, obtain
 from openledger.flows.model.train.flow import Tell, train
 from openledger.flows.model.train.plan import Workshop, attribution_folder
@@ -38,11 +38,13 @@ from openledger.settlement.receipt import NO_TRAINING_ROOT
 from openledger.storage import jobs
 from openledger.storage.database import Transaction
 from openledger.storage.jobs import Job
-from openledger.storage.records.model import releases, runs
+from openledger.storage.private.sealed_folder import SealedFolder
+from openledger.storage.records.model import openings, releases, runs
+from openledger.storage.records.model.openings import Purpose
 from openledger.storage.records.model.releases import Release
 from openledger.storage.records.model.runs import TRAIN_JOB, RunState
 from openledger.storage.records.money import balances, calls, idempotency
-from openledger.training.recipe import Precision, Recipe, best_precision
+from openledger.training.recipe import Recipe, best_precision
 from openledger.wiring.platform import now_us
 from openledger.worker import Handler
 
@@ -154,6 +156,8 @@ class Models:
             gateway=self._platform.gateway,
             sealer=self._platform.sealer,
             scorer_of=self.scorer,
+            precision=self.precision,
+            token=self._platform.acts.contracts.deployment.open_token,
             commons=self._platform.acts.contracts.deployment.payouts,
             platform=self._platform.treasury,
             clock=now_us,
@@ -174,13 +178,36 @@ class Models:
         adapter = load_adapter(self._platform.home.adapter(release.adapter), base, release.adapter)
         attributor = None
         if release.training_root != NO_TRAINING_ROOT:
-            folder = attribution_folder(self._platform.home.root / release.folder)
-            state = load_state(folder, expected_root=release.training_root)
+            state = self.open_state(release, Purpose.SCORING, self._platform.gateway.account)
             early = state.manifest.commitment.early
             folder_of = self._platform.home.adapter
             models = probed_checkpoints(base, folder_of, early, release.adapter)
             attributor = Attributor(state, models)
         return ReadyMember(adapter, member.weight_ppb, attributor)
+
+    def open_state(
+        self, release: Release, purpose: Purpose, account: Account, subject: str = ""
+    ) -> AttributionState:
+        """Decrypt the attribution state of a release; who asks, and what for, is noted before.
+
+        Raises:
+            NotFoundError: there is none.
+            VerificationError: it was altered.
+        """
+        opening = openings.Opening(release.run, account, purpose, subject, now_us())
+        with self._platform.database.transaction() as transaction:
+            openings.note(transaction, opening)
+        folder = self.state_folder(release)
+        return load_state(folder, release.training_root, self.sealed.read)
+
+    def state_folder(self, release: Release) -> Path:
+        """Where the sealed attribution state of a release lies."""
+        return attribution_folder(self._platform.home.root / release.folder)
+
+    @property
+    def sealed(self) -> SealedFolder:
+        """Reads sealed files of this home; use `open_state` where a state is meant."""
+        return SealedFolder(self._platform.sealer)
 
     @property
     def workshop(self) -> Workshop:
@@ -188,6 +215,7 @@ class Models:
         return Workshop(
             database=self._platform.database,
             vault=self._platform.vault,
+            sealer=self._platform.sealer,
             acts=self._platform.acts,
             home=self._platform.home,
             base=self.base,

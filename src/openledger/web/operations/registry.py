@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from openledger.web.operations import datanets, epochs, models, receipts, sources, wallets
+from openledger.web.operations import datanets, epochs, exports, models, receipts, sources, wallets
 from openledger.web.operations.operation import Operation
 
 OPERATIONS: dict[str, Operation[Any, Any]] = {
@@ -22,6 +22,8 @@ OPERATIONS: dict[str, Operation[Any, Any]] = {
         models.SHOW,
         models.LIST,
         models.DEPRECATE,
+        exports.EXPORT,
+        exports.OPENINGS,
         wallets.NEW,
         wallets.BALANCE,
         wallets.DEPOSIT,

@@ -26,15 +26,19 @@ from openledger.flows.model.train.plan import (
     as_begun,
     attribution_folder,
     check_same,
+    forget_unsealed,
     gather,
+    unsealed_folder,
     write_manifest,
 )
 from openledger.flows.model.train.score import score
 from openledger.lm.checkpoint import save_adapter
 from openledger.lm.frozen import forget_caches
 from openledger.lm.lora import Adapter
+from openledger.storage.private.sealed_folder import SealedFolder, seal_folder
 from openledger.storage.records.data import accounts, datanets
-from openledger.storage.records.model import runs
+from openledger.storage.records.model import openings, runs
+from openledger.storage.records.model.openings import Purpose
 from openledger.storage.records.model.runs import Run, RunState
 from openledger.training.abc_score import AbcScore
 from openledger.training.finetune import finetune
@@ -113,7 +117,9 @@ def train(shop: Workshop, run: Run, tell: Tell) -> Run:
     folder = shop.home.run(run.op)
     if run.state is not RunState.TRAINED:
         run = _trained(shop, run, folder, tell)
-    forget_caches(folder)  # whoever reads them learns the texts, which rest encrypted elsewhere
+    # Whoever reads these learns the texts, which rest encrypted elsewhere.
+    forget_caches(folder)
+    forget_unsealed(folder)
     return run
 
 
@@ -276,7 +282,10 @@ def _attribution(
 ) -> AttributionState:
     folder = attribution_folder(shop.home.run(run.op))
     if folder.exists():
-        state = load_state(folder)
+        with shop.database.transaction() as transaction:
+            opening = openings.Opening(run.id, run.builder, Purpose.TRAINING, "", shop.clock())
+            openings.note(transaction, opening)
+        state = load_state(folder, read=SealedFolder(shop.sealer).read)
         if state.manifest.commitment.adapter == recipe.adapter:
             return state
     base = shop.base(plan.recipe.precision)
@@ -288,9 +297,13 @@ def _attribution(
         for one, pieces in zip(split.training, rows, strict=True)
     ]
     models = probed_checkpoints(base, shop.home.adapter, recipe.early, recipe.adapter)
-    return build(
-        folder, models, examples, recipe, lambda done, total: tell(Step(BUILDING, done, total))
+    # In the clear only beside the caches of a run that still trains, which tell as much.
+    plain = unsealed_folder(shop.home.run(run.op))
+    state = build(
+        plain, models, examples, recipe, lambda done, total: tell(Step(BUILDING, done, total))
     )
+    seal_folder(shop.sealer, plain, folder)
+    return state
 
 
 def _score(
