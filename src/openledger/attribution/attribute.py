@@ -107,6 +107,13 @@ class Attributor:
         states = self._model.upper(batch, is_adapted=True, has_graph=True)
         return self._score(self._quantised(self._vector(batch, states)))
 
+    def features(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> list[Tensor]:
+        """The whitened gradient of an answer, in parts (1, size); none for one without tokens."""
+        batch = self._batch(prompt_ids, answer_ids)
+        if batch is None:
+            return []
+        return self._features(batch, self._model.upper(batch, is_adapted=True, has_graph=True))
+
     def _batch(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Batch | None:
         """One row; None where no token of the answer has anything before it."""
         answer = list(answer_ids)[:LONGEST_SEQUENCE]
@@ -136,9 +143,11 @@ class Attributor:
         )
 
     def _vector(self, batch: Batch, states: Tensor) -> Tensor:
+        return self._sketch.project(self._features(batch, states))[0]  # (P,)
+
+    def _features(self, batch: Batch, states: Tensor) -> list[Tensor]:
         gradient = label_gradients(self._model, batch, states).true / batch.weights.sum()
-        features = self._state.whitener.features(self._model.flow(states, gradient).gradients)
-        return self._sketch.project(features)[0]  # (P,)
+        return self._state.whitener.features(self._model.flow(states, gradient).gradients)
 
     def _score(self, query: np.ndarray) -> tuple[ClusterScore, ...]:
         manifest, rows = self._state.manifest, self._state.rows

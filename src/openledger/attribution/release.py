@@ -56,6 +56,7 @@ _BATCH_TOKENS = 2_048  # padding included
 _UNSET = Digest("0" * 64)  # of a file that is not written yet
 
 Progress = Callable[[int, int], None]
+Hear = Callable[[Sequence[int], Sequence[Tensor]], None]
 Gradients = Mapping[str, SiteGradient]
 
 
@@ -97,6 +98,7 @@ def build(
     examples: Sequence[TrainingExample],
     recipe: Recipe,
     progress: Progress | None = None,
+    hear: Hear | None = None,
 ) -> AttributionState:
     """Build a state and write it to `folder`, whole or not at all.
 
@@ -107,6 +109,8 @@ def build(
         examples: in the order of the training manifest.
         recipe: identity, seed and width.
         progress: is told (rows done, rows in all); rows of the curvature are done twice.
+        hear: is given whitened gradients on their way, in parts, with the numbers of their rows:
+            those of the examples in order, then the placebo's.
 
     Raises:
         InvalidInputError: no examples, one of fewer than two tokens, one document under two
@@ -118,7 +122,7 @@ def build(
     work = _Passes(model, recipe.seed, trained, hidden, progress)
     whitener = work.fit_curvature()
     sketch = Sketch(recipe.seed, layout(whitener.sizes(), recipe.width))
-    projected = work.project(whitener, sketch)  # (rows + placebo, P)
+    projected = work.project(whitener, sketch, hear)  # (rows + placebo, P)
     vectors = _sum_by_document(projected, examples, documents)
     numbers = cluster([document.text for document in documents])
     scales, whole = _quantise(vectors, sketch, numbers)
@@ -184,12 +188,15 @@ class _Passes:
         search = torch.Generator().manual_seed(_key(self._seed, "eigenvectors") % 2**63)
         return rounded(fit(self._model.sites, moments, sampled, search))
 
-    def project(self, whitener: Whitener, sketch: Sketch) -> Tensor:
+    def project(self, whitener: Whitener, sketch: Sketch, hear: Hear | None) -> Tensor:
         """(rows, P) of every row's whitened and projected gradient."""
         projected = torch.zeros(len(self._rows), sketch.layout.width)
         for index, members in enumerate(self._batches):
             gradients = self._kept.pop(index, None) or self._measure(members)
-            projected[torch.tensor(members)] = sketch.project(whitener.features(gradients))
+            features = whitener.features(gradients)
+            projected[torch.tensor(members)] = sketch.project(features)
+            if hear is not None:
+                hear(members, features)
             self._tell(len(members))
         return projected
 

@@ -22,6 +22,7 @@ from openledger.flows.data.obtain import SOURCES, obtain
 from openledger.flows.model.train.flow import Tell, train
 from openledger.flows.model.train.plan import Workshop, attribution_folder
 from openledger.flows.money.attribute import Attribute, Scorer
+from openledger.flows.money.evidence import ShowEvidence
 from openledger.flows.money.infer.answer import refund_orphans
 from openledger.flows.money.infer.request import ATTRIBUTE_JOB, Config, Desk
 from openledger.lm.base import DTYPES, BaseModel, load_base, read_manifest, use_threads
@@ -159,14 +160,28 @@ class Models:
         if release.id not in self._scorers:
             while len(self._scorers) >= _MOST_SCORERS:
                 self._scorers.pop(next(iter(self._scorers)))
-            base = self.base(self.precision)
-            adapter = load_adapter(
-                self._platform.home.adapter(release.adapter), base, release.adapter
-            )
-            folder = attribution_folder(self._platform.home.root / release.folder)
-            state = load_state(folder, expected_root=release.training_root)
-            self._scorers[release.id] = Attributor(state, ProbedModel(base, adapter))
+            self._scorers[release.id] = self._attributor(release)
         return self._scorers[release.id]
+
+    @cached_property
+    def show_evidence(self) -> ShowEvidence:
+        """Shows documents and passages to the parties of a call."""
+        return ShowEvidence(
+            database=self._platform.database,
+            vault=self._platform.vault,
+            sealer=self._platform.sealer,
+            tokenizer=self.base(self.precision).tokenizer,
+            # One of its own: the worker's may be at work in another thread.
+            model_of=self._attributor,
+            home=self._platform.home.root,
+        )
+
+    def _attributor(self, release: Release) -> Attributor:
+        base = self.base(self.precision)
+        adapter = load_adapter(self._platform.home.adapter(release.adapter), base, release.adapter)
+        folder = attribution_folder(self._platform.home.root / release.folder)
+        state = load_state(folder, expected_root=release.training_root)
+        return Attributor(state, ProbedModel(base, adapter))
 
     @property
     def workshop(self) -> Workshop:

@@ -22,6 +22,10 @@ from openledger.core.types import Digest
 ROW_LIMIT = 127  # int8, symmetric
 QUERY_LIMIT = 32_767  # int16, symmetric
 _LEAST_EXPONENT = -120
+_BASE = 128
+_DIGITS = 3  # of a number of 16 bits, sign included
+_LONGEST_SUM = 2**17  # products of at most 2**13: their sum stays within 2**30
+_BLOCK_BYTES = 2**20  # of rows with two bytes a number, which are copied on the way
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -120,20 +124,73 @@ def quantise_query(row: Tensor, parts: Layout, scales: Scales) -> np.ndarray:
 
 
 def dot(query: np.ndarray, rows: np.ndarray) -> list[int]:
-    """Exact integer scores of (K, P) rows.
+    """Exact integer scores of (K, P) rows for one (P,) query; see `dots`."""
+    return dots(query[None], rows)[0]
 
-    float64 holds every partial sum exactly: |query| < 2**15, |row| < 2**15 and P <= 2**22 keep
-    them below 2**52. It is many times faster than numpy's integer product.
+
+def dots(queries: np.ndarray, rows: np.ndarray) -> list[list[int]]:
+    """Exact integer scores of (K, P) int8 or int16 rows for each of (B, P) int16 queries.
+
+    Rows are read as the bytes they are and multiplied by digits of the queries, eight bits by
+    eight with sums of 32 bits. That is a few times what reading the memory takes, and several
+    queries at once cost hardly more than one. A digit is at most 64, so that neither such a sum
+    overflows nor, on processors that add two products in 16 bits first, does that one.
 
     Raises:
         InvalidInputError: the rows are of a kind for which that would not hold.
     """
-    if rows.dtype not in (np.int8, np.int16) or rows.shape[-1] > 2**22:
-        raise InvalidInputError(f"rows of {rows.dtype} and width {rows.shape[-1]} are not exact")
-    exact = query.astype(np.float64)
-    step = 512  # bounds the float copy to 64 MiB at the default width
-    blocks = [rows[i : i + step].astype(np.float64) @ exact for i in range(0, len(rows), step)]
-    return [int(score) for block in blocks for score in block]
+    count, width = rows.shape
+    if rows.dtype not in (np.int8, np.int16) or width > 2**22:
+        raise InvalidInputError(f"rows of {rows.dtype} and width {width} are not exact")
+    digits = _digits(queries)  # (P, 3 B)
+    weights = np.tile(_BASE ** np.arange(_DIGITS), len(queries))
+    if rows.dtype == np.int8:
+        totals = _product(rows, digits) * weights  # (K, 3 B)
+    else:
+        step = max(1, _BLOCK_BYTES // (2 * width))
+        blocks = [_product_of_words(rows[i : i + step], digits) for i in range(0, count, step)]
+        totals = np.concatenate([np.zeros((0, digits.shape[1]), np.int64), *blocks]) * weights
+    scores: list[list[int]] = totals.reshape(count, -1, _DIGITS).sum(2).T.tolist()
+    return scores
+
+
+def _digits(queries: np.ndarray) -> np.ndarray:
+    """(P, 3 B) int8: the digits of each number to the base 128, from -64 to 63, lowest first."""
+    rest = queries.T.astype(np.int32)  # (P, B)
+    found = []
+    for _ in range(_DIGITS):
+        low = (rest + _BASE // 2) % _BASE - _BASE // 2
+        found.append(low.astype(np.int8))
+        rest = (rest - low) // _BASE
+    return np.stack(found, axis=2).reshape(len(rest), -1)
+
+
+def _product_of_words(rows: np.ndarray, digits: np.ndarray) -> np.ndarray:
+    """(K, N) products of int16 rows, from the two bytes of each number.
+
+    The lower byte is unsigned: less 128 it fits, and what that takes away is a sum of digits.
+    """
+    split = (rows.astype("<i2", copy=False) ^ np.int16(0x80)).view(np.int8)  # (K, 2 P): low, high
+    width, count = digits.shape
+    spread = np.zeros((width, 2, 2, count), np.int8)
+    spread[:, 0, 0], spread[:, 1, 1] = digits, digits
+    found = _product(split, spread.reshape(2 * width, 2 * count)).reshape(-1, 2, count)
+    words: np.ndarray = found[:, 0] + 256 * found[:, 1] + 128 * digits.sum(0, dtype=np.int64)
+    return words
+
+
+def _product(rows: np.ndarray, digits: np.ndarray) -> np.ndarray:
+    """(K, N) int64 of (K, W) and (W, N) int8."""
+    total = np.zeros((len(rows), digits.shape[1]), np.int64)
+    if not len(rows):
+        return total
+    # PyTorch warns of memory that it may not write to, though this product only reads.
+    whole = torch.from_numpy(rows if rows.flags.writeable else rows.copy())
+    others = torch.from_numpy(digits)
+    for start in range(0, rows.shape[1], _LONGEST_SUM):
+        end = start + _LONGEST_SUM
+        total += torch._int_mm(whole[:, start:end], others[start:end]).numpy()
+    return total
 
 
 def _exponent(peak: float, limit: int) -> int:

@@ -25,6 +25,7 @@ from openledger.storage.database import Transaction
 from openledger.storage.records.data import accounts
 from openledger.storage.records.money import calls, epochs
 from openledger.web.operations.operation import Operation
+from openledger.web.parts.evidence import EvidenceView, evidence_view
 from openledger.wiring.platform import Platform
 
 PENDING = "pending attribution"
@@ -35,6 +36,12 @@ class ShowReceipt(msgspec.Struct, frozen=True):
 
     receipt: str
     is_private: bool = False
+
+
+class WhichReceipt(msgspec.Struct, frozen=True):
+    """A receipt by its id, or by that of its answer."""
+
+    receipt: str
 
 
 class PartView(msgspec.Struct, frozen=True):
@@ -163,4 +170,12 @@ def _openings(platform: Platform, call: calls.Call) -> tuple[Opening, ...]:
     )
 
 
+def show_evidence(platform: Platform, wanted: WhichReceipt) -> EvidenceView:
+    """Documents by influence and matching passages, for the gateway that served the call."""
+    receipt = parse_receipt_id(wanted.receipt)
+    found = platform.models.show_evidence.run(receipt, platform.gateway.account)
+    return evidence_view(platform.database, found)
+
+
 SHOW = Operation("receipt.show", ShowReceipt, ReceiptView, show)
+EVIDENCE = Operation("receipt.evidence", WhichReceipt, EvidenceView, show_evidence)

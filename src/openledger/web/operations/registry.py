@@ -33,5 +33,6 @@ OPERATIONS: dict[str, Operation[Any, Any]] = {
         epochs.SHOW,
         epochs.IDENTITY,
         receipts.SHOW,
+        receipts.EVIDENCE,
     )
 }

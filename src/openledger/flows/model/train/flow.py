@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from openledger.attribution.evidence.index import Rows
 from openledger.attribution.influence.gradients import ProbedModel
 from openledger.attribution.release import Recipe as AttributionRecipe
 from openledger.attribution.release import TrainingExample, build
@@ -18,7 +19,9 @@ from openledger.chain.outbox.rows import op_id
 from openledger.core.encoding import decode, digest_of, encode
 from openledger.core.errors import ChainUnavailableError
 from openledger.core.types import DatanetVersion, Digest, as_bytes
+from openledger.flows.model.train.evidence import has_evidence, keep_evidence
 from openledger.flows.model.train.plan import (
+    Material,
     Order,
     Plan,
     Versions,
@@ -134,7 +137,7 @@ def _trained(shop: Workshop, run: Run, folder: Path, tell: Tell) -> Run:
         Watch(progress=lambda seen: hear(_step(seen))),
     )
     digest = _keep(shop, tuned.adapter, base.name)
-    state = _attribution(shop, run, plan, split, digest, hear)
+    state = _attribution(shop, run, material, split, digest, hear)
     written = _score(shop, plan, split, digest, hear)
     metrics = _metrics(plan, split, tuned, state, attribution_folder(folder))
     scored = msgspec.json.encode(msgspec.structs.replace(metrics, tunes=written))
@@ -270,10 +273,11 @@ def _keep(shop: Workshop, adapter: Adapter, base_name: str) -> Digest:
 
 
 def _attribution(
-    shop: Workshop, run: Run, plan: Plan, split: Split, adapter: Digest, tell: Tell
+    shop: Workshop, run: Run, material: Material, split: Split, adapter: Digest, tell: Tell
 ) -> AttributionState:
+    plan = decode(run.recipe, Plan)
     folder = attribution_folder(shop.home.run(run.op))
-    if folder.exists():
+    if folder.exists() and has_evidence(shop, run, adapter):
         state = load_state(folder)
         if state.manifest.commitment.adapter == adapter:
             return state
@@ -287,9 +291,18 @@ def _attribution(
     ]
     model = ProbedModel(base, load_adapter(shop.home.adapter(adapter), base, adapter))
     recipe = AttributionRecipe(adapter, run.seed or Digest(""))
-    return build(
-        folder, model, examples, recipe, lambda done, total: tell(Step(BUILDING, done, total))
+    evidence = Rows(recipe.seed)
+    state = build(
+        folder,
+        model,
+        examples,
+        recipe,
+        lambda done, total: tell(Step(BUILDING, done, total)),
+        evidence.hear,
     )
+    owners = [example.document for example in examples for _ in example.rows]
+    keep_evidence(shop, run, material, recipe, evidence.codes(owners))
+    return state
 
 
 def _score(
