@@ -3,12 +3,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from openledger.attribution.influence.sketch import (
     Layout,
     Scales,
     Sketch,
     dot,
+    dots,
     layout,
     quantise_query,
     quantise_rows,
@@ -123,6 +125,41 @@ def test_scores_are_exact_integers() -> None:
     assert dot(query, rows) == [
         int(score) for score in rows.astype(np.int64) @ query.astype(np.int64)
     ]
+
+
+numbers = st.integers(-(2**15), 2**15 - 1)
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from([np.int8, np.int16]),
+    st.integers(0, 5),
+    st.integers(1, 3),
+    st.integers(1, 70),
+    st.data(),
+)
+def test_scores_of_several_queries_are_those_of_plain_integers(
+    kind: type[np.integer], count: int, asked: int, width: int, data: st.DataObject
+) -> None:
+    least = np.iinfo(kind).min
+    extremes = st.one_of(st.sampled_from([least, -least - 1, 0]), st.integers(least, -least - 1))
+    rows = data.draw(arrays(kind, (count, width), elements=extremes))
+    queries = data.draw(arrays(np.int16, (asked, width), elements=numbers))
+    rows.flags.writeable = False
+
+    plain = queries.astype(object) @ rows.astype(object).T
+    assert dots(queries, rows) == plain.tolist()
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16])
+def test_the_largest_sums_are_exact(kind: type[np.integer]) -> None:
+    least = np.iinfo(kind).min
+    width = 2**17 + 2**16
+    rows = np.full((2, width), least, kind)
+    rows[1] = -least - 1
+    query = np.full(width, -(2**15), np.int16)
+
+    assert dot(query, rows) == [width * 2**15 * -least, width * 2**15 * (least + 1)]
 
 
 def test_rows_that_would_not_be_exact_are_refused() -> None:

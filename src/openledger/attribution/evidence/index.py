@@ -3,7 +3,7 @@
 A row is the whitened gradient that the payment starts from, turned by a seeded rotation and kept
 as one sign a number, with its length: RaBitQ (arXiv 2405.12497), whose estimate of an inner product
 is unbiased. Many numbers of one bit keep far more of the order than few of eight
-(docs/decisions/0022-evidence-in-signs.md). It shows where to look. What is paid never comes
+(docs/decisions/0026-evidence-in-signs.md). It shows where to look. What is paid never comes
 from here: the payment has exact rows of its own.
 """
 
@@ -23,7 +23,8 @@ from openledger.core.errors import DigestMismatchError
 from openledger.core.types import Digest
 
 ROW_BYTES = 4_096  # at most
-WIDTH = 32_704  # signs: with two numbers of four bytes that is exactly `ROW_BYTES`
+_LENGTHS_BYTES = 8  # two numbers of a row beside its signs
+WIDTH = 8 * (ROW_BYTES - _LENGTHS_BYTES)  # signs
 _TURNED_TOGETHER = 64
 _QUERY_BITS = 8
 
@@ -62,7 +63,8 @@ class Projection:
     def __init__(self, seed: Digest, sizes: Sequence[int]) -> None:
         """`sizes` are of the parts of a gradient, the seed is that of the release."""
         own = Digest(sha256(f"openledger evidence 1 {seed}".encode()).hexdigest())
-        self._sketch = Sketch(own, layout(sizes, min(WIDTH, sum(sizes))))
+        # All parts as one: mixed with each other their numbers are of one size, as signs need it.
+        self._sketch = Sketch(own, layout([sum(sizes)], WIDTH))
         self._spare = -self._sketch.layout.width % _TURNED_TOGETHER
         self._turn = _hadamard(_TURNED_TOGETHER)
 
@@ -73,7 +75,8 @@ class Projection:
 
     def project(self, features: Sequence[Tensor]) -> np.ndarray:
         """(N, W) float32 of gradients given in parts."""
-        dealt = torch.nn.functional.pad(self._sketch.project(features), (0, self._spare))
+        dealt = self._sketch.project([torch.cat([*features], dim=1)])
+        dealt = torch.nn.functional.pad(dealt, (0, self._spare))  # (N, W)
         turned = dealt.view(len(dealt), -1, _TURNED_TOGETHER) @ self._turn
         return turned.view(len(dealt), -1).numpy()
 

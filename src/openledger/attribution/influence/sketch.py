@@ -148,9 +148,11 @@ def dots(queries: np.ndarray, rows: np.ndarray) -> list[list[int]]:
         totals = _product(rows, digits) * weights  # (K, 3 B)
     else:
         step = max(1, _BLOCK_BYTES // (2 * width))
-        blocks = [_product_of_words(rows[i : i + step], digits) for i in range(0, count, step)]
-        totals = np.concatenate([np.zeros((0, digits.shape[1]), np.int64), *blocks]) * weights
-    scores: list[list[int]] = totals.reshape(count, -1, _DIGITS).sum(2).T.tolist()
+        spread = _for_bytes(digits)
+        blocks = [_product_of_words(rows[i : i + step], spread) for i in range(0, count, step)]
+        empty = np.zeros((0, digits.shape[1]), np.int64)
+        totals = (np.concatenate([empty, *blocks]) + 128 * digits.sum(0, dtype=np.int64)) * weights
+    scores: list[list[int]] = totals.reshape(count, len(queries), _DIGITS).sum(2).T.tolist()
     return scores
 
 
@@ -165,17 +167,22 @@ def _digits(queries: np.ndarray) -> np.ndarray:
     return np.stack(found, axis=2).reshape(len(rest), -1)
 
 
-def _product_of_words(rows: np.ndarray, digits: np.ndarray) -> np.ndarray:
-    """(K, N) products of int16 rows, from the two bytes of each number.
-
-    The lower byte is unsigned: less 128 it fits, and what that takes away is a sum of digits.
-    """
-    split = (rows.astype("<i2", copy=False) ^ np.int16(0x80)).view(np.int8)  # (K, 2 P): low, high
+def _for_bytes(digits: np.ndarray) -> np.ndarray:
+    """(2 P, 2 N): what the lower and the upper bytes of each number are multiplied by."""
     width, count = digits.shape
     spread = np.zeros((width, 2, 2, count), np.int8)
     spread[:, 0, 0], spread[:, 1, 1] = digits, digits
-    found = _product(split, spread.reshape(2 * width, 2 * count)).reshape(-1, 2, count)
-    words: np.ndarray = found[:, 0] + 256 * found[:, 1] + 128 * digits.sum(0, dtype=np.int64)
+    return spread.reshape(2 * width, 2 * count)
+
+
+def _product_of_words(rows: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """(K, N) products of int16 rows from the two bytes of each number, the lower one less 128.
+
+    The lower byte is unsigned, so only then does it fit.
+    """
+    split = (rows.astype("<i2", copy=False) ^ np.int16(0x80)).view(np.int8)  # (K, 2 P)
+    low, high = np.split(_product(split, spread), 2, axis=1)
+    words: np.ndarray = low + 256 * high
     return words
 
 

@@ -181,7 +181,7 @@ class ShowEvidence:
             library, withdrawn = self._library(release)
             statement = decode(said.record, SignedStatement)
             influence = _influence(
-                _paid(statement.body.members, release.number),
+                shares_of_documents(statement.body.members, release.number),
                 library,
                 Asked(tuple(private.prompt_ids()), tuple(private.answer_ids())),
             )
@@ -257,6 +257,24 @@ class ShowEvidence:
         }
 
 
+def shares_of_documents(members: Sequence[MemberScores], release: int | None) -> dict[int, int]:
+    """What each document of a release earned by a statement, in parts per billion of the answer.
+
+    It is the arithmetic of the shares with every document as an account of its own, so that an
+    account's documents sum to what it was paid.
+    """
+    earned: dict[int, int] = {}
+    for member in members:
+        if member.release != release:
+            continue
+        alone = tuple(_each_its_own(cluster) for cluster in member.clusters)
+        for share in shares(member.gain, alone).shares:
+            part = share.weight_ppb * member.weight_ppb // PARTS_PER_BILLION
+            document = int(share.account, 16)
+            earned[document] = earned.get(document, 0) + part
+    return earned
+
+
 class _Answer:
     """An answer's text, and which of its tokens wrote which characters."""
 
@@ -271,22 +289,6 @@ class _Answer:
     def tokens(self, start: int, end: int) -> tuple[int, int]:
         """The first token of these characters, and the one past the last."""
         return self._tokens[start], self._tokens[end - 1] + 1
-
-
-def _paid(members: Sequence[MemberScores], release: int | None) -> dict[int, int]:
-    """What each document of this release earned, in parts of the answer.
-
-    It is the arithmetic of the shares with every document as an account of its own.
-    """
-    earned: dict[int, int] = {}
-    for member in members:
-        if member.release != release:
-            continue
-        alone = tuple(_each_its_own(cluster) for cluster in member.clusters)
-        for share in shares(member.gain, alone).shares:
-            part = share.weight_ppb * member.weight_ppb // PARTS_PER_BILLION
-            earned[int(share.account, 16)] = earned.get(int(share.account, 16), 0) + part
-    return {document: part for document, part in earned.items() if part}
 
 
 def _each_its_own(cluster: ClusterScore) -> ClusterScore:
