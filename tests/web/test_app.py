@@ -217,7 +217,8 @@ def test_evidence_is_for_whoever_holds_a_key(server: Server) -> None:
 
     path = f"/v1/receipts/chatcmpl-{RECEIPT}/evidence"
     found = call(client(server, evidence=evidence), "GET", path, headers=AUTHORIZED)
-    keyless = call(client(server, evidence=evidence), "GET", path)
+    nobody = client(server, evidence=evidence)
+    keyless = call(nobody, "GET", path, headers={"Authorization": ""})
 
     assert keyless.status_code == 401
     assert found.json() == {"verdict": "so"}
