@@ -2,9 +2,8 @@
 
 The index keeps one sign a number where the payment has eight bits. What that loses is measured on
 worlds of the tiny suite of `bench.attribution`: a tuned model, its documents and queries, and what
-retraining without half of the documents does to each answer. Beside the index stand what it could
-have been: rows of the payment's kind, as wide as the same bytes allow. Look-ups are timed on rows
-of random numbers, since only their sizes matter. `--smoke` runs all of it on sizes that mean
+retraining without half of the documents does to each answer. Look-ups are timed on rows of random
+numbers, since only their sizes matter. `--smoke` runs all of it on sizes that mean
 nothing, for correctness only.
 """
 
@@ -13,14 +12,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import torch
-from torch import Tensor
 
 if not __package__:  # started by its path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -32,17 +29,18 @@ from bench.attribution.setting import Setting
 from bench.attribution.tiny import SMOKE, Scale, World, world
 from bench.table import Row, at_most, exactly, options, run
 from openledger.attribution.attribute import Attributor
-from openledger.attribution.evidence.index import ROW_BYTES, WIDTH, Codes, DocumentIndex, Rows
-from openledger.attribution.evidence.spans import Passages
-from openledger.attribution.influence.gradients import ProbedModel
-from openledger.attribution.influence.sketch import (
-    Sketch,
-    dots,
-    layout,
-    quantise_rows,
-    scales_for,
+from openledger.attribution.evidence.index import (
+    ROW_BYTES,
+    SIGNS,
+    Codes,
+    DocumentIndex,
+    Projection,
+    codes_of,
 )
-from openledger.attribution.method import WIDTH as PAYMENT_WIDTH
+from openledger.attribution.evidence.spans import Passages
+from openledger.attribution.influence.gradients import Checkpoints, ProbedModel
+from openledger.attribution.influence.rows import dots
+from openledger.attribution.method import CHECKPOINTS
 from openledger.attribution.release import Recipe, TrainingExample, build
 from openledger.core.types import Account, Digest
 from openledger.settings import load
@@ -70,8 +68,8 @@ _SMOKE_SIZES = Sizes(20, 512, 64, 50, 2_000)
 class Seen(msgspec.Struct, frozen=True):
     """What one release kept of its documents, and what was asked."""
 
-    documents: list[Tensor]  # whitened gradients, in parts (N, size)
-    queries: list[list[Tensor]]  # of each answer, in parts (1, size)
+    rows: np.ndarray  # (N, P) the payment's
+    queries: np.ndarray  # (Q, P)
     codes: Codes
 
 
@@ -97,36 +95,27 @@ def measure(chosen: argparse.Namespace) -> list[Row]:
 
 
 def quality(worlds: Sequence[World], *, has_targets: bool) -> list[Row]:
-    """How much of the exact scores' order is left."""
+    """How much of the order of the payment's scores is left."""
     seen = [_seen(one.setting) for one in worlds]
-    exact = [_exact(one) for one in seen]
-    kinds: dict[str, Callable[[Seen], np.ndarray]] = {
-        "the index": _indexed,
-        "rows of eight bits as wide as 4 KiB": partial(_eight_bits, ROW_BYTES),
-        f"the payment's rows, of {PAYMENT_WIDTH} B": partial(_eight_bits, PAYMENT_WIDTH),
-    }
-    pairs = [*zip(worlds, exact, strict=True)]
-    truth = np.concatenate([_lds(one, scores) for one, scores in pairs])
+    exact = [one.rows @ one.queries.T for one in seen]
+    found = [_indexed(one) for one in seen]
+    truth, lds = (
+        np.concatenate([_lds(*pair) for pair in zip(worlds, scores, strict=True)])
+        for scores in (exact, found)
+    )
+    low, high = measures.interval(truth - lds)
+    likeness = float(np.mean([_correlation(*pair) for pair in zip(found, exact, strict=True)]))
+    lost = float(np.nanmean(truth - lds))
     size = max(one.codes.rows.shape[1] for one in seen)
-    rows = [
-        at_most("the index: bytes a row", size, "B", ROW_BYTES),
-        Row("exact scores: LDS document", float(np.nanmean(truth)), ""),
+    return [
+        at_most("the index: bytes a document", size, "B", ROW_BYTES),
+        Row("the payment's rows: LDS document", float(np.nanmean(truth)), ""),
+        Row("the index: LDS document", float(np.nanmean(lds)), ""),
+        _limited("the index: LDS lost", lost, "", 0.02, has_targets),
+        Row("the index: LDS lost, from", low, ""),
+        Row("the index: LDS lost, to", high, ""),
+        Row("the index: correlation with the payment's scores", likeness, ""),
     ]
-    for name, score in kinds.items():
-        found = [score(one) for one in seen]
-        lds = np.concatenate([_lds(*pair) for pair in zip(worlds, found, strict=True)])
-        lost = truth - lds
-        low, high = measures.interval(lost)
-        likeness = float(np.mean([_correlation(*p) for p in zip(found, exact, strict=True)]))
-        is_judged = has_targets and name == "the index"
-        rows += [
-            Row(f"{name}: LDS document", float(np.nanmean(lds)), ""),
-            _limited(f"{name}: LDS lost", float(np.nanmean(lost)), "", 0.02, is_judged),
-            Row(f"{name}: LDS lost, from", low, ""),
-            Row(f"{name}: LDS lost, to", high, ""),
-            Row(f"{name}: correlation with the exact scores", likeness, ""),
-        ]
-    return rows
 
 
 def costs(sizes: Sizes, *, has_targets: bool) -> list[Row]:
@@ -161,20 +150,18 @@ def _payment(sizes: Sizes, width: int, most: float | None) -> list[Row]:
 
 def _index_cost(stream: np.random.Generator, sizes: Sizes) -> list[Row]:
     few = min(sizes.rows, 1_000)
-    collected = Rows(_SEED)
-    parts = [torch.from_numpy(stream.standard_normal((few, WIDTH), dtype=np.float32))]
-    began = time.process_time()
-    collected.hear(range(few), parts)
-    encoding = time.process_time() - began
-    some = collected.codes([0] * few)
-    whole = np.tile(some.rows, (-(-sizes.rows // few), 1))[: sizes.rows]
-    index = DocumentIndex(_SEED, Codes(some.sizes, whole, tuple(range(sizes.rows))))
-    query = [part[:1] for part in parts]
+    places = tuple(range(SIGNS // CHECKPOINTS))
+    rows = stream.standard_normal((few, SIGNS), dtype=np.float32)
+    some = stream.integers(0, 256, (few, ROW_BYTES), dtype=np.uint8)
+    some[:, -8:] = np.ones(2, np.float32).view(np.uint8)  # the two lengths of a row
+    whole = np.tile(some, (-(-sizes.rows // few), 1))[: sizes.rows]
+    index = DocumentIndex(_SEED, Codes(SIGNS, places, whole, tuple(range(sizes.rows))))
+    turn = Projection(_SEED, SIGNS, places)
     return [
-        Row("the index: keeping a row", 1e3 * encoding / few, "CPU-ms"),
+        Row("the index: turning a row", _cpu_ms(lambda: turn.project(rows)) / few, "CPU-ms"),
         Row(
             f"the index: one look-up among {sizes.rows}",
-            _cpu_ms(lambda: index.search(query, 200)),
+            _cpu_ms(lambda: index.search(rows[0], 200)),
             "CPU-ms",
         ),
     ]
@@ -206,50 +193,35 @@ def _seen(setting: Setting) -> Seen:
         )
         for number, one in enumerate(setting.documents)
     ]
-    model, rows = ProbedModel(setting.base, setting.adapter), Rows(_SEED)
-    heard: dict[int, list[Tensor]] = {}
-
-    def hear(numbers: Sequence[int], features: Sequence[Tensor]) -> None:
-        rows.hear(numbers, features)
-        heard.update({n: [part[i] for part in features] for i, n in enumerate(numbers)})
-
-    with tempfile.TemporaryDirectory(prefix="openledger-bench-") as folder:
-        recipe = Recipe(Digest("0" * 64), _SEED)
-        state = build(Path(folder) / "state", model, examples, recipe, hear=hear)
-    attributor = Attributor(state, model)
-    numbers = range(len(examples))
-    parts = zip(*(heard[number] for number in numbers), strict=True)
-    return Seen(
-        documents=[torch.stack(part) for part in parts],
-        queries=[attributor.features(one.prompt, one.answer) for one in setting.queries],
-        codes=rows.codes(numbers),
+    models = Checkpoints(
+        early=ProbedModel(setting.base, setting.checkpoints[0].adapter),
+        final=ProbedModel(setting.base, setting.adapter),
     )
-
-
-def _exact(seen: Seen) -> np.ndarray:
-    asked = torch.cat([torch.cat(query, 1) for query in seen.queries])
-    scores: np.ndarray = (torch.cat(seen.documents, 1) @ asked.T).numpy()
-    return scores
+    adapter = Digest("0" * 64)  # in no file
+    with tempfile.TemporaryDirectory(prefix="openledger-bench-") as folder:
+        state = build(Path(folder) / "state", models, examples, Recipe(adapter, adapter, _SEED))
+    attributor = Attributor(state, models)
+    commitment = state.manifest.commitment
+    units = np.exp2(np.repeat(commitment.scales.exponents, commitment.layout.widths))
+    shared = iter(state.rows.documents)
+    rows = [
+        state.rows.clusters[one.cluster] if one.row is None else next(shared)
+        for one in state.manifest.documents
+    ]
+    asked = [attributor.features(one.prompt, one.answer) for one in setting.queries]
+    return Seen(
+        rows=np.stack(rows) * units,
+        queries=np.stack([one.numpy() for one in asked if one is not None]),
+        codes=codes_of(state),
+    )
 
 
 def _indexed(seen: Seen) -> np.ndarray:
     index = DocumentIndex(_SEED, seen.codes)
-    scores = np.zeros((len(seen.codes.documents), len(seen.queries)))
+    scores = np.zeros((len(seen.rows), len(seen.queries)))
     for place, query in enumerate(seen.queries):
         for found in index.search(query, len(scores)):
             scores[found.document, place] = found.score
-    return scores
-
-
-def _eight_bits(width: int, seen: Seen) -> np.ndarray:
-    sizes = [part.shape[1] for part in seen.documents]
-    sketch = Sketch(_SEED, layout(sizes, width))
-    rows = sketch.project(seen.documents)
-    scales = scales_for(rows, sketch.layout)
-    whole = quantise_rows(rows, sketch.layout, scales).astype(np.float64)
-    exponents = np.repeat(scales.exponents, sketch.layout.widths)
-    asked = torch.cat([sketch.project(query) for query in seen.queries]).numpy()
-    scores: np.ndarray = (whole * 2.0**exponents) @ asked.T
     return scores
 
 

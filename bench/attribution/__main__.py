@@ -14,7 +14,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -34,8 +34,10 @@ from bench.attribution.results import (
     of_documents,
     of_release,
 )
+from bench.attribution.setting import Setting
 from bench.attribution.tiny import SMOKE, Scale, World, world
 from bench.table import Row, options, run
+from openledger.lm.lora import Adapter, LoraPair
 from openledger.settings import load
 
 RELEASED = "openledger"
@@ -93,12 +95,27 @@ def _rows(worlds: Sequence[World], targets: Mapping[str, float]) -> list[Row]:
 
 
 def _exact() -> dict[str, Peer]:
+    """What is paid by without its shortcuts, and what it was chosen from."""
+
+    def at(*checkpoints: Callable[[Setting], Adapter]) -> Peer:
+        return lambda setting: ours.ekfac(setting, [one(setting) for one in checkpoints])
+
+    def end(setting: Setting) -> Adapter:
+        return setting.adapter
+
+    def quarter(setting: Setting) -> Adapter:
+        return setting.checkpoints[0].adapter
+
+    def half_strength(setting: Setting) -> Adapter:
+        adapter = setting.adapter
+        pairs = {site: LoraPair(pair.a, pair.b / 2) for site, pair in adapter.pairs.items()}
+        return Adapter(adapter.shape, adapter.base, pairs)
+
     return {
-        "EK-FAC, end": lambda setting: ours.ekfac(setting, [setting.adapter]),
-        "EK-FAC, a quarter": lambda setting: ours.ekfac(setting, [setting.checkpoints[0].adapter]),
-        "EK-FAC, a quarter and end": lambda setting: ours.ekfac(
-            setting, [setting.checkpoints[0].adapter, setting.adapter]
-        ),
+        "EK-FAC, end": at(end),
+        "EK-FAC, a quarter": at(quarter),
+        "EK-FAC, a quarter and end": at(quarter, end),
+        "EK-FAC, half strength and end": at(half_strength, end),
     }
 
 

@@ -57,7 +57,7 @@ class World(msgspec.Struct, frozen=True):
 def world(pages: Pages, cache: Path, seed: int, scale: Scale) -> World:
     """Draw a Datanet, train on it, and retrain without parts of it."""
     base = small_base(cache, pages, scale.base_steps)
-    datanet = draw(pages.pool, base.tokenizer, seed, scale.size)
+    datanet = draw(pages, base.tokenizer, seed, scale.size)
     documents = _documents(base, datanet)
     retraining = Retraining(base, RECIPE, tuple(one.tokens for one in documents))
     checkpoints = trajectory(retraining, 0, scale.checkpoints)

@@ -1,12 +1,16 @@
 """Scores one answer against a release: integer gain and integer influence, then shares.
 
 The gain compares the adapter with its base on the answer's own tokens, at temperature 1. The query
-vector is the gradient of the answer's mean loss, whitened and projected as the training rows were;
-its dot products with the rows are exact integers. From there `settlement.shares` is arithmetic
-that anyone can redo. No float leaves this module.
+vector is the gradient of the mean loss of a segment of the answer at each checkpoint of the
+adapter, whitened as the training rows were; its dot products with the rows are exact integers.
+From there `settlement.shares` is arithmetic that anyone can redo. No float leaves this module.
+
+An answer goes through the model alone and once, however many segments it has: in a batch with
+others its numbers would depend on what else was in the queue.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from math import isqrt
 
 import msgspec
@@ -16,11 +20,12 @@ from torch import Tensor
 
 from openledger.attribution.influence.gradients import (
     Batch,
+    Checkpoints,
     ProbedModel,
     label_gradients,
     log_chances,
 )
-from openledger.attribution.influence.sketch import Sketch, dot, quantise_query
+from openledger.attribution.influence.rows import dots, quantise_query
 from openledger.attribution.method import (
     CAP_PPB,
     LONGEST_SEQUENCE,
@@ -30,15 +35,19 @@ from openledger.attribution.method import (
 )
 from openledger.attribution.state import AttributionState, DocumentEntry, digest_of_row
 from openledger.core.errors import DigestMismatchError
-from openledger.core.types import Digest
+from openledger.core.types import PARTS_PER_BILLION
 from openledger.settlement.shares import (
     Attribution,
     ClusterScore,
     DocumentScore,
     Gain,
+    MemberScores,
+    Segment,
+    Unscored,
+    combine,
     data_share_ppb,
     is_paid,
-    shares,
+    segment_lengths,
 )
 
 _MICRO = 1_000_000
@@ -46,130 +55,237 @@ _NO_QUERY = np.zeros(0, np.int16)
 
 
 class AnswerAttribution(msgspec.Struct, frozen=True):
-    """Whose data made one answer, with the integers it follows from."""
+    """One member's part in one answer, in the integers from which money follows."""
 
-    tokens: int  # that had a gain: those of the answer that something stands before
-    gain: Gain
-    query: Digest  # of the query vector; of no bytes where nothing was owed and none was made
-    clusters: tuple[ClusterScore, ...]  # all of them, in order; none where nothing was owed
-    attribution: Attribution
+    unscored: Unscored | None  # why there are no segments
+    leave_one_out_micronats: int  # gain of the mix over the mix without this member
+    segments: tuple[Segment, ...]  # of all clusters, in order; without any where nothing was owed
+
+    @property
+    def attribution(self) -> Attribution:
+        """The shares of an answer to which this release alone added."""
+        return combine([MemberScores(0, PARTS_PER_BILLION, *msgspec.structs.astuple(self))])
+
+
+class Chances(msgspec.Struct, frozen=True):
+    """Natural log-probabilities of the answer's tokens at temperature 1."""
+
+    adapted: Tensor  # (N,) under all adapters of the mix
+    plain: Tensor  # (N,) under the base alone
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A prompt and its answer, as one sequence for a model."""
+
+    ids: tuple[int, ...]
+    start: int  # of the tokens that have a gain: those of the answer that something stands before
+    skipped: int  # tokens of the answer before them
+    tokens: int  # of the whole answer
+
+    def segments(self) -> list[slice]:
+        """Where each segment of the answer stands among the tokens that have a gain."""
+        ends = [*accumulate(segment_lengths(self.tokens))]
+        marks = [max(0, end - self.skipped) for end in [0, *ends]]
+        return [slice(first, last) for first, last in pairwise(marks)]
+
+    def predicting(self, tokens: slice) -> slice:
+        """The states of the sequence that predict these of the tokens that have a gain."""
+        return slice(self.start - 1 + tokens.start, self.start - 1 + tokens.stop)
+
+
+class _Reading(msgspec.Struct, frozen=True):
+    """An answer as one checkpoint sees it."""
+
+    model: ProbedModel
+    states: Tensor  # (1, T - 1, D) with their graph
+    loss: Tensor  # (1, T - 1, D) gradients of each token's loss in them
 
 
 class Attributor:
     """One release, ready to score answers; not safe to share between threads."""
 
-    def __init__(self, state: AttributionState, model: ProbedModel) -> None:
-        """Join a state with the model it was made from.
+    def __init__(self, state: AttributionState, models: Checkpoints) -> None:
+        """Join a state with the models it was made from.
 
         Raises:
             DigestMismatchError: the state belongs to another base model or other adapted layers.
         """
         commitment = state.manifest.commitment
-        if (commitment.base, commitment.sites) != (model.base.digest, model.sites):
-            raise DigestMismatchError("this attribution state belongs to another base or adapter")
+        for model in models.both:
+            if (commitment.base, commitment.sites) != (model.base.digest, model.sites):
+                raise DigestMismatchError("this attribution state is of another base or adapter")
         self._state = state
-        self._model = model
-        self._sketch = Sketch(commitment.seed, commitment.layout)
+        self._models = models
+        self._model = models.final
         self._null_logs = _null_logs(state.rows.counts)
         self._sharing = _documents_by_cluster(state)
 
     def attribute(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> AnswerAttribution:
-        """Attribute one answer.
+        """Attribute one answer that this release gave alone.
 
         Tokens are exactly those that the model saw and gave; a prompt too long for the method is
         cut from its start. An answer without tokens, without gain over the base, or for which the
         model yields numbers that are not finite, pays no contributor.
         """
-        batch = self._batch(prompt_ids, answer_ids)
-        if batch is None:
-            return _owed_to_nobody(0, Gain(0, 0, CAP_PPB))
-        tokens = int(batch.weights.sum())
-        states = self._model.upper(batch, is_adapted=True, has_graph=True)
-        gain = self._gain(batch, states)
-        if data_share_ppb(gain) == 0:
-            return _owed_to_nobody(tokens, gain)
-        vector = self._vector(batch, states)
-        if not bool(torch.isfinite(vector).all()):
-            return _owed_to_nobody(tokens, Gain(0, 0, CAP_PPB))
-        query = self._quantised(vector)
-        clusters = self._score(query)
-        return AnswerAttribution(
-            tokens, gain, digest_of_row(query), clusters, shares(gain, clusters)
+        row = lay_out(prompt_ids, answer_ids)
+        if row is None:
+            return unscored(Unscored.NO_ANSWER)
+        batch, states = self._read(row)
+        plain = self._model.upper(batch, is_adapted=False)
+        chances = Chances(
+            log_chances(self._model, batch, states.detach()),
+            log_chances(self._model, batch, plain),
         )
+        added = gain_of(chances.adapted, chances.plain)
+        return self._segments(row, batch, states, chances, added)
+
+    def attribute_in_mix(self, row: Row, chances: Chances, added: int | None) -> AnswerAttribution:
+        """Attribute one answer that several members gave, at this one's own parameters.
+
+        Args:
+            row: the answer.
+            chances: under the whole mix and under the base.
+            added: micronats that the mix lost without this member; None: no finite number.
+        """
+        return self._segments(row, *self._read(row), chances, added)
 
     def influence(
         self, prompt_ids: Sequence[int], answer_ids: Sequence[int]
     ) -> tuple[ClusterScore, ...]:
-        """Score an answer whether or not anything is owed for it; none for one without tokens."""
-        batch = self._batch(prompt_ids, answer_ids)
-        if batch is None:
-            return ()
-        states = self._model.upper(batch, is_adapted=True, has_graph=True)
-        return self._score(self._quantised(self._vector(batch, states)))
+        """Score a whole answer, without segments, whether or not anything is owed for it.
 
-    def features(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> list[Tensor]:
-        """The whitened gradient of an answer, in parts (1, size); none for one without tokens."""
-        batch = self._batch(prompt_ids, answer_ids)
-        if batch is None:
-            return []
-        return self._features(batch, self._model.upper(batch, is_adapted=True, has_graph=True))
+        None for one without tokens.
+        """
+        vector = self.features(prompt_ids, answer_ids)
+        return () if vector is None else self._score([self._quantised(vector)])[0]
 
-    def _batch(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Batch | None:
-        """One row; None where no token of the answer has anything before it."""
-        answer = list(answer_ids)[:LONGEST_SEQUENCE]
-        prompt = list(prompt_ids)[max(0, len(prompt_ids) + len(answer) - LONGEST_SEQUENCE) :]
-        start = max(1, len(prompt))
-        row = [*prompt, *answer]
-        return self._model.batch([row], [start]) if len(row) > start else None
+    def features(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Tensor | None:
+        """(P,) of a whole answer; none for one without tokens."""
+        row = lay_out(prompt_ids, answer_ids)
+        if row is None:
+            return None
+        whole = row.predicting(slice(0, len(row.ids) - row.start))
+        return self._vector(self._readings(*self._read(row)), whole)
+
+    def _read(self, row: Row) -> tuple[Batch, Tensor]:
+        batch = self._model.batch([row.ids], [row.start])
+        return batch, self._model.upper(batch, has_graph=True)
+
+    def _readings(self, batch: Batch, states: Tensor) -> list[_Reading]:
+        """At each checkpoint; `states` are those of the final one."""
+        early = self._models.early
+        return [
+            _Reading(model, at, label_gradients(model, batch, at).true)
+            for model, at in (
+                (early, early.upper(batch, has_graph=True)),
+                (self._model, states),
+            )
+        ]
+
+    def _segments(
+        self, row: Row, batch: Batch, states: Tensor, chances: Chances, added: int | None
+    ) -> AnswerAttribution:
+        places = row.segments()
+        gains = [self._gain(row, chances, place) for place in places]
+        owed = [gain for gain in gains if gain is not None]
+        if added is None or len(owed) < len(gains):
+            return unscored(Unscored.NOT_FINITE)
+        readings: list[_Reading] = []
+        if any(data_share_ppb(gain) for gain in owed):
+            readings = self._readings(batch, states)
+        queries = [_NO_QUERY] * len(places)
+        for number, place in enumerate(places):
+            if readings and data_share_ppb(owed[number]):
+                vector = self._vector(readings, row.predicting(place))
+                if not bool(torch.isfinite(vector).all()):
+                    return unscored(Unscored.NOT_FINITE)
+                queries[number] = self._quantised(vector)
+        clusters = self._score(queries)
+        lengths = segment_lengths(row.tokens)
+        segments = [
+            Segment(tokens, gain, digest_of_row(query), scored)
+            for tokens, gain, query, scored in zip(lengths, owed, queries, clusters, strict=True)
+        ]
+        return AnswerAttribution(None, added, tuple(segments))
+
+    def _gain(self, row: Row, chances: Chances, place: slice) -> Gain | None:
+        """What a segment's tokens gained; None where that is no finite number."""
+        adapted = chances.adapted[place]
+        null = self._null_logs[list(row.ids[row.start :][place])]
+        over_base, over_null = gain_of(adapted, chances.plain[place]), _micronats(adapted - null)
+        if over_base is None or over_null is None:
+            return None
+        return Gain(over_base, sum(over_null), CAP_PPB)
 
     def _quantised(self, vector: Tensor) -> np.ndarray:
         commitment = self._state.manifest.commitment
         return quantise_query(vector, commitment.layout, commitment.scales)
 
-    def _gain(self, batch: Batch, states: Tensor) -> Gain:
-        with_adapter = log_chances(self._model, batch, states.detach())  # (N,)
-        plain = self._model.upper(batch, is_adapted=False)
-        without = log_chances(self._model, batch, plain)
-        tokens = batch.ids[0, -len(without) :]
-        gains = [with_adapter - without, with_adapter - self._null_logs[tokens]]
-        if not all(bool(torch.isfinite(gain).all()) for gain in gains):
-            return Gain(0, 0, CAP_PPB)
-        over_base, over_null = ([round(g * _MICRO) for g in gain.tolist()] for gain in gains)
-        capped = sum(min(g, TOKEN_GAIN_CAP_MICRONATS) for g in over_base)
-        return Gain(
-            over_base_micronats=capped - PLACEBO_MICRONATS_PER_TOKEN * len(over_base),
-            over_null_micronats=sum(over_null),
-            cap_ppb=CAP_PPB,
-        )
+    def _vector(self, readings: Sequence[_Reading], tokens: slice) -> Tensor:
+        """(P,) of the mean loss of the tokens that these places of the sequence predict."""
+        features = []
+        for one in readings:
+            gradient = torch.zeros_like(one.loss)
+            part = one.loss[:, tokens]
+            gradient[:, tokens] = part / part.shape[1]
+            found = one.model.gradients(one.states, gradient)
+            features += self._state.whitener.whiten(found)
+        return torch.cat(features, dim=1)[0]
 
-    def _vector(self, batch: Batch, states: Tensor) -> Tensor:
-        return self._sketch.project(self._features(batch, states))[0]  # (P,)
-
-    def _features(self, batch: Batch, states: Tensor) -> list[Tensor]:
-        gradient = label_gradients(self._model, batch, states).true / batch.weights.sum()
-        return self._state.whitener.features(self._model.flow(states, gradient).gradients)
-
-    def _score(self, query: np.ndarray) -> tuple[ClusterScore, ...]:
+    def _score(self, queries: Sequence[np.ndarray]) -> list[tuple[ClusterScore, ...]]:
+        """The clusters for each query; none for one of no numbers."""
         manifest, rows = self._state.manifest, self._state.rows
-        noise = _Noise(dot(query, rows.placebo), [entry.energy for entry in manifest.placebo])
-        scored = []
-        for entry, score in zip(manifest.clusters, dot(query, rows.clusters), strict=True):
-            cluster = ClusterScore(entry.cluster, score, noise.floor(entry.energy), ())
-            if is_paid(cluster):
-                documents = self._documents(query, cluster)
-                cluster = msgspec.structs.replace(cluster, documents=documents)
-            scored.append(cluster)
-        return tuple(scored)
+        asked = [query for query in queries if len(query)]
+        if not asked:
+            return [() for _ in queries]
+        together = np.stack(asked)
+        energies = [entry.energy for entry in manifest.placebo]
+        noises = [_Noise(scores, energies) for scores in dots(together, rows.placebo)]
+        scored = [
+            [
+                ClusterScore(entry.cluster, score, noise.floor(entry.energy), ())
+                for entry, score in zip(manifest.clusters, scores, strict=True)
+            ]
+            for noise, scores in zip(noises, dots(together, rows.clusters), strict=True)
+        ]
+        found = iter(self._documents(together, scored))
+        return [tuple(next(found)) if len(query) else () for query in queries]
 
-    def _documents(self, query: np.ndarray, cluster: ClusterScore) -> tuple[DocumentScore, ...]:
+    def _documents(
+        self, queries: np.ndarray, scored: Sequence[Sequence[ClusterScore]]
+    ) -> list[list[ClusterScore]]:
+        """The same clusters, with the documents of those that are paid."""
+        paid = {cluster.cluster for clusters in scored for cluster in clusters if is_paid(cluster)}
+        shared = [
+            member.row
+            for number in sorted(paid)
+            if len(self._sharing[number]) > 1
+            for member in self._sharing[number]
+        ]
+        place = {row: i for i, row in enumerate(shared)}
+        found = dots(queries, self._state.rows.documents[shared])
+        return [
+            [
+                self._with_documents(cluster, scores, place) if is_paid(cluster) else cluster
+                for cluster in clusters
+            ]
+            for clusters, scores in zip(scored, found, strict=True)
+        ]
+
+    def _with_documents(
+        self, cluster: ClusterScore, scores: Sequence[int], place: Mapping[int, int]
+    ) -> ClusterScore:
         members = self._sharing[cluster.cluster]
-        scores = [cluster.score]
-        if len(members) > 1:
-            scores = dot(query, self._state.rows.documents[[member.row for member in members]])
-        return tuple(
-            DocumentScore(member.entry.document, member.entry.account, score)
-            for member, score in zip(members, scores, strict=True)
+        is_alone = len(members) == 1
+        documents = tuple(
+            DocumentScore(
+                member.entry.document,
+                member.entry.account,
+                cluster.score if is_alone else scores[place[member.row]],
+            )
+            for member in members
         )
+        return msgspec.structs.replace(cluster, documents=documents)
 
 
 class _Member(msgspec.Struct, frozen=True):
@@ -194,8 +310,43 @@ class _Noise:
         return isqrt(total // len(self._pairs))
 
 
-def _owed_to_nobody(tokens: int, gain: Gain) -> AnswerAttribution:
-    return AnswerAttribution(tokens, gain, digest_of_row(_NO_QUERY), (), shares(gain, ()))
+def lay_out(prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Row | None:
+    """One sequence; None where no token of the answer has anything before it."""
+    answer = list(answer_ids)[:LONGEST_SEQUENCE]
+    prompt = list(prompt_ids)[max(0, len(prompt_ids) + len(answer) - LONGEST_SEQUENCE) :]
+    start = max(1, len(prompt))
+    ids = (*prompt, *answer)
+    if len(ids) <= start:
+        return None
+    return Row(ids, start, start - len(prompt), len(answer_ids))
+
+
+def gain_of(more: Tensor, less: Tensor) -> int | None:
+    """Micronats by which some tokens are likelier under `more` than under `less`.
+
+    Args:
+        more: (N,) log-probabilities.
+        less: (N,) log-probabilities.
+
+    Returns:
+        The sum, each token's gain capped, less the placebo mean; None where it is not finite.
+    """
+    gains = _micronats(more - less)
+    if gains is None:
+        return None
+    capped = sum(min(one, TOKEN_GAIN_CAP_MICRONATS) for one in gains)
+    return capped - PLACEBO_MICRONATS_PER_TOKEN * len(gains)
+
+
+def unscored(reason: Unscored) -> AnswerAttribution:
+    """What is said of an answer without scores."""
+    return AnswerAttribution(reason, 0, ())
+
+
+def _micronats(nats: Tensor) -> list[int] | None:
+    if not bool(torch.isfinite(nats).all()):
+        return None
+    return [round(one * _MICRO) for one in nats.tolist()]
 
 
 def _null_logs(counts: np.ndarray) -> Tensor:

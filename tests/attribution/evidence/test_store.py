@@ -19,8 +19,8 @@ ADAPTER = Digest("a" * 64)
 
 
 def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
-    part = EvidencePart(3, 10, (10, 10, 12), Digest("b" * 64))
-    manifest = EvidenceManifest(ADAPTER, Digest("5" * 64), (7, 9), (part,))
+    part = EvidencePart(3, 10, (10, 12), Digest("b" * 64))
+    manifest = EvidenceManifest(ADAPTER, Digest("5" * 64), 40, (7, 9), (part,))
     assert read_manifest(tmp_path) is None
     write_manifest(tmp_path, manifest)
 

@@ -4,25 +4,27 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import update
 
 from openledger.attribution.evidence.store import MANIFEST
+from openledger.attribution.method import CAP_PPB
 from openledger.core.errors import ConflictError, NotAllowedError, NotFoundError
 from openledger.core.types import PARTS_PER_BILLION, Account, Digest, ReceiptId
 from openledger.flows.money.evidence import MATCHING, Evidence, shares_of_documents
 from openledger.flows.money.infer.charge import Ending, charge
 from openledger.flows.money.infer.prepare import prepare
 from openledger.flows.money.infer.request import CallRequest, Prepared
-from openledger.settlement.receipt import MemberScores
 from openledger.settlement.shares import (
-    CAP_PPB_OF_METHOD,
     ClusterScore,
     DocumentScore,
     Gain,
-    shares,
+    MemberScores,
+    Segment,
+    combine,
 )
 from openledger.storage.records.data import contributions, texts
 from openledger.storage.records.data.contributions import ContributionState
@@ -85,7 +87,7 @@ def answered(platform: Platform, prompt: str, answer: str) -> ReceiptId:
     assert isinstance(prepared, Prepared)
     ids = desk.tokenizer.encode(answer)
     receipt = charge(desk, prepared, Ending(ids, answer, "stop")).receipt_id
-    platform.models.attribute.run(receipt)
+    platform.models.attribute.run([receipt])
     return receipt
 
 
@@ -120,9 +122,13 @@ def test_an_answer_is_linked_both_ways_with_the_text_that_it_repeats(trained: Pl
 scores = st.integers(-50, 100)
 
 
-@given(st.lists(st.lists(scores, min_size=1, max_size=4), max_size=5), st.integers(-5, 900))
+@given(
+    st.lists(st.lists(scores, min_size=1, max_size=4), max_size=5),
+    st.lists(st.tuples(st.integers(1, 128), st.integers(-5, 900)), min_size=1, max_size=3),
+    st.integers(-5, 900),
+)
 def test_what_documents_earned_is_what_their_contributors_did(
-    clusters: list[list[int]], gain: int
+    clusters: list[list[int]], segments: list[tuple[int, int]], other: int
 ) -> None:
     numbers = itertools.count()
     made = tuple(
@@ -136,16 +142,39 @@ def test_what_documents_earned_is_what_their_contributors_did(
         )
         for place, some in enumerate(clusters)
     )
-    over = Gain(gain, 1_000, CAP_PPB_OF_METHOD[1])
-    member = MemberScores(4, PARTS_PER_BILLION, over, Digest("0" * 64), made)
-    stated = {share.account: share.weight_ppb for share in shares(over, made).shares}
+    scored = tuple(
+        Segment(tokens, Gain(gain, 1_000, CAP_PPB), Digest("0" * 64), made)
+        for tokens, gain in segments
+    )
+    # Of the other release in the mix the documents have the same numbers, and other owners.
+    foreign = tuple(
+        msgspec.structs.replace(
+            cluster,
+            documents=tuple(
+                msgspec.structs.replace(one, account=account(9)) for one in cluster.documents
+            ),
+        )
+        for cluster in made
+    )
+    members = (
+        MemberScores(4, PARTS_PER_BILLION // 2, 300, None, scored),
+        MemberScores(
+            6,
+            PARTS_PER_BILLION // 2,
+            other,
+            None,
+            tuple(msgspec.structs.replace(one, clusters=foreign) for one in scored),
+        ),
+    )
+    stated = {share.account: share.weight_ppb for share in combine(members).shares}
+    stated.pop(account(9), None)
     earned: dict[Account, int] = {}
-    for document, part in shares_of_documents((member,), 4).items():
+    for document, part in shares_of_documents(members, 4).items():
         owner = account(document % 3)
         earned[owner] = earned.get(owner, 0) + part
 
     assert earned == stated
-    assert shares_of_documents((member,), 5) == {}
+    assert shares_of_documents(members, 5) == {}
 
 
 def account(number: int) -> Account:
@@ -227,7 +256,7 @@ def test_erased_or_pending_calls_and_old_releases_are_told_apart(trained: Platfo
     kept = trained.home.root / folder / MANIFEST
     raw = kept.read_bytes()
     kept.unlink()
-    with pytest.raises(NotFoundError, match="before evidence was kept; train it again"):
+    with pytest.raises(NotFoundError, match="before evidence was kept"):
         shown(trained, receipt)
     kept.write_bytes(raw)
     with trained.database.transaction() as transaction:

@@ -1,38 +1,40 @@
-"""The document index: which training rows pushed the model most towards an answer, in 4 KiB a row.
+"""The document index: which documents pushed the model most towards an answer, in 4 KiB each.
 
-A row is the whitened gradient that the payment starts from, turned by a seeded rotation and kept
-as one sign a number, with its length: RaBitQ (arXiv 2405.12497), whose estimate of an inner product
-is unbiased. Many numbers of one bit keep far more of the order than few of eight
-(docs/decisions/0026-evidence-in-signs.md). It shows where to look. What is paid never comes
-from here: the payment has exact rows of its own.
+A row is what the payment has of a document, its strongest features at both checkpoints, turned by a
+seeded rotation and kept as one sign a number, with its length: RaBitQ (arXiv 2405.12497), whose
+estimate of an inner product is unbiased. Many numbers of one bit keep far more of the order than
+few of eight (docs/decisions/0026-evidence-in-signs.md). It shows where to look. What is paid never
+comes from here: the payment has exact rows of its own.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Protocol
 
 import faiss
 import msgspec
 import numpy as np
-import torch
 from torch import Tensor
 
-from openledger.attribution.influence.sketch import Sketch, layout
+from openledger.attribution.method import CHECKPOINTS
+from openledger.attribution.state import AttributionState
 from openledger.core.errors import DigestMismatchError
 from openledger.core.types import Digest
 
-ROW_BYTES = 4_096  # at most
+ROW_BYTES = 4_096
 _LENGTHS_BYTES = 8  # two numbers of a row beside its signs
-WIDTH = 8 * (ROW_BYTES - _LENGTHS_BYTES)  # signs
-_TURNED_TOGETHER = 64
+SIGNS = 8 * (ROW_BYTES - _LENGTHS_BYTES)
+_TURNED = 2**15  # numbers of a whole turn, of which so many are kept as there are signs
+_SIDES = (2**7, 2**8)  # their product is that
+_DOCUMENTS_AT_ONCE = 256
 _QUERY_BITS = 8
 
 
 class Answers(Protocol):
     """One release, ready to read answers; `attribute.Attributor` is one."""
 
-    def features(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> list[Tensor]: ...
+    def features(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Tensor | None: ...
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -43,70 +45,55 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """One document and the influence of its rows, in units that only this answer has."""
+    """One document and its influence, in units that only this answer has."""
 
     document: int
     score: float
 
 
 class Codes(msgspec.Struct, frozen=True):
-    """Training rows as they are kept."""
+    """Documents as they are kept."""
 
-    sizes: tuple[int, ...]  # of the parts of a whitened gradient
+    width: int  # of a row of the release
+    places: tuple[int, ...]  # of the numbers kept, in each checkpoint's part of such a row
     rows: np.ndarray  # (N, bytes) uint8
     documents: tuple[int, ...]  # of each row
 
 
 class Projection:
-    """From whitened gradients to the numbers whose signs are kept."""
+    """From rows of a release to the numbers whose signs are kept."""
 
-    def __init__(self, seed: Digest, sizes: Sequence[int]) -> None:
-        """`sizes` are of the parts of a gradient, the seed is that of the release."""
-        own = Digest(sha256(f"openledger evidence 1 {seed}".encode()).hexdigest())
-        # All parts as one: mixed with each other their numbers are of one size, as signs need it.
-        self._sketch = Sketch(own, layout([sum(sizes)], WIDTH))
-        self._spare = -self._sketch.layout.width % _TURNED_TOGETHER
-        self._turn = _hadamard(_TURNED_TOGETHER)
+    def __init__(self, seed: Digest, width: int, places: Sequence[int]) -> None:
+        """`width` is that of the release's rows, the seed is its own."""
+        key = sha256(f"openledger evidence 1 {seed}".encode()).digest()[:16]
+        stream = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "big")))
+        parts = np.arange(width).reshape(CHECKPOINTS, -1)
+        self._columns = parts[:, list(places)].ravel()
+        # Scattered, since the turns of neighbours would repeat each other.
+        self._scattered = stream.permutation(_TURNED)[: len(self._columns)]
+        self._signs = stream.choice(np.array([-1, 1], np.float32), len(self._columns))
+        self._left, self._right = map(_hadamard, _SIDES)
 
-    @property
-    def width(self) -> int:
-        """How many numbers come out."""
-        return self._sketch.layout.width + self._spare
-
-    def project(self, features: Sequence[Tensor]) -> np.ndarray:
-        """(N, W) float32 of gradients given in parts."""
-        dealt = self._sketch.project([torch.cat([*features], dim=1)])
-        dealt = torch.nn.functional.pad(dealt, (0, self._spare))  # (N, W)
-        turned = dealt.view(len(dealt), -1, _TURNED_TOGETHER) @ self._turn
-        return turned.view(len(dealt), -1).numpy()
+    def project(self, rows: np.ndarray) -> np.ndarray:
+        """(N, SIGNS) float32 of (N, P) rows."""
+        spread = np.zeros((len(rows), _TURNED), np.float32)
+        spread[:, self._scattered] = rows[:, self._columns] * self._signs
+        turned = self._left @ spread.reshape(-1, *_SIDES) @ self._right
+        return np.ascontiguousarray(turned.reshape(-1, _TURNED)[:, :SIGNS])
 
 
-class Rows:
-    """Codes of training rows, gathered on their way through the building of a release."""
-
-    def __init__(self, seed: Digest) -> None:
-        self._sizes: tuple[int, ...] = ()
-        self._seed = seed
-        self._projection: Projection | None = None
-        self._codes: dict[int, np.ndarray] = {}
-
-    def hear(self, rows: Sequence[int], features: Sequence[Tensor]) -> None:
-        """Keep the codes of these rows, whose whitened gradients are given in parts."""
-        if self._projection is None:
-            self._sizes = tuple(part.shape[1] for part in features)
-            self._projection = Projection(self._seed, self._sizes)
-        values = self._projection.project(features)
-        codes = _empty(self._projection.width).sa_encode(values)
-        self._codes |= dict(zip(rows, codes, strict=True))
-
-    def codes(self, documents: Sequence[int]) -> Codes:
-        """Those of the first rows, which are of these documents."""
-        whole = np.stack([self._codes[row] for row in range(len(documents))])
-        return Codes(self._sizes, whole, tuple(documents))
+def codes_of(state: AttributionState) -> Codes:
+    """All documents of a release."""
+    numbers = tuple(entry.document for entry in state.manifest.documents)
+    width = state.manifest.commitment.layout.width
+    places = _strongest(state)
+    projection, empty = Projection(state.manifest.commitment.seed, width, places), _empty()
+    coded = [empty.sa_encode(projection.project(some)) for some in _real_rows(state)]
+    return Codes(width, places, np.concatenate(coded), numbers)
 
 
 class DocumentIndex:
-    """Rows of a release, ready to be searched; not safe to share between threads."""
+    """Documents of a release, ready to be searched; not safe to share between threads."""
 
     def __init__(self, seed: Digest, codes: Codes) -> None:
         """Take the rows that were kept of the release with this seed.
@@ -114,9 +101,9 @@ class DocumentIndex:
         Raises:
             DigestMismatchError: the rows are not of this size.
         """
-        self._projection = Projection(seed, codes.sizes)
+        self._projection = Projection(seed, codes.width, codes.places)
         self._documents = np.array(codes.documents, np.int64)
-        self._index = _empty(self._projection.width)
+        self._index = _empty()
         wanted = (len(codes.documents), self._index.sa_code_size())
         if codes.rows.shape != wanted:
             raise DigestMismatchError(
@@ -127,39 +114,67 @@ class DocumentIndex:
     def search_answer(self, model: Answers, asked: Asked, count: int) -> list[Found]:
         """The documents with the highest influence on an answer; none for one without tokens."""
         features = model.features(asked.prompt_ids, asked.answer_ids)
-        return self.search(features, count) if features else []
+        return [] if features is None else self.search(features.numpy(), count)
 
-    def search(self, features: Sequence[Tensor], count: int) -> list[Found]:
-        """The documents of the `count` rows with the highest scores, the highest first.
+    def search(self, features: np.ndarray, count: int) -> list[Found]:
+        """The `count` documents with the highest scores, the highest first.
 
-        Equal scores stand by document. A document's score is the sum over those of its rows.
+        Equal scores stand by document.
 
         Args:
-            features: (1, size) parts of the answer's whitened gradient.
-            count: rows to find.
+            features: (P,) of the answer.
+            count: documents to find.
         """
         if not len(self._documents):
             return []
-        query = self._projection.project(features)
+        query = self._projection.project(features[None])
         scores, rows = self._index.search(query, min(count, len(self._documents)))
-        total: dict[int, float] = {}
-        for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True):
-            document = int(self._documents[row])
-            total[document] = total.get(document, 0.0) + score
-        return [Found(one, total[one]) for one in sorted(total, key=lambda d: (-total[d], d))]
+        found = [
+            Found(int(self._documents[row]), score)
+            for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True)
+        ]
+        return sorted(found, key=lambda one: (-one.score, one.document))
 
 
-def _empty(width: int) -> faiss.IndexRaBitQ:
-    index = faiss.IndexRaBitQ(width, faiss.METRIC_INNER_PRODUCT)
+def _strongest(state: AttributionState) -> tuple[int, ...]:
+    """Of the numbers of each checkpoint those that carry most, as many as there are signs for.
+
+    At all checkpoints the same ones, so that a release's list of them is short.
+    """
+    each = state.manifest.commitment.layout.width // CHECKPOINTS
+    energies = np.zeros((CHECKPOINTS, each))
+    for rows in _real_rows(state):
+        energies += np.square(rows, dtype=np.float64).sum(0).reshape(CHECKPOINTS, -1)
+    parts = energies / energies.sum(1, keepdims=True).clip(np.finfo(np.float64).tiny)
+    order = np.argsort(-parts.sum(0), kind="stable")
+    return tuple(np.sort(order[: SIGNS // CHECKPOINTS]).tolist())
+
+
+def _real_rows(state: AttributionState) -> Iterator[np.ndarray]:
+    """(N, P) float32 of all documents in their order, some at a time."""
+    commitment, rows = state.manifest.commitment, state.rows
+    units = np.exp2(np.repeat(commitment.scales.exponents, commitment.layout.widths))
+    shared = iter(rows.documents)
+    whole = [
+        rows.clusters[entry.cluster] if entry.row is None else next(shared)
+        for entry in state.manifest.documents
+    ]
+    for start in range(0, len(whole), _DOCUMENTS_AT_ONCE):
+        some = np.stack(whole[start : start + _DOCUMENTS_AT_ONCE])
+        yield (some * units).astype(np.float32)
+
+
+def _empty() -> faiss.IndexRaBitQ:
+    index = faiss.IndexRaBitQ(SIGNS, faiss.METRIC_INNER_PRODUCT)
     index.qb = _QUERY_BITS
     # Trained on nothing, its centre is 0: around any other one it estimates inner products worse.
-    index.train(np.zeros((1, width), np.float32))
+    index.train(np.zeros((1, SIGNS), np.float32))
     return index
 
 
-def _hadamard(size: int) -> Tensor:
+def _hadamard(size: int) -> np.ndarray:
     """An orthogonal (size, size) matrix of which every number has the same magnitude."""
-    matrix = torch.ones(1, 1)
+    matrix = np.ones((1, 1), np.float32)
     while len(matrix) < size:
-        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    return matrix / math.sqrt(size)
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return matrix / np.float32(math.sqrt(size))

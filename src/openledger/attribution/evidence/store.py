@@ -26,7 +26,7 @@ class EvidencePart(msgspec.Struct, frozen=True):
 
     contribution: int  # its number on chain
     first: int  # the release's number of its first document; the others follow in order
-    documents: tuple[int, ...]  # the release's number of each row's document
+    documents: tuple[int, ...]  # the release's numbers of those that have rows, in that order
     blob: Digest  # of the ciphertext
 
 
@@ -35,7 +35,8 @@ class EvidenceManifest(msgspec.Struct, frozen=True):
 
     adapter: Digest
     seed: Digest
-    sizes: tuple[int, ...]  # of the parts of a whitened gradient
+    width: int  # of a row of its state
+    places: tuple[int, ...]  # of the numbers kept, in each checkpoint's part of such a row
     parts: tuple[EvidencePart, ...]
 
 

@@ -32,8 +32,8 @@ from openledger.datanet.chunk import text_digest
 from openledger.datanet.display import may_be_shown
 from openledger.lm.stream import Detokenizer
 from openledger.lm.tokenizer import Tokenizer
-from openledger.settlement.receipt import MemberScores, Private, SignedStatement
-from openledger.settlement.shares import ClusterScore, shares
+from openledger.settlement.receipt import Private, read_statement
+from openledger.settlement.shares import ClusterScore, MemberScores, combine
 from openledger.storage.database import Database, Transaction
 from openledger.storage.records.data import contributions, texts
 from openledger.storage.records.data.contributions import Contribution, ContributionState
@@ -179,7 +179,7 @@ class ShowEvidence:
         log.info("evidence opened", receipt=receipt, asker=asker)
         with self._lock:
             library, withdrawn = self._library(release)
-            statement = decode(said.record, SignedStatement)
+            statement = read_statement(said.record)
             influence = _influence(
                 shares_of_documents(statement.body.members, release.number),
                 library,
@@ -192,7 +192,8 @@ class ShowEvidence:
         manifest = read_manifest(self._home / release.folder)
         if manifest is None:
             raise NotFoundError(
-                f"{release.full_name} was trained before evidence was kept; train it again"
+                f"{release.full_name} has no evidence: it came without its training data, or was "
+                "trained before evidence was kept; train it again"
             )
         with self._database.read() as transaction:
             found = [
@@ -225,7 +226,7 @@ class ShowEvidence:
             rows.append(self._vault.get(transaction, owner.id, name, part.blob))
             documents |= self._documents(transaction, part, owner)
         numbers = tuple(number for part, _ in held for number in part.documents)
-        codes = Codes(manifest.sizes, unpack_all(rows, len(numbers)), numbers)
+        codes = Codes(manifest.width, manifest.places, unpack_all(rows, len(numbers)), numbers)
         return _Library(
             documents=documents,
             index=DocumentIndex(manifest.seed, codes),
@@ -263,16 +264,15 @@ def shares_of_documents(members: Sequence[MemberScores], release: int | None) ->
     It is the arithmetic of the shares with every document as an account of its own, so that an
     account's documents sum to what it was paid.
     """
-    earned: dict[int, int] = {}
+    replace = msgspec.structs.replace
+    alone = []
     for member in members:
-        if member.release != release:
-            continue
-        alone = tuple(_each_its_own(cluster) for cluster in member.clusters)
-        for share in shares(member.gain, alone).shares:
-            part = share.weight_ppb * member.weight_ppb // PARTS_PER_BILLION
-            document = int(share.account, 16)
-            earned[document] = earned.get(document, 0) + part
-    return earned
+        segments = member.segments if member.release == release else ()
+        relabelled = [
+            replace(one, clusters=tuple(map(_each_its_own, one.clusters))) for one in segments
+        ]
+        alone.append(replace(member, segments=tuple(relabelled)))
+    return {int(share.account, 16): share.weight_ppb for share in combine(alone).shares}
 
 
 class _Answer:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from openledger.attribution.evidence.index import Rows
-from openledger.attribution.influence.gradients import ProbedModel
+from openledger.attribution.influence.gradients import probed_checkpoints
 from openledger.attribution.release import Recipe as AttributionRecipe
 from openledger.attribution.release import TrainingExample, build
 from openledger.attribution.state import AttributionState, load_state
@@ -19,9 +18,8 @@ from openledger.chain.outbox.rows import op_id
 from openledger.core.encoding import decode, digest_of, encode
 from openledger.core.errors import ChainUnavailableError
 from openledger.core.types import DatanetVersion, Digest, as_bytes
-from openledger.flows.model.train.evidence import has_evidence, keep_evidence
+from openledger.flows.model.train.evidence import keep_evidence
 from openledger.flows.model.train.plan import (
-    Material,
     Order,
     Plan,
     Versions,
@@ -33,7 +31,7 @@ from openledger.flows.model.train.plan import (
     write_manifest,
 )
 from openledger.flows.model.train.score import score
-from openledger.lm.checkpoint import load_adapter, save_adapter
+from openledger.lm.checkpoint import save_adapter
 from openledger.lm.frozen import forget_caches
 from openledger.lm.lora import Adapter
 from openledger.storage.records.data import accounts, datanets
@@ -137,7 +135,10 @@ def _trained(shop: Workshop, run: Run, folder: Path, tell: Tell) -> Run:
         Watch(progress=lambda seen: hear(_step(seen))),
     )
     digest = _keep(shop, tuned.adapter, base.name)
-    state = _attribution(shop, run, material, split, digest, hear)
+    early = _keep(shop, tuned.early, base.name)
+    recipe = AttributionRecipe(digest, early, run.seed or Digest(""))
+    state = _attribution(shop, run, plan, split, recipe, hear)
+    keep_evidence(shop, run, material, state)
     written = _score(shop, plan, split, digest, hear)
     metrics = _metrics(plan, split, tuned, state, attribution_folder(folder))
     scored = msgspec.json.encode(msgspec.structs.replace(metrics, tunes=written))
@@ -273,13 +274,12 @@ def _keep(shop: Workshop, adapter: Adapter, base_name: str) -> Digest:
 
 
 def _attribution(
-    shop: Workshop, run: Run, material: Material, split: Split, adapter: Digest, tell: Tell
+    shop: Workshop, run: Run, plan: Plan, split: Split, recipe: AttributionRecipe, tell: Tell
 ) -> AttributionState:
-    plan = decode(run.recipe, Plan)
     folder = attribution_folder(shop.home.run(run.op))
-    if folder.exists() and has_evidence(shop, run, adapter):
+    if folder.exists():
         state = load_state(folder)
-        if state.manifest.commitment.adapter == adapter:
+        if state.manifest.commitment.adapter == recipe.adapter:
             return state
     base = shop.base(plan.recipe.precision)
     rows: list[list[tuple[int, ...]]] = [[] for _ in split.training]
@@ -289,20 +289,10 @@ def _attribution(
         TrainingExample(one.digest, one.document, one.account, one.text, tuple(pieces))
         for one, pieces in zip(split.training, rows, strict=True)
     ]
-    model = ProbedModel(base, load_adapter(shop.home.adapter(adapter), base, adapter))
-    recipe = AttributionRecipe(adapter, run.seed or Digest(""))
-    evidence = Rows(recipe.seed)
-    state = build(
-        folder,
-        model,
-        examples,
-        recipe,
-        lambda done, total: tell(Step(BUILDING, done, total)),
-        evidence.hear,
+    models = probed_checkpoints(base, shop.home.adapter, recipe.early, recipe.adapter)
+    return build(
+        folder, models, examples, recipe, lambda done, total: tell(Step(BUILDING, done, total))
     )
-    owners = [example.document for example in examples for _ in example.rows]
-    keep_evidence(shop, run, material, recipe, evidence.codes(owners))
-    return state
 
 
 def _score(

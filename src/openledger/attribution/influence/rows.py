@@ -1,15 +1,10 @@
-"""A seeded projection of whitened gradients to few integers, one part per adapted linear layer.
+"""Rows of small integers instead of real numbers, and their exact products.
 
-Each part is a balanced count-sketch: its features are put in a random order, given random signs,
-dealt into equally large buckets and summed. Inner products survive: <Sx, Sy> has mean <x, y> and
-a standard deviation of about |x| |y| / sqrt(width). Time is linear in the number of features and
-no matrix is stored: order and signs follow from the seed through Philox, whose stream numpy keeps
-the same on every machine. Whiten first, then project: whitened features carry like energy, which
-is what lets a few bits hold them.
+Each part of a row, one adapted linear layer at one checkpoint, has a power of two of its own as its
+unit. Whitened features carry like energy, which is what lets eight bits hold them.
 """
 
 from collections.abc import Sequence
-from hashlib import sha256
 
 import msgspec
 import numpy as np
@@ -17,7 +12,6 @@ import torch
 from torch import Tensor
 
 from openledger.core.errors import InvalidInputError
-from openledger.core.types import Digest
 
 ROW_LIMIT = 127  # int8, symmetric
 QUERY_LIMIT = 32_767  # int16, symmetric
@@ -29,68 +23,14 @@ _BLOCK_BYTES = 2**20  # of rows with two bytes a number, which are copied on the
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """How many features each part takes in and how many numbers it gives out."""
+    """How many numbers each part of a row has."""
 
-    sizes: tuple[int, ...]
     widths: tuple[int, ...]
 
     @property
     def width(self) -> int:
         """The length of a row: the sum of the parts' widths."""
         return sum(self.widths)
-
-
-def layout(sizes: Sequence[int], width: int) -> Layout:
-    """Share `width` among the parts in proportion to their sizes; no part expands its features.
-
-    Raises:
-        InvalidInputError: there are no features, or fewer columns than parts.
-    """
-    total = sum(sizes)
-    if not sizes or min(sizes) < 1 or width < len(sizes):
-        raise InvalidInputError(f"{len(sizes)} parts of {total} features cannot share {width}")
-    widths = [max(1, min(size, width * size // total)) for size in sizes]
-    return Layout(tuple(sizes), tuple(widths))
-
-
-class Sketch:
-    """The projection that one seed and one layout stand for."""
-
-    def __init__(self, seed: Digest, parts: Layout) -> None:
-        self.layout = parts
-        shapes = zip(parts.sizes, parts.widths, strict=True)
-        self._parts = [_Part(seed, i, size, width) for i, (size, width) in enumerate(shapes)]
-
-    def project(self, features: Sequence[Tensor]) -> Tensor:
-        """Project the parts of some gradients.
-
-        Args:
-            features: per part (N, size), float32.
-
-        Returns:
-            (N, P) float32.
-        """
-        pairs = zip(self._parts, features, strict=True)
-        return torch.cat([part.project(feature) for part, feature in pairs], dim=1)  # (N, P)
-
-
-class _Part:
-    def __init__(self, seed: Digest, index: int, size: int, width: int) -> None:
-        key = sha256(f"openledger sketch 1 {seed} {index}".encode()).digest()[:16]
-        keys = np.random.Philox(key=int.from_bytes(key, "big")).random_raw(size)
-        # The low bit gives the sign, the rest the order; a stable sort decides ties by position.
-        self._order = torch.from_numpy(np.argsort(keys >> np.uint64(1), kind="stable"))
-        signs = torch.from_numpy((keys & np.uint64(1)).astype(np.float32) * 2 - 1)
-        self._signs = signs[self._order]
-        self._depth = -(-size // width)
-        self._width = width
-
-    def project(self, features: Tensor) -> Tensor:
-        dealt = features[:, self._order] * self._signs  # (N, size)
-        spare = self._depth * self._width - dealt.shape[1]
-        dealt = torch.nn.functional.pad(dealt, (0, spare))
-        # Column j of the deal goes to bucket j modulo width, so no two buckets differ by over one.
-        return dealt.view(-1, self._depth, self._width).sum(1)  # (N, width)
 
 
 class Scales(msgspec.Struct, frozen=True):
@@ -121,11 +61,6 @@ def quantise_query(row: Tensor, parts: Layout, scales: Scales) -> np.ndarray:
     scaled = row.double() * torch.exp2(_per_column(scales.exponents, parts))
     exponent = _exponent(float(scaled.abs().amax()), QUERY_LIMIT)
     return torch.round(scaled * 2.0**-exponent).to(torch.int16).numpy()
-
-
-def dot(query: np.ndarray, rows: np.ndarray) -> list[int]:
-    """Exact integer scores of (K, P) rows for one (P,) query; see `dots`."""
-    return dots(query[None], rows)[0]
 
 
 def dots(queries: np.ndarray, rows: np.ndarray) -> list[list[int]]:
