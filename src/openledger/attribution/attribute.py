@@ -9,7 +9,7 @@ An answer goes through the model alone and once, however many segments it has: i
 others its numbers would depend on what else was in the queue.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from math import isqrt
 
@@ -25,7 +25,7 @@ from openledger.attribution.influence.gradients import (
     label_gradients,
     log_chances,
 )
-from openledger.attribution.influence.sketch import dot, quantise_query
+from openledger.attribution.influence.rows import dots, quantise_query
 from openledger.attribution.method import (
     CAP_PPB,
     LONGEST_SEQUENCE,
@@ -163,12 +163,16 @@ class Attributor:
 
         None for one without tokens.
         """
+        vector = self.features(prompt_ids, answer_ids)
+        return () if vector is None else self._scoring.score(self._quantised(vector))
+
+    def features(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Tensor | None:
+        """(P,) of a whole answer; none for one without tokens."""
         row = lay_out(prompt_ids, answer_ids)
         if row is None:
-            return ()
+            return None
         whole = row.predicting(slice(0, len(row.ids) - row.start))
-        vector = self._vector(self._readings(*self._read(row)), whole)
-        return self._scoring.score(self._quantised(vector))
+        return self._vector(self._readings(*self._read(row)), whole)
 
     def _read(self, row: Row) -> tuple[Batch, Tensor]:
         batch = self._model.batch([row.ids], [row.start])
@@ -196,18 +200,21 @@ class Attributor:
         readings: list[_Reading] = []
         if any(data_share_ppb(gain) for gain in owed):
             readings = self._readings(batch, states)
-        segments, vectors = [], []
-        for tokens, place, gain in zip(segment_lengths(row.tokens), places, owed, strict=True):
-            query, clusters = _NO_QUERY, tuple[ClusterScore, ...]()
-            if readings and data_share_ppb(gain):
+        queries = [_NO_QUERY] * len(places)
+        for number, place in enumerate(places):
+            if readings and data_share_ppb(owed[number]):
                 vector = self._vector(readings, row.predicting(place))
                 if not bool(torch.isfinite(vector).all()):
                     return unscored(Unscored.NOT_FINITE)
-                query = self._quantised(vector)
-                clusters = self._scoring.score(query)
-            segments.append(Segment(tokens, gain, digest_of_row(query), clusters))
-            vectors.append(row_text(query))
-        return AnswerAttribution(None, added, tuple(segments), tuple(vectors))
+                queries[number] = self._quantised(vector)
+        scored = iter(self._scoring.scores([query for query in queries if len(query)]))
+        lengths = segment_lengths(row.tokens)
+        segments = [
+            Segment(tokens, gain, digest_of_row(query), next(scored) if len(query) else ())
+            for tokens, gain, query in zip(lengths, owed, queries, strict=True)
+        ]
+        vectors = tuple(row_text(query) for query in queries)
+        return AnswerAttribution(None, added, tuple(segments), vectors)
 
     def _gain(self, row: Row, chances: Chances, place: slice) -> Gain | None:
         """What a segment's tokens gained; None where that is no finite number."""
@@ -235,7 +242,7 @@ class Attributor:
 
 
 class Scoring:
-    """The integer part: from a query vector to scores, by one state's rows; needs no model."""
+    """The integer part: from query vectors to scores, by one state's rows; needs no model."""
 
     def __init__(self, state: AttributionState) -> None:
         self._state = state
@@ -247,28 +254,63 @@ class Scoring:
         Raises:
             InvalidInputError: the vector is not of this state's width.
         """
-        manifest, rows = self._state.manifest, self._state.rows
-        if query.shape != (manifest.commitment.layout.width,):
-            raise InvalidInputError(f"a query of {query.shape} does not fit this state's rows")
-        noise = Noise(dot(query, rows.placebo), [entry.energy for entry in manifest.placebo])
-        scored = []
-        for entry, score in zip(manifest.clusters, dot(query, rows.clusters), strict=True):
-            cluster = ClusterScore(entry.cluster, score, noise.floor(entry.energy), ())
-            if is_paid(cluster):
-                documents = self._documents(query, cluster)
-                cluster = msgspec.structs.replace(cluster, documents=documents)
-            scored.append(cluster)
-        return tuple(scored)
+        return self.scores([query])[0]
 
-    def _documents(self, query: np.ndarray, cluster: ClusterScore) -> tuple[DocumentScore, ...]:
+    def scores(self, queries: Sequence[np.ndarray]) -> list[tuple[ClusterScore, ...]]:
+        """The same for several queries, which cost less together."""
+        manifest, rows = self._state.manifest, self._state.rows
+        for query in queries:
+            if query.shape != (manifest.commitment.layout.width,):
+                raise InvalidInputError(f"a query of {query.shape} does not fit this state's rows")
+        if not queries:
+            return []
+        together = np.stack(queries)
+        energies = [entry.energy for entry in manifest.placebo]
+        noises = [Noise(scores, energies) for scores in dots(together, rows.placebo)]
+        scored = [
+            [
+                ClusterScore(entry.cluster, score, noise.floor(entry.energy), ())
+                for entry, score in zip(manifest.clusters, scores, strict=True)
+            ]
+            for noise, scores in zip(noises, dots(together, rows.clusters), strict=True)
+        ]
+        return [tuple(clusters) for clusters in self._documents(together, scored)]
+
+    def _documents(
+        self, queries: np.ndarray, scored: Sequence[Sequence[ClusterScore]]
+    ) -> list[list[ClusterScore]]:
+        """The same clusters, with the documents of those that are paid."""
+        paid = {cluster.cluster for clusters in scored for cluster in clusters if is_paid(cluster)}
+        shared = [
+            member.row
+            for number in sorted(paid)
+            if len(self._sharing[number]) > 1
+            for member in self._sharing[number]
+        ]
+        place = {row: i for i, row in enumerate(shared)}
+        found = dots(queries, self._state.rows.documents[shared])
+        return [
+            [
+                self._with_documents(cluster, scores, place) if is_paid(cluster) else cluster
+                for cluster in clusters
+            ]
+            for clusters, scores in zip(scored, found, strict=True)
+        ]
+
+    def _with_documents(
+        self, cluster: ClusterScore, scores: Sequence[int], place: Mapping[int, int]
+    ) -> ClusterScore:
         members = self._sharing[cluster.cluster]
-        scores = [cluster.score]
-        if len(members) > 1:
-            scores = dot(query, self._state.rows.documents[[member.row for member in members]])
-        return tuple(
-            DocumentScore(member.entry.document, member.entry.account, score)
-            for member, score in zip(members, scores, strict=True)
+        is_alone = len(members) == 1
+        documents = tuple(
+            DocumentScore(
+                member.entry.document,
+                member.entry.account,
+                cluster.score if is_alone else scores[place[member.row]],
+            )
+            for member in members
         )
+        return msgspec.structs.replace(cluster, documents=documents)
 
 
 class _Member(msgspec.Struct, frozen=True):

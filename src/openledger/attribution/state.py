@@ -25,7 +25,7 @@ from safetensors.torch import save_file as save_tensors
 from torch import Tensor
 
 from openledger.attribution.influence.curvature import Basis, Features, Site, Whitener
-from openledger.attribution.influence.sketch import Layout, Scales
+from openledger.attribution.influence.rows import Layout, Scales
 from openledger.attribution.method import METHOD_VERSION
 from openledger.core.encoding import decode, encode
 from openledger.core.errors import (

@@ -76,6 +76,37 @@ def show(
         here.output.result(found, "\n".join([head, *found.notes, *parts]))
 
 
+@app.command(epilog="Example: openledger receipt evidence rcp_ID")
+def evidence(
+    context: typer.Context,
+    receipt: Annotated[str, typer.Argument(help="Receipt id, or the completion id of the answer.")],
+) -> None:
+    """Show the documents with the most influence on an answer, and passages that match it."""
+    from openledger.web.operations.receipts import EVIDENCE, WhichReceipt
+
+    with told((here := of(context)).output):
+        found = here.act(EVIDENCE, WhichReceipt(receipt))
+        rows = [
+            [
+                one.contributor or short(one.account),
+                one.title,
+                percent(one.share_ppb),
+                percent(one.strength_ppb),
+                ", ".join(str(passage.span + 1) for passage in one.passages),
+            ]
+            for one in found.documents
+        ]
+        names = ["contributor", "document", "paid share", "of the strongest", "passages"]
+        spans = [
+            f"  {place}. {span.words} words, in {span.holders}: {' '.join(span.text.split())}"
+            for place, span in enumerate(found.spans, 1)
+        ]
+        parts = [found.basis, table(names, rows), found.matching, *spans, found.verdict]
+        if found.withdrawn:
+            parts.append(f"{found.withdrawn} contributions are withdrawn and not shown")
+        here.output.result(found, "\n".join(parts))
+
+
 @app.command(
     epilog="Example: openledger receipt verify receipt.json --anchors anchors.json --level 1"
 )

@@ -24,6 +24,7 @@ from openledger.flows.data.obtain import SOURCES, obtain
 from openledger.flows.model.train.flow import Tell, train
 from openledger.flows.model.train.plan import Workshop, attribution_folder
 from openledger.flows.money.attribute import Attribute, Member, Scorer
+from openledger.flows.money.evidence import ShowEvidence
 from openledger.flows.money.infer.answer import refund_orphans
 from openledger.flows.money.infer.request import ATTRIBUTE_JOB, Config, Desk
 from openledger.lm.base import DTYPES, BaseModel, load_base, read_manifest, use_threads
@@ -46,6 +47,7 @@ from openledger.storage.records.model.runs import TRAIN_JOB, RunState
 from openledger.storage.records.money import balances, calls, idempotency
 from openledger.training.recipe import Recipe, best_precision
 from openledger.wiring.platform import now_us
+from openledger.wiring.private import open_private
 from openledger.worker import Handler
 
 if TYPE_CHECKING:
@@ -176,14 +178,29 @@ class Models:
     def _ready(self, member: Member) -> ReadyMember:
         release, base = member.release, self.base(self.precision)
         adapter = load_adapter(self._platform.home.adapter(release.adapter), base, release.adapter)
-        attributor = None
-        if release.training_root != NO_TRAINING_ROOT:
-            state = self.open_state(release, Purpose.SCORING, self._platform.gateway.account)
-            early = state.manifest.commitment.early
-            folder_of = self._platform.home.adapter
-            models = probed_checkpoints(base, folder_of, early, release.adapter)
-            attributor = Attributor(state, models)
+        is_known = release.training_root != NO_TRAINING_ROOT
+        attributor = self._attributor(release, Purpose.SCORING) if is_known else None
         return ReadyMember(adapter, member.weight_ppb, attributor)
+
+    @cached_property
+    def show_evidence(self) -> ShowEvidence:
+        """Shows documents and passages to the parties of a call."""
+        return ShowEvidence(
+            database=self._platform.database,
+            vault=self._platform.vault,
+            open_private=lambda call: open_private(self._platform, call),
+            tokenizer=self.base(self.precision).tokenizer,
+            # One of its own: the worker's may be at work in another thread.
+            model_of=lambda release: self._attributor(release, Purpose.EVIDENCE),
+            home=self._platform.home.root,
+        )
+
+    def _attributor(self, release: Release, purpose: Purpose) -> Attributor:
+        state = self.open_state(release, purpose, self._platform.gateway.account)
+        early = state.manifest.commitment.early
+        base, folder_of = self.base(self.precision), self._platform.home.adapter
+        models = probed_checkpoints(base, folder_of, early, release.adapter)
+        return Attributor(state, models)
 
     def open_state(
         self, release: Release, purpose: Purpose, account: Account, subject: str = ""

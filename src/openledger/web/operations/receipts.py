@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from openledger.core.encoding import decode
-from openledger.core.errors import ConflictError, NotAllowedError
+from openledger.core.errors import ConflictError
 from openledger.core.ids import parse_receipt_id
 from openledger.core.signing import sign_typed
 from openledger.core.types import Account, Digest, ReceiptId, Wei
@@ -27,7 +27,6 @@ from openledger.settlement.parts import DATA
 from openledger.settlement.receipt import (
     CallReceipt,
     EpochRoot,
-    Private,
     PrivateDigests,
     Receipt,
     SignedCall,
@@ -37,12 +36,14 @@ from openledger.settlement.receipt import (
 from openledger.settlement.shares import Unscored
 from openledger.storage import jobs
 from openledger.storage.database import Transaction
-from openledger.storage.private.envelope import is_envelope, open_envelope
+from openledger.storage.private.envelope import open_envelope
 from openledger.storage.records.data import accounts
 from openledger.storage.records.model import releases
 from openledger.storage.records.money import calls, epochs
 from openledger.web.operations.operation import Operation
+from openledger.web.parts.evidence import EvidenceView, evidence_view
 from openledger.wiring.platform import Platform
+from openledger.wiring.private import open_private, payer_key
 
 PENDING = "pending attribution"
 _WHY_UNSCORED = {
@@ -61,6 +62,12 @@ class ShowReceipt(msgspec.Struct, frozen=True):
     is_private: bool = False
     rows: int | None = None  # of how many clusters to open the rows; None: no vectors either
     draw: str = ""  # the checker's own word, by which clusters are drawn
+
+
+class WhichReceipt(msgspec.Struct, frozen=True):
+    """A receipt by its id, or by that of its answer."""
+
+    receipt: str
 
 
 class PartView(msgspec.Struct, frozen=True):
@@ -187,7 +194,7 @@ def _opened(platform: Platform, call: calls.Call, wanted: ShowReceipt) -> tuple[
         said = calls.statement(transaction, call.id)
     if said is None or said.vectors is None:
         raise ConflictError("the query vectors of this call are erased by now, or were never kept")
-    raw = open_envelope(_payer_key(platform, call), call.id, said.vectors)
+    raw = open_envelope(payer_key(platform, call), call.id, said.vectors)
     vectors = decode(raw, Vectors).members
     members = read_statement(said.record).body.members
     opened = []
@@ -232,28 +239,19 @@ def _receipt(pair: calls.Pair) -> Receipt:
 
 
 def _openings(platform: Platform, call: calls.Call) -> tuple[Opening, ...]:
-    if call.private is None:
-        raise ConflictError("what was private of this call is erased by now")
-    if is_envelope(call.private):
-        raw = open_envelope(_payer_key(platform, call), call.id, call.private)
-    else:  # a version that did not hand it over to the payer yet attributed this call
-        raw = platform.sealer.unseal(call.id, call.private)
-    private = decode(raw, Private)
+    private = open_private(platform, call)
     names = (PAYER, *PrivateDigests.__struct_fields__)
     return tuple(
         Opening(name, Digest(private.salt(name).hex()), getattr(private, name)) for name in names
     )
 
 
-def _payer_key(platform: Platform, call: calls.Call) -> bytes:
-    """The payer's private key, if he is a user of this home."""
-    with platform.database.read() as transaction:
-        payer = accounts.by_address(transaction, call.payer)
-    if payer is None:
-        raise NotAllowedError(
-            f"only the key of {call.payer} opens what is private of this call, and it is not here"
-        )
-    return platform.keyring.private_key(payer.label)
+def show_evidence(platform: Platform, wanted: WhichReceipt) -> EvidenceView:
+    """Documents by influence and matching passages, for the gateway that served the call."""
+    receipt = parse_receipt_id(wanted.receipt)
+    found = platform.models.show_evidence.run(receipt, platform.gateway.account)
+    return evidence_view(platform.database, found)
 
 
 SHOW = Operation("receipt.show", ShowReceipt, ReceiptView, show)
+EVIDENCE = Operation("receipt.evidence", WhichReceipt, EvidenceView, show_evidence)

@@ -35,5 +35,6 @@ OPERATIONS: dict[str, Operation[Any, Any]] = {
         epochs.SHOW,
         epochs.IDENTITY,
         receipts.SHOW,
+        receipts.EVIDENCE,
     )
 }

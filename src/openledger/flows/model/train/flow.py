@@ -18,6 +18,7 @@ from openledger.chain.outbox.rows import op_id
 from openledger.core.encoding import decode, digest_of, encode
 from openledger.core.errors import ChainUnavailableError
 from openledger.core.types import DatanetVersion, Digest, as_bytes
+from openledger.flows.model.train.evidence import keep_evidence
 from openledger.flows.model.train.plan import (
     Order,
     Plan,
@@ -143,6 +144,7 @@ def _trained(shop: Workshop, run: Run, folder: Path, tell: Tell) -> Run:
     early = _keep(shop, tuned.early, base.name)
     recipe = AttributionRecipe(digest, early, run.seed or Digest(""))
     state = _attribution(shop, run, plan, split, recipe, hear)
+    keep_evidence(shop, run, material, state)
     written = _score(shop, plan, split, digest, hear)
     metrics = _metrics(plan, split, tuned, state, attribution_folder(folder))
     scored = msgspec.json.encode(msgspec.structs.replace(metrics, tunes=written))

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from openledger.attribution.attribute import Noise, Scoring
-from openledger.attribution.influence.sketch import dot
+from openledger.attribution.influence.rows import dots
 from openledger.attribution.state import (
     AttributionState,
     ClusterEntry,
@@ -304,4 +304,4 @@ def _integers(text: str, kind: np.dtype, wanted: Digest, name: str) -> np.ndarra
 def _scores(query: np.ndarray, rows: Sequence[np.ndarray]) -> list[int]:
     if any(row.shape != query.shape for row in rows):
         raise VerificationError("query vector and rows are of different widths")
-    return [score for row in rows for score in dot(query, row[None])]
+    return [score for row in rows for score in dots(query[None], row[None])[0]]

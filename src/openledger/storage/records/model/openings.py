@@ -19,6 +19,7 @@ class Purpose(StrEnum):
 
     TRAINING = "training"  # a run that was stopped looks whether its state is built
     SCORING = "scoring"  # whose data made the answers of this process
+    EVIDENCE = "evidence"  # which documents made one answer
     BUNDLE = "bundle"  # rows for the bundle of one receipt
     EXPORT = "export"  # a copy for a party or an auditor
 
