@@ -202,16 +202,6 @@ def test_integer_scores_agree_with_exact_influence(
     assert float(torch.corrcoef(both)[0, 1]) > 0.98
 
 
-def test_an_answer_without_gain_pays_nobody_and_makes_no_query(
-    base: BaseModel, paying: Attributor
-) -> None:
-    found = run(paying, base, "Zq%! 77 ~~ @@ zzz QQ WW PP 123 456 &&&&", prompt=3)
-
-    assert data_share_ppb(found.segments[0].gain) == 0
-    assert found.segments[0].clusters == ()
-    assert found.attribution.nobody_ppb == PARTS_PER_BILLION
-
-
 def test_influence_is_told_of_answers_that_nothing_is_owed_for_too(
     base: BaseModel, paying: Attributor
 ) -> None:
@@ -300,6 +290,19 @@ def test_a_segment_that_owes_nothing_makes_no_query_and_its_part_is_nobodys(
     assert second.clusters == ()
     paid = PARTS_PER_BILLION - found.attribution.nobody_ppb
     assert 0 < paid <= data_share_ppb(first.gain) // 2
+
+
+def test_an_answer_without_gain_pays_nobody_and_makes_no_query(
+    base: BaseModel, lasting: Lasting
+) -> None:
+    attributor, _, _, ids = lasting
+    noise = base.tokenizer.encode("Zq%! 77 ~~ @@ zzz QQ WW PP 123 456 &&&&")
+    found = attributor.attribute(ids[:10], noise)
+
+    assert found.segments[0].gain.over_base_micronats < 0
+    assert data_share_ppb(found.segments[0].gain) == 0
+    assert found.segments[0].clusters == ()
+    assert found.attribution.nobody_ppb == PARTS_PER_BILLION
 
 
 def test_the_query_vector_of_each_segment_redoes_its_scores(
