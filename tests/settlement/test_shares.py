@@ -186,9 +186,11 @@ def test_a_gain_over_the_base_is_owed_no_less_when_it_grows(gain: Gain, more: in
 
 
 def test_the_least_denominator_is_one_nat() -> None:
-    for over_null in (-(10**9), 0, 1, LEAST_OVER_NULL_MICRONATS):
-        assert data_share_ppb(Gain(500_000, over_null, CAP_PPB)) == PARTS_PER_BILLION // 2
-    assert data_share_ppb(Gain(500_000, 2 * LEAST_OVER_NULL_MICRONATS, CAP_PPB)) == 250_000_000
+    least = LEAST_OVER_NULL_MICRONATS
+    shares = {-(10**9): 0, 0: 0, least // 2: 250_000_000, least: 500_000_000, 2 * least: 250_000_000}
+
+    for over_null, share in shares.items():
+        assert data_share_ppb(Gain(500_000, over_null, CAP_PPB)) == share
     assert data_share_ppb(Gain(0, 0, CAP_PPB)) == 0
 
 

@@ -111,11 +111,13 @@ def data_share_ppb(gain: Gain, of_ppb: int = PARTS_PER_BILLION) -> int:
     Continuous: moving either part of the gain by some micronats moves the share, as a part of the
     whole, by at most so many of the least denominator.
     """
-    if gain.over_base_micronats <= 0:
+    over_null, least = gain.over_null_micronats, LEAST_OVER_NULL_MICRONATS
+    if gain.over_base_micronats <= 0 or over_null <= 0:
         return 0
-    over_null = max(gain.over_null_micronats, LEAST_OVER_NULL_MICRONATS)
-    share = of_ppb * gain.over_base_micronats // over_null
-    return min(share, of_ppb * gain.cap_ppb // PARTS_PER_BILLION)
+    share = of_ppb * gain.over_base_micronats // max(over_null, least)
+    capped = min(share, of_ppb * gain.cap_ppb // PARTS_PER_BILLION)
+    # What is hardly likelier than words drawn at random owes hardly anything.
+    return capped * min(over_null, least) // least
 
 
 def is_paid(cluster: ClusterScore) -> bool:
