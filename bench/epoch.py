@@ -29,7 +29,7 @@ from openledger.flows.money.infer.charge import Ending, charge
 from openledger.flows.money.infer.prepare import prepare
 from openledger.flows.money.infer.request import CallRequest, Prepared
 from openledger.flows.money.settle.flow import MOST_RECEIPTS
-from openledger.flows.money.verify import verify_bundle
+from openledger.flows.money.verify.public import verify_bundle
 from openledger.settings import load
 from openledger.settlement.shares import ClusterScore, DocumentScore, Gain, Segment
 from openledger.storage.records.data import accounts
@@ -53,7 +53,7 @@ class Scorer:
             ClusterScore(place, 100, 0, (DocumentScore(place, account, 100),))
             for place, account in enumerate(contributors)
         )
-        gain = Gain(500, 1_000, CAP_PPB)
+        gain = Gain(500_000, 1_000_000, CAP_PPB)
         segment = Segment(len(_ANSWER), gain, Digest("0" * 64), clusters)
         self._scores = AnswerAttribution(None, gain.over_base_micronats, (segment,))
 
@@ -140,6 +140,8 @@ def _attribute(platform: Platform) -> Attribute:
         gateway=platform.gateway,
         sealer=platform.sealer,
         scorer_of=lambda _, *, is_audited: scorer,  # noqa: ARG005 - the protocol's
+        precision="float32",
+        token=platform.acts.contracts.deployment.open_token,
         commons=platform.acts.contracts.deployment.payouts,
         platform=platform.treasury,
         clock=now_us,

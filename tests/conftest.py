@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from openledger.lm.tokenizer import Tokenizer
     from openledger.wiring.platform import Platform
+    from tests.audited import Files
 
 # Of CPU time, for the call of a test without the mark `slow`. Coverage multiplies it by what the
 # test runs through, so that a run which measures coverage lists its slowest tests instead.
@@ -40,6 +41,19 @@ def market_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("market") / "home"
     build_market(home)
     return home
+
+
+@pytest.fixture(scope="session")
+def audited(
+    market_home: Path, tokenizer: "Tokenizer", tmp_path_factory: pytest.TempPathFactory
+) -> Iterator["Files"]:
+    """The files of a release and a call that were really made, for checkers on other machines."""
+    from tests.audited import build_audited
+    from tests.market import open_copy
+
+    root = tmp_path_factory.mktemp("audited")
+    with open_copy(market_home, root / "home") as platform:
+        yield build_audited(platform, tokenizer, root)
 
 
 @pytest.fixture

@@ -191,10 +191,10 @@ class Scorer:
         )
         losses = (1_500_000,) * 16 if self._is_audited else msgspec.UNSET
         segments = tuple(
-            Segment(tokens, Gain(800, 1_000, CAP_PPB), Digest("9" * 64), clusters, losses)
+            Segment(tokens, Gain(800_000, 1_000_000, CAP_PPB), Digest("9" * 64), clusters, losses)
             for tokens in segment_lengths(len(answer_ids))
         )
-        return (AnswerAttribution(None, 800 * len(segments), segments),)
+        return (AnswerAttribution(None, 800_000 * len(segments), segments),)
 
 
 def desk(platform: Platform, tokenizer: Tokenizer, engine: FakeEngine | None = None) -> Desk:
@@ -234,6 +234,8 @@ def attribution(platform: Platform, scorer: Scorer) -> Attribute:
         gateway=platform.gateway,
         sealer=platform.sealer,
         scorer_of=scorer.of,
+        precision="float32",
+        token=platform.acts.contracts.deployment.open_token,
         commons=platform.acts.contracts.deployment.payouts,
         platform=platform.treasury,
         clock=now_us,

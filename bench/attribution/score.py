@@ -23,7 +23,7 @@ from bench.attribution.setting import Document, Query, Setting
 from bench.attribution.truth import Retraining, trajectory
 from openledger.attribution.card import measures
 from openledger.core.errors import InvalidInputError
-from openledger.core.types import PARTS_PER_BILLION, Digest
+from openledger.core.types import PARTS_PER_BILLION, Digest, Precision
 from openledger.lm.base import (
     CONFIG,
     DTYPES,
@@ -39,7 +39,7 @@ from openledger.lm.base import (
     write_base,
 )
 from openledger.lm.lora import TARGETS
-from openledger.training.recipe import Precision, Recipe
+from openledger.training.recipe import Recipe
 
 Line = TypeVar("Line", bound=msgspec.Struct)
 

@@ -1,3 +1,4 @@
+from base64 import b64decode
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from openledger.attribution import attribute
-from openledger.attribution.attribute import AnswerAttribution, Attributor, Audited
+from openledger.attribution.attribute import AnswerAttribution, Attributor
 from openledger.attribution.card.panel import losses_of
 from openledger.attribution.influence.gradients import (
     Batch,
@@ -17,7 +18,7 @@ from openledger.attribution.influence.gradients import (
     label_gradients,
     log_chances,
 )
-from openledger.attribution.influence.sketch import dot, quantise_query
+from openledger.attribution.influence.rows import dots, quantise_query
 from openledger.attribution.method import (
     CAP_PPB,
     LONGEST_SEQUENCE,
@@ -25,6 +26,7 @@ from openledger.attribution.method import (
     PLACEBO_MICRONATS_PER_TOKEN,
 )
 from openledger.attribution.release import TrainingExample, build
+from openledger.attribution.scoring import Scoring
 from openledger.attribution.state import (
     AttributionState,
     ClusterEntry,
@@ -33,7 +35,7 @@ from openledger.attribution.state import (
     load_state,
 )
 from openledger.core.encoding import encode
-from openledger.core.errors import DigestMismatchError
+from openledger.core.errors import DigestMismatchError, InvalidInputError
 from openledger.core.types import PARTS_PER_BILLION
 from openledger.lm.base import BaseModel
 from openledger.lm.lora import Adapter, LoraPair
@@ -204,16 +206,6 @@ def test_integer_scores_agree_with_exact_influence(
     assert float(torch.corrcoef(both)[0, 1]) > 0.98
 
 
-def test_an_answer_without_gain_pays_nobody_and_makes_no_query(
-    base: BaseModel, paying: Attributor
-) -> None:
-    found = run(paying, base, "Zq%! 77 ~~ @@ zzz QQ WW PP 123 456 &&&&", prompt=3)
-
-    assert data_share_ppb(found.segments[0].gain) == 0
-    assert found.segments[0].clusters == ()
-    assert found.attribution.nobody_ppb == PARTS_PER_BILLION
-
-
 def test_influence_is_told_of_answers_that_nothing_is_owed_for_too(
     base: BaseModel, paying: Attributor
 ) -> None:
@@ -282,7 +274,7 @@ def test_each_segment_of_a_long_answer_is_scored_as_if_it_alone_were_asked_about
             for part in _features(state, model, ids[:end], end - length)
         ]
         query = quantise_query(torch.cat(vector, dim=1)[0], commitment.layout, commitment.scales)
-        plain = dot(query, state.rows.clusters)
+        plain = dots(query[None], state.rows.clusters)[0]
         for cluster, score in zip(segment.clusters, plain, strict=True):
             assert cluster.score == pytest.approx(score, rel=1e-3, abs=1e-3 * max(map(abs, plain)))
 
@@ -296,9 +288,12 @@ class TwoJudges:
     def chances(self, batch: Batch) -> torch.Tensor:
         return torch.stack([log_chances(one, batch, one.upper(batch)) for one in self._models])
 
-    def audit(self, chances: torch.Tensor, scores: Sequence[int]) -> Audited | None:
-        losses = losses_of(chances)
-        return None if losses is None else Audited([2 * score for score in scores], losses)
+    def losses(self, batch: Batch, places: Sequence[slice]) -> list[tuple[int, ...] | None]:
+        return [losses_of(self.chances(batch)[:, place]) for place in places]
+
+    def corrected(self, scores: Sequence[int], losses_micronats: Sequence[int]) -> list[int]:
+        assert len(losses_micronats) == 2
+        return [2 * score for score in scores]
 
 
 def test_each_segment_is_audited_by_the_losses_of_its_own_tokens(lasting: Lasting) -> None:
@@ -307,7 +302,7 @@ def test_each_segment_is_audited_by_the_losses_of_its_own_tokens(lasting: Lastin
     found = Attributor(state, models, TwoJudges(models)).attribute(ids[:10], ids[10:])
     judged = TwoJudges(models).chances(models.final.batch([ids], [10]))
     lengths = segment_lengths(len(ids) - 10)
-    pieces = judged.split(lengths, dim=1)
+    pieces = torch.split(judged, lengths, dim=1)
 
     assert len(lengths) > 1
     assert [one.losses_micronats for one in found.segments] == [losses_of(one) for one in pieces]
@@ -332,6 +327,35 @@ def test_a_segment_that_owes_nothing_makes_no_query_and_its_part_is_nobodys(
     assert second.clusters == ()
     paid = PARTS_PER_BILLION - found.attribution.nobody_ppb
     assert 0 < paid <= data_share_ppb(first.gain) // 2
+
+
+def test_an_answer_without_gain_pays_nobody_and_makes_no_query(
+    base: BaseModel, lasting: Lasting
+) -> None:
+    attributor, _, _, ids = lasting
+    noise = base.tokenizer.encode("Zq%! 77 ~~ @@ zzz QQ WW PP 123 456 &&&&")
+    found = attributor.attribute(ids[:10], noise)
+
+    assert found.segments[0].gain.over_base_micronats < 0
+    assert data_share_ppb(found.segments[0].gain) == 0
+    assert found.segments[0].clusters == ()
+    assert found.attribution.nobody_ppb == PARTS_PER_BILLION
+
+
+def test_the_query_vector_of_each_segment_redoes_its_scores(
+    base: BaseModel, lasting: Lasting
+) -> None:
+    """A segment that owes nothing has an empty one."""
+    attributor, state, _, ids = lasting
+    noise = base.tokenizer.encode("Zq%! 77 ~~ @@ zzz QQ WW PP 123 456 &&&&" * 9)
+    found = attributor.attribute(ids[:10], [*ids[10:138], *noise[:128]])
+    vectors = [np.frombuffer(b64decode(one), "<i2") for one in found.vectors]
+
+    assert [digest_of_row(one) for one in vectors] == [one.query for one in found.segments]
+    assert Scoring(state).score(vectors[0]) == found.segments[0].clusters
+    assert found.vectors[1] == ""
+    with pytest.raises(InvalidInputError, match="does not fit"):
+        Scoring(state).score(vectors[0][:-1])
 
 
 def test_an_answer_goes_through_the_model_alone(lasting: Lasting) -> None:
@@ -365,7 +389,9 @@ def test_ten_thousand_contributors_share_an_answer(
     rows = stream.integers(-20, 21, size=(10_000, width), dtype=np.int8)
     cluster_of = np.arange(10_000) % MOST_CLUSTERS
     clusters = np.zeros((MOST_CLUSTERS, width), np.int16)
-    np.add.at(clusters, cluster_of, rows)
+    for start in range(0, len(rows), MOST_CLUSTERS):
+        some = rows[start : start + MOST_CLUSTERS]
+        clusters[: len(some)] += some
     unused = digest_of_row(rows[0])
     manifest = msgspec.structs.replace(
         state.manifest,
@@ -482,7 +508,7 @@ def test_the_query_that_is_signed_is_the_query_that_scored(
     query = quantise_query(vector, commitment.layout, commitment.scales)
 
     assert digest_of_row(query) == found.segments[0].query
-    assert dot(query, state.rows.clusters) == [
+    assert dots(query[None], state.rows.clusters)[0] == [
         cluster.score for cluster in found.segments[0].clusters
     ]
 

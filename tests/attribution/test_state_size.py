@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from openledger.attribution.influence.curvature import Basis, Features, Site, Whitener, kept
-from openledger.attribution.influence.sketch import Scales
+from openledger.attribution.influence.rows import Scales
 from openledger.attribution.method import CHECKPOINTS, METHOD_VERSION, PLACEBO_ROWS, ROWS_BYTES
 from openledger.attribution.release import layout_of
 from openledger.attribution.state import (

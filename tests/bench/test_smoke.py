@@ -21,6 +21,16 @@ HOLDS: dict[str, set[str]] = {
     "demo": {"the money identity holds"},
     "crash": {"kills that landed", "rounds that differ or are unsound"},
     "epoch": {"receipts in the epoch", "settlements on chain", "its bundle proves its epoch"},
+    "evidence": {
+        "the index: bytes a document",
+        "payment, 20 x 512: scores that differ",
+        "payment, 20 x 64: scores that differ",
+    },
+    "tolerance": {
+        f"apart, most: {precision}, {rest}"
+        for precision in ("float32", "bfloat16")
+        for rest in ("1 thread, flash", "2 threads, plain", "2 threads, flash")
+    },
     "corpora": {
         "folk-music: tunes that parse",
         "folk-music: bars that sum to the metre, median",

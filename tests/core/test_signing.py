@@ -1,6 +1,7 @@
 """EIP-712: who signed, and what no signature may do."""
 
 import pytest
+from eth_keys.datatypes import PrivateKey
 
 from openledger.core import signing
 from openledger.core.errors import VerificationError
@@ -87,3 +88,13 @@ def test_a_value_that_its_type_cannot_hold_is_refused(amount: int) -> None:
 
     with pytest.raises(VerificationError, match="has no such type"):
         signing.digest_typed(DOMAIN, record)
+
+
+def test_a_signature_shows_the_key_that_made_it() -> None:
+    signature = signing.sign_typed(DOMAIN, PROMISE, KEY)
+
+    assert (
+        signing.public_key_of(DOMAIN, PROMISE, signature) == PrivateKey(KEY).public_key.to_bytes()
+    )
+    with pytest.raises(VerificationError):
+        signing.public_key_of(DOMAIN, PROMISE, signature.upper())

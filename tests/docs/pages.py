@@ -11,6 +11,7 @@ WITH_SERVER = (
     "tutorial/first-answer.md",
     "how-to/contribute.md",
     "how-to/verify-a-receipt.md",
+    "how-to/see-the-evidence.md",
     "how-to/train-and-publish.md",
     "how-to/call-with-openai.md",
     "how-to/settle-and-claim.md",

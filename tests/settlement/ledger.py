@@ -31,13 +31,13 @@ ROLES = Roles(commons=PAYOUTS, platform=account("0x" + "70" * 20), builders=(BOB
 SECRET = Digest("05" * 32)
 
 
-def scores(alice: int = 30, bob: int = 10, gain: int = 50) -> tuple[MemberScores, ...]:
+def scores(alice: int = 30, bob: int = 10, gain: int = 5_000_000) -> tuple[MemberScores, ...]:
     """One member with one cluster a contributor."""
     clusters = (
         ClusterScore(0, alice, 0, (DocumentScore(0, ALICE, alice),)),
         ClusterScore(1, bob, 0, (DocumentScore(1, BOB, bob),)),
     )
-    segment = Segment(20, Gain(gain, 100, 900_000_000), Digest("dd" * 32), clusters)
+    segment = Segment(20, Gain(gain, 10_000_000, 900_000_000), Digest("dd" * 32), clusters)
     return (MemberScores(1, 10**9, gain, None, (segment,)),)
 
 
@@ -99,7 +99,7 @@ def call(previous: CallReceipt | None, payer: Account = PAYER, **of_body: object
 def pair(previous: CallReceipt | None, **of_body: object) -> Receipt:
     """A whole receipt that follows `previous`."""
     signed = call(previous, **of_body)  # type: ignore[arg-type]  # the keywords of `body`
-    return Receipt(signed, make_statement(DOMAIN, signed, scores(), ROLES, GATEWAY_KEY))
+    return Receipt(signed, make_statement(DOMAIN, signed, "float32", scores(), ROLES, GATEWAY_KEY))
 
 
 def run(length: int) -> list[Receipt]:

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openledger.core.errors import VerificationError
-from openledger.core.types import PARTS_PER_BILLION, Account, Digest
+from openledger.core.types import PARTS_PER_BILLION, Account, Digest, Share
 from openledger.settlement.shares import (
+    LEAST_OVER_NULL_MICRONATS,
     Attribution,
     ClusterScore,
     DocumentScore,
@@ -21,12 +22,14 @@ from openledger.settlement.shares import (
     check_method,
     combine,
     data_share_ppb,
+    distance_ppb,
     is_paid,
     member_ppb,
     segment_lengths,
 )
 
 CAP_PPB = 900_000_000
+NAT = 1_000_000
 ALICE, BOB = Account("0x" + "a1" * 20), Account("0x" + "b0" * 20)
 gains = st.builds(
     Gain, st.integers(-(10**9), 10**9), st.integers(-(10**6), 10**10), st.integers(0, 10**9)
@@ -118,15 +121,16 @@ def test_splitting_documents_among_identities_changes_no_total(
 def test_no_gain_pays_nobody_else() -> None:
     cluster = ClusterScore(0, 5, 0, (DocumentScore(0, ALICE, 5),))
 
-    assert shares(Gain(0, 10, PARTS_PER_BILLION), (cluster,)).nobody_ppb == PARTS_PER_BILLION
-    assert shares(Gain(10, 0, PARTS_PER_BILLION), (cluster,)).nobody_ppb == PARTS_PER_BILLION
+    for over_base in (0, -NAT):
+        made = shares(Gain(over_base, NAT, PARTS_PER_BILLION), (cluster,))
+        assert made == Attribution((), PARTS_PER_BILLION)
 
 
 def test_what_falls_below_the_floor_goes_to_nobody() -> None:
     paid = ClusterScore(0, 30, 10, (DocumentScore(0, ALICE, 40), DocumentScore(1, BOB, -10)))
     below = ClusterScore(1, 10, 20, ())
 
-    made = shares(Gain(80, 100, PARTS_PER_BILLION), (paid, below))
+    made = shares(Gain(80 * NAT, 100 * NAT, PARTS_PER_BILLION), (paid, below))
 
     assert is_paid(paid)
     assert not is_paid(below)
@@ -137,7 +141,7 @@ def test_what_falls_below_the_floor_goes_to_nobody() -> None:
 def test_the_cap_holds() -> None:
     cluster = ClusterScore(0, 5, 0, (DocumentScore(0, ALICE, 5),))
 
-    made = shares(Gain(99, 100, 500_000_000), (cluster,))
+    made = shares(Gain(99 * NAT, 100 * NAT, 500_000_000), (cluster,))
 
     assert made.shares[0].weight_ppb == 500_000_000
 
@@ -154,6 +158,46 @@ def test_a_cluster_is_the_sum_of_its_documents() -> None:
     wrong = ClusterScore(0, 5, 0, (DocumentScore(0, ALICE, 6),))
     with pytest.raises(VerificationError, match="not the sum"):
         check_members(2, [member(segment(gain, (wrong,)))])
+
+
+@given(
+    st.integers(-(10**7), 10**8),
+    st.integers(-(10**7), 10**8),
+    st.integers(0, 10**7),
+    st.booleans(),
+    st.sampled_from([PARTS_PER_BILLION, 400_000_000]),
+)
+def test_a_small_change_of_the_gain_changes_the_data_share_little(
+    over_base: int, over_null: int, change: int, is_base: bool, of_ppb: int
+) -> None:
+    """Nowhere do two honest machines that round differently pay much different amounts."""
+    one = Gain(over_base, over_null, CAP_PPB)
+    other = Gain(over_base + change * is_base, over_null + change * (not is_base), CAP_PPB)
+    moved = abs(data_share_ppb(other, of_ppb) - data_share_ppb(one, of_ppb))
+
+    assert moved <= of_ppb * change // LEAST_OVER_NULL_MICRONATS + 1
+
+
+@given(gains, st.integers(0, 10**8))
+def test_a_gain_over_the_base_is_owed_no_less_when_it_grows(gain: Gain, more: int) -> None:
+    grown = msgspec.structs.replace(gain, over_base_micronats=gain.over_base_micronats + more)
+
+    assert data_share_ppb(grown) >= data_share_ppb(gain)
+
+
+def test_the_least_denominator_is_one_nat() -> None:
+    least = LEAST_OVER_NULL_MICRONATS
+    shares = {
+        -(10**9): 0,
+        0: 0,
+        least // 2: 250_000_000,
+        least: 500_000_000,
+        2 * least: 250_000_000,
+    }
+
+    for over_null, share in shares.items():
+        assert data_share_ppb(Gain(500_000, over_null, CAP_PPB)) == share
+    assert data_share_ppb(Gain(0, 0, CAP_PPB)) == 0
 
 
 def test_another_method_is_refused_by_name() -> None:
@@ -203,9 +247,13 @@ def test_a_short_answer_is_one_segment() -> None:
 
 def test_segments_count_by_their_tokens() -> None:
     """Nobody's half of an answer is not paid to whoever made the other half."""
-    by_alice = segment(Gain(9, 10, CAP_PPB), (ClusterScore(0, 5, 0, (_all_of(ALICE),)),), 100)
-    by_bob = segment(Gain(5, 10, CAP_PPB), (ClusterScore(0, 5, 0, (_all_of(BOB),)),), 60)
-    nobodys = segment(Gain(-1, 10, CAP_PPB), (), 40)
+    by_alice = segment(
+        Gain(9 * NAT, 10 * NAT, CAP_PPB), (ClusterScore(0, 5, 0, (_all_of(ALICE),)),), 100
+    )
+    by_bob = segment(
+        Gain(5 * NAT, 10 * NAT, CAP_PPB), (ClusterScore(0, 5, 0, (_all_of(BOB),)),), 60
+    )
+    nobodys = segment(Gain(-NAT, 10 * NAT, CAP_PPB), (), 40)
 
     made = combine([member(by_alice, by_bob, nobodys)])
 
@@ -243,7 +291,7 @@ def test_who_adds_nothing_takes_nothing_from_the_others(
 
 
 def test_a_mix_to_which_nobody_added_pays_nobody() -> None:
-    owed = segment(Gain(9, 10, CAP_PPB), (ClusterScore(0, 5, 0, (_all_of(ALICE),)),))
+    owed = segment(Gain(9 * NAT, 10 * NAT, CAP_PPB), (ClusterScore(0, 5, 0, (_all_of(ALICE),)),))
     mix = [member(owed, added=0), member(owed, release=2, added=-1)]
 
     assert member_ppb(mix) == [0, 0]
@@ -251,7 +299,7 @@ def test_a_mix_to_which_nobody_added_pays_nobody() -> None:
 
 
 def test_a_member_without_scores_leaves_its_part_to_nobody() -> None:
-    owed = segment(Gain(99, 100, CAP_PPB), (ClusterScore(0, 5, 0, (_all_of(ALICE),)),))
+    owed = segment(Gain(99 * NAT, 100 * NAT, CAP_PPB), (ClusterScore(0, 5, 0, (_all_of(ALICE),)),))
     unknown = MemberScores(2, 1, 300, Unscored.NO_MANIFEST, ())
 
     made = combine([member(owed, added=100), unknown])
@@ -261,3 +309,25 @@ def test_a_member_without_scores_leaves_its_part_to_nobody() -> None:
 
 def _all_of(account: Account) -> DocumentScore:
     return DocumentScore(0, account, 5)
+
+
+ACCOUNTS = [Account(f"0x{number:040x}") for number in range(5)]
+weights = st.lists(st.integers(0, 100_000_000), min_size=5, max_size=5)
+
+
+def attribution_of(parts: list[int]) -> Attribution:
+    found = tuple(Share(a, part) for a, part in zip(ACCOUNTS, parts, strict=True) if part)
+    return Attribution(found, PARTS_PER_BILLION - sum(parts))
+
+
+@given(weights, weights, weights)
+def test_the_distance_of_shares_is_a_metric_from_nothing_to_all(
+    one: list[int], two: list[int], three: list[int]
+) -> None:
+    a, b, c = attribution_of(one), attribution_of(two), attribution_of(three)
+
+    assert distance_ppb(a, a) == 0
+    assert (distance_ppb(a, b) == 0) == (a == b)
+    assert distance_ppb(a, b) == distance_ppb(b, a)
+    assert distance_ppb(a, c) <= distance_ppb(a, b) + distance_ppb(b, c)
+    assert distance_ppb(a, Attribution((), PARTS_PER_BILLION)) == sum(one)

@@ -2,11 +2,18 @@
 
 import msgspec
 import pytest
+from eth_keys.datatypes import PrivateKey
 
 from openledger.core.errors import VerificationError
 from openledger.core.signing import Domain, address_of
 from openledger.core.types import Digest, Wei, account
-from openledger.settlement.voucher import Channel, channel_id, sign_voucher, verify_voucher
+from openledger.settlement.voucher import (
+    Channel,
+    channel_id,
+    payer_key,
+    sign_voucher,
+    verify_voucher,
+)
 
 KEY = b"\x09" * 32
 TOKEN = account("0x" + "70" * 20)
@@ -59,3 +66,12 @@ def test_a_raised_limit_is_found() -> None:
 
     with pytest.raises(VerificationError):
         verify_voucher(DOMAIN, TOKEN, msgspec.structs.replace(signed, limit=Wei(6)), CHANNEL.payer)
+
+
+def test_a_voucher_shows_the_key_that_signed_it() -> None:
+    signed = sign_voucher(DOMAIN, TOKEN, CHANNEL, Wei(5), KEY)
+    key = payer_key(DOMAIN, TOKEN, signed)
+
+    assert key == PrivateKey(KEY).public_key.to_bytes()
+    with pytest.raises(VerificationError):
+        payer_key(DOMAIN, TOKEN, msgspec.structs.replace(signed, signature="00" * 65))

@@ -21,7 +21,7 @@ from openledger.core.signing import (
     sign_typed,
 )
 from openledger.core.types import Account, Digest, Wei
-from openledger.flows.money.verify import Bundle, EpochProof, Opening, pack
+from openledger.flows.money.verify.bundle import Bundle, EpochProof, Opening, pack
 from openledger.settlement.epoch import Payout, payout_leaf, receipt_tree
 from openledger.settlement.receipt import (
     AttributionStatement,

@@ -7,6 +7,7 @@ import pytest
 
 from openledger.core.errors import ConflictError, UnavailableError
 from openledger.core.ids import receipt_id
+from openledger.core.types import Account, ReceiptId
 from openledger.web.app import Config, create_app
 from openledger.web.errors import RateLimitedError
 from openledger.web.inference import InferenceRequest, Payer
@@ -205,6 +206,23 @@ def test_a_complete_receipt_is_a_200(server: Server) -> None:
     response = call(client(server, books=Complete()), "GET", f"/v1/receipts/{RECEIPT}")
 
     assert response.status_code == 200
+
+
+def test_evidence_is_for_whoever_holds_a_key(server: Server) -> None:
+    asked = []
+
+    def evidence(receipt: ReceiptId, asker: Account) -> msgspec.Raw:
+        asked.append((receipt, asker))
+        return msgspec.Raw(b'{"verdict":"so"}')
+
+    path = f"/v1/receipts/chatcmpl-{RECEIPT}/evidence"
+    found = call(client(server, evidence=evidence), "GET", path, headers=AUTHORIZED)
+    nobody = client(server, evidence=evidence)
+    keyless = call(nobody, "GET", path, headers={"Authorization": ""})
+
+    assert keyless.status_code == 401
+    assert found.json() == {"verdict": "so"}
+    assert asked == [(RECEIPT, ALICE)]
 
 
 def test_a_balance_is_in_whole_wei_as_text(server: Server) -> None:

@@ -10,8 +10,8 @@ others its numbers would depend on what else was in the queue.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate, pairwise
-from math import isqrt
 from typing import Protocol
 
 import msgspec
@@ -26,7 +26,7 @@ from openledger.attribution.influence.gradients import (
     label_gradients,
     log_chances,
 )
-from openledger.attribution.influence.sketch import dot, quantise_query
+from openledger.attribution.influence.rows import quantise_query
 from openledger.attribution.method import (
     CAP_PPB,
     LONGEST_SEQUENCE,
@@ -34,20 +34,23 @@ from openledger.attribution.method import (
     PLACEBO_MICRONATS_PER_TOKEN,
     TOKEN_GAIN_CAP_MICRONATS,
 )
-from openledger.attribution.state import AttributionState, DocumentEntry, digest_of_row
+from openledger.attribution.scoring import Scoring
+from openledger.attribution.state import (
+    AttributionState,
+    digest_of_row,
+    row_text,
+)
 from openledger.core.errors import DigestMismatchError
-from openledger.core.types import PARTS_PER_BILLION, Digest
+from openledger.core.types import PARTS_PER_BILLION
 from openledger.settlement.shares import (
     Attribution,
     ClusterScore,
-    DocumentScore,
     Gain,
     MemberScores,
     Segment,
     Unscored,
     combine,
     data_share_ppb,
-    is_paid,
     segment_lengths,
 )
 
@@ -60,11 +63,13 @@ class AnswerAttribution(msgspec.Struct, frozen=True):
     unscored: Unscored | None  # why there are no segments
     leave_one_out_micronats: int  # gain of the mix over the mix without this member
     segments: tuple[Segment, ...]  # of all clusters, in order; without any where nothing was owed
+    vectors: tuple[str, ...] = ()  # the query vector of each segment, as `state.row_text` tells it
 
     @property
     def attribution(self) -> Attribution:
         """The shares of an answer to which this release alone added."""
-        return combine([MemberScores(0, PARTS_PER_BILLION, *msgspec.structs.astuple(self))])
+        added = self.leave_one_out_micronats
+        return combine([MemberScores(0, PARTS_PER_BILLION, added, self.unscored, self.segments)])
 
 
 class Chances(msgspec.Struct, frozen=True):
@@ -101,42 +106,30 @@ class _Reading(msgspec.Struct, frozen=True):
     loss: Tensor  # (1, T - 1, D) gradients of each token's loss in them
 
 
-class _Scored(msgspec.Struct, frozen=True):
-    """What a segment says besides its tokens and its gain."""
+class Auditor(Protocol):
+    """Corrects influence by what the half-data adapters of the release say of the answer."""
 
-    query: Digest
+    def losses(self, batch: Batch, places: Sequence[slice]) -> list[tuple[int, ...] | None]:
+        """Of each stretch of the answer's tokens the mean loss under each adapter.
+
+        In micro-nats a token; None where not all are finite.
+        """
+        ...
+
+    def corrected(self, scores: Sequence[int], losses_micronats: Sequence[int]) -> Sequence[int]:
+        """The scores of all clusters, in order, from those of influence."""
+        ...
+
+
+class _Scored(msgspec.Struct, frozen=True):
+    """What the rows say of a stretch of an answer."""
+
+    query: np.ndarray
     clusters: tuple[ClusterScore, ...]
     losses_micronats: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
-_UNOWED = _Scored(digest_of_row(np.zeros(0, np.int16)), ())  # no query vector is made
-
-
-class Audited(msgspec.Struct, frozen=True):
-    """The corrected scores of all clusters, in order, and the losses that corrected them."""
-
-    scores: Sequence[int]
-    losses_micronats: tuple[int, ...]
-
-
-class Auditor(Protocol):
-    """Corrects influence by what the half-data adapters of the release say of the answer."""
-
-    def chances(self, batch: Batch) -> Tensor:
-        """(K, N) log-probabilities of the answer's tokens under each."""
-        ...
-
-    def audit(self, chances: Tensor, scores: Sequence[int]) -> Audited | None:
-        """Correct scores by the (K, N) chances of the same tokens; None: not all are finite."""
-        ...
-
-
-class _Segment(msgspec.Struct, frozen=True):
-    """A stretch of an answer for which contributors are owed something."""
-
-    readings: Sequence[_Reading]
-    states: slice  # of the sequence, that predict its tokens
-    judged: Tensor | None  # (K, N) under half-data adapters; None: not audited
+_UNOWED = _Scored(np.zeros(0, np.int16), ())  # no query vector is made
 
 
 class Attributor:
@@ -159,7 +152,7 @@ class Attributor:
         self._model = models.final
         self._auditor = auditor
         self._null_logs = _null_logs(state.rows.counts)
-        self._sharing = _documents_by_cluster(state)
+        self._scoring = Scoring(state)
 
     def attribute(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> AnswerAttribution:
         """Attribute one answer that this release gave alone.
@@ -200,11 +193,16 @@ class Attributor:
         row = lay_out(prompt_ids, answer_ids)
         if row is None:
             return ()
-        batch, states = self._read(row)
-        whole = row.predicting(slice(0, len(row.ids) - row.start))
-        judged = None if self._auditor is None else self._auditor.chances(batch)
-        found = self._scored(_Segment(self._readings(batch, states), whole, judged))
+        (found,) = self._scored(row, *self._read(row), [slice(0, len(row.ids) - row.start)])
         return () if found is None else found.clusters
+
+    def features(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Tensor | None:
+        """(P,) of a whole answer; none for one without tokens."""
+        row = lay_out(prompt_ids, answer_ids)
+        if row is None:
+            return None
+        whole = row.predicting(slice(0, len(row.ids) - row.start))
+        return self._vector(self._readings(*self._read(row)), whole)
 
     def _read(self, row: Row) -> tuple[Batch, Tensor]:
         batch = self._model.batch([row.ids], [row.start])
@@ -229,22 +227,49 @@ class Attributor:
         owed = [gain for gain in gains if gain is not None]
         if added is None or len(owed) < len(gains):
             return unscored(Unscored.NOT_FINITE)
-        readings: list[_Reading] = []
-        judged = None
-        if any(data_share_ppb(gain) for gain in owed):
-            readings = self._readings(batch, states)
-            judged = None if self._auditor is None else self._auditor.chances(batch)
-        segments = []
-        for tokens, place, gain in zip(segment_lengths(row.tokens), places, owed, strict=True):
-            found = _UNOWED
-            if data_share_ppb(gain):
-                of_segment = None if judged is None else judged[:, place]
-                scored = self._scored(_Segment(readings, row.predicting(place), of_segment))
-                if scored is None:
-                    return unscored(Unscored.NOT_FINITE)
-                found = scored
-            segments.append(Segment(tokens, gain, *msgspec.structs.astuple(found)))
-        return AnswerAttribution(None, added, tuple(segments))
+        paying = [number for number, gain in enumerate(owed) if data_share_ppb(gain)]
+        scored: list[_Scored | None] = []
+        if paying:
+            scored = self._scored(row, batch, states, [places[number] for number in paying])
+        by_place = dict(zip(paying, scored, strict=True))
+        found = [by_place.get(number, _UNOWED) for number in range(len(places))]
+        segments = [
+            Segment(tokens, gain, digest_of_row(one.query), one.clusters, one.losses_micronats)
+            for tokens, gain, one in zip(segment_lengths(row.tokens), owed, found, strict=True)
+            if one is not None
+        ]
+        if len(segments) < len(places):
+            return unscored(Unscored.NOT_FINITE)
+        vectors = tuple(row_text(one.query) for one in found if one is not None)
+        return AnswerAttribution(None, added, tuple(segments), vectors)
+
+    def _scored(
+        self, row: Row, batch: Batch, states: Tensor, places: Sequence[slice]
+    ) -> list[_Scored | None]:
+        """Stretches of the tokens that have a gain; None where a number is not finite."""
+        readings = self._readings(batch, states)
+        vectors = [self._vector(readings, row.predicting(place)) for place in places]
+        losses: list[tuple[int, ...] | None] = [()] * len(places)
+        if self._auditor is not None:
+            losses = self._auditor.losses(batch, places)
+        sound = [
+            (self._quantised(vector), some)
+            for vector, some in zip(vectors, losses, strict=True)
+            if some is not None and bool(torch.isfinite(vector).all())
+        ]
+        if len(sound) < len(places):
+            return [None] * len(places)
+        queries = [query for query, _ in sound]
+        if self._auditor is None:
+            clusters = self._scoring.scores(queries)
+            return [_Scored(query, some) for query, some in zip(queries, clusters, strict=True)]
+        correct = self._auditor.corrected
+        corrections = [partial(correct, losses_micronats=some) for _, some in sound]
+        clusters = self._scoring.scores(queries, corrections)
+        return [
+            _Scored(query, some, losses)
+            for (query, losses), some in zip(sound, clusters, strict=True)
+        ]
 
     def _gain(self, row: Row, chances: Chances, place: slice) -> Gain | None:
         """What a segment's tokens gained; None where that is no finite number."""
@@ -269,68 +294,6 @@ class Attributor:
             found = one.model.gradients(one.states, gradient)
             features += self._state.whitener.whiten(found)
         return torch.cat(features, dim=1)[0]
-
-    def _scored(self, segment: _Segment) -> _Scored | None:
-        """None where a model yields numbers that are not finite."""
-        vector = self._vector(segment.readings, segment.states)
-        if not bool(torch.isfinite(vector).all()):
-            return None
-        query = self._quantised(vector)
-        scores = dot(query, self._state.rows.clusters)
-        if self._auditor is None or segment.judged is None:
-            return _Scored(digest_of_row(query), self._clusters(query, scores))
-        audited = self._auditor.audit(segment.judged, scores)
-        if audited is None:
-            return None
-        clusters = self._clusters(query, audited.scores)
-        return _Scored(digest_of_row(query), clusters, audited.losses_micronats)
-
-    def _clusters(self, query: np.ndarray, scores: Sequence[int]) -> tuple[ClusterScore, ...]:
-        manifest, rows = self._state.manifest, self._state.rows
-        noise = _Noise(dot(query, rows.placebo), [entry.energy for entry in manifest.placebo])
-        scored = []
-        for entry, score in zip(manifest.clusters, scores, strict=True):
-            cluster = ClusterScore(entry.cluster, score, noise.floor(entry.energy), ())
-            if is_paid(cluster):
-                documents = self._documents(query, cluster)
-                cluster = msgspec.structs.replace(cluster, documents=documents)
-            scored.append(cluster)
-        return tuple(scored)
-
-    def _documents(self, query: np.ndarray, cluster: ClusterScore) -> tuple[DocumentScore, ...]:
-        members = self._sharing[cluster.cluster]
-        scores = [cluster.score]
-        if len(members) > 1:
-            scores = dot(query, self._state.rows.documents[[member.row for member in members]])
-            # What the cluster was corrected by is divided evenly among its documents.
-            even, over = divmod(cluster.score - sum(scores), len(scores))
-            scores = [score + even + (i < over) for i, score in enumerate(scores)]
-        return tuple(
-            DocumentScore(member.entry.document, member.entry.account, score)
-            for member, score in zip(members, scores, strict=True)
-        )
-
-
-class _Member(msgspec.Struct, frozen=True):
-    entry: DocumentEntry
-    row: int  # in `Rows.documents`; meaningless where the document is alone
-
-
-class _Noise:
-    """The floor of a cluster: what as much text without content would have scored.
-
-    The placebo rows show the mean square of a score per unit of squared length; the errors of
-    different documents are taken as independent, so squared lengths add up.
-    """
-
-    def __init__(self, scores: Sequence[int], energies: Sequence[int]) -> None:
-        self._pairs = [pair for pair in zip(scores, energies, strict=True) if pair[1]]
-
-    def floor(self, energy: int) -> int:
-        if not self._pairs:
-            return 0
-        total = sum(score * score * energy // length for score, length in self._pairs)
-        return isqrt(total // len(self._pairs))
 
 
 def lay_out(prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Row | None:
@@ -376,12 +339,3 @@ def _null_logs(counts: np.ndarray) -> Tensor:
     """(V,) log-probabilities of the unigram null model, float32."""
     smoothed = torch.from_numpy(counts).double() + NULL_PSEUDOCOUNT
     return (smoothed.log() - smoothed.sum().log()).float()
-
-
-def _documents_by_cluster(state: AttributionState) -> dict[int, list[_Member]]:
-    members: dict[int, list[_Member]] = {}
-    row = 0
-    for entry in state.manifest.documents:
-        members.setdefault(entry.cluster, []).append(_Member(entry, row))
-        row += entry.row is not None
-    return members

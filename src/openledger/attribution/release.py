@@ -24,7 +24,7 @@ from openledger.attribution.influence.gradients import (
     ProbedModel,
     label_gradients,
 )
-from openledger.attribution.influence.sketch import (
+from openledger.attribution.influence.rows import (
     Layout,
     Scales,
     quantise_rows,
@@ -155,8 +155,7 @@ def build(
 
 def layout_of(whitener: Whitener) -> Layout:
     """How a row is made up: the features of each site, once for each checkpoint."""
-    widths = whitener.widths * CHECKPOINTS
-    return Layout(widths, widths)
+    return Layout(whitener.widths * CHECKPOINTS)
 
 
 class _Passes:

@@ -3,30 +3,30 @@
 `factors.safetensors` holds the whitening, `rows.safetensors` the integer rows and the token counts
 of the null model, `manifest.json` what they mean. The **training root** is an RFC 6962 root over
 canonical JSON leaves: the commitment, then each training example in the order of training, each
-document, each cluster, each placebo row, last the audit if there is one. Vectors stand in it by
-their digest, so one row can be opened and proved without the others. All of the folder is as secret
-as the data it comes from.
+document, each cluster, each placebo row. Vectors stand in it by their digest, so one row can be
+opened and proved without the others. All of the folder is as secret as the data it comes from.
 """
 
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import load_file as load_tensors
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file as save_tensors
 from torch import Tensor
 
 from openledger.attribution.card.figures import Audit
 from openledger.attribution.influence.curvature import Basis, Features, Site, Whitener
-from openledger.attribution.influence.sketch import Layout, Scales
+from openledger.attribution.influence.rows import Layout, Scales
 from openledger.attribution.method import METHOD_VERSION
 from openledger.core.encoding import decode, encode
 from openledger.core.errors import (
@@ -42,6 +42,8 @@ from openledger.lm.base import digest_file
 MANIFEST = "manifest.json"
 FACTORS = "factors.safetensors"
 ROWS = "rows.safetensors"
+
+Read = Callable[[Path], bytes]
 
 
 class ExampleEntry(msgspec.Struct, frozen=True):
@@ -90,6 +92,7 @@ class Commitment(msgspec.Struct, frozen=True):
     scales: Scales
     factors: Digest  # of the file; they also say which numbers a row is made of
     null_model: Digest  # of the token counts
+    audit: Audit | msgspec.UnsetType = msgspec.UNSET  # where there are half-data adapters
 
 
 class StateManifest(msgspec.Struct, frozen=True):
@@ -101,15 +104,16 @@ class StateManifest(msgspec.Struct, frozen=True):
     clusters: tuple[ClusterEntry, ...]
     placebo: tuple[PlaceboEntry, ...]
     rows: Digest  # of the file
-    audit: Audit | msgspec.UnsetType = msgspec.UNSET  # where the release has half-data adapters
+
+    @property
+    def audit(self) -> Audit | msgspec.UnsetType:
+        """What half-data adapters showed, where the release has any."""
+        return self.commitment.audit
 
     def tree(self) -> Tree:
         """The tree under the training root."""
         entries: list[msgspec.Struct] = [self.commitment, *self.examples, *self.documents]
-        entries += [*self.clusters, *self.placebo]
-        if isinstance(self.audit, Audit):
-            entries.append(self.audit)
-        return Tree([encode(entry) for entry in entries])
+        return Tree([encode(entry) for entry in [*entries, *self.clusters, *self.placebo]])
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -129,6 +133,11 @@ class AttributionState(msgspec.Struct, frozen=True):
     rows: Rows
     training_root: Digest
     training_size: int
+
+
+def row_text(row: np.ndarray) -> str:
+    """A row's integers, little-endian, as base64: how rows and query vectors travel."""
+    return b64encode(row.astype(row.dtype.newbyteorder("<")).tobytes()).decode()
 
 
 def digest_of_row(row: np.ndarray) -> Digest:
@@ -173,18 +182,26 @@ def commit_audit(folder: Path, audit: Audit) -> AttributionState:
     Raises:
         StorageFullError: the disk is full.
     """
-    state = load_state(folder)
+    manifest = load_state(folder).manifest
+    commitment = msgspec.structs.replace(manifest.commitment, audit=audit)
     scratch = folder / f".{MANIFEST}"
     with scratch.open("wb") as stream:
-        stream.write(encode(msgspec.structs.replace(state.manifest, audit=audit)))
+        stream.write(encode(msgspec.structs.replace(manifest, commitment=commitment)))
         stream.flush()
         os.fsync(stream.fileno())
     scratch.replace(folder / MANIFEST)
     return load_state(folder)
 
 
-def load_state(folder: Path, expected_root: Digest | None = None) -> AttributionState:
+def load_state(
+    folder: Path, expected_root: Digest | None = None, read: Read = Path.read_bytes
+) -> AttributionState:
     """Read a state and check all of it.
+
+    Args:
+        folder: where its files lie.
+        expected_root: the training root that the release committed to.
+        read: the content of a file, where it does not lie there as it is.
 
     Raises:
         NotFoundError: there is none in this folder.
@@ -195,7 +212,7 @@ def load_state(folder: Path, expected_root: Digest | None = None) -> Attribution
     path = folder / MANIFEST
     if not path.is_file():
         raise NotFoundError(f"there is no attribution state in {folder}: build the release first")
-    manifest = decode(path.read_bytes(), StateManifest)
+    manifest = decode(read(path), StateManifest)
     if manifest.commitment.method != METHOD_VERSION:
         raise InvalidInputError(
             f"{folder} was made by method {manifest.commitment.method}, this is {METHOD_VERSION}"
@@ -203,11 +220,9 @@ def load_state(folder: Path, expected_root: Digest | None = None) -> Attribution
     tree = manifest.tree()
     if expected_root is not None and tree.root != expected_root:
         raise DigestMismatchError(f"{folder} has training root {tree.root}, not {expected_root}")
-    for name, digest in ((FACTORS, manifest.commitment.factors), (ROWS, manifest.rows)):
-        if digest_file(folder / name) != digest:
-            raise DigestMismatchError(f"{folder / name} was altered: build the release again")
-    rows = _read_rows(folder / ROWS, manifest)
-    whitener = _whitener(manifest.commitment.sites, load_tensors(folder / FACTORS))
+    factors = _promised(folder / FACTORS, manifest.commitment.factors, read)
+    whitener = _whitener(manifest.commitment.sites, load_tensors(factors))
+    rows = _read_rows(folder / ROWS, manifest, read)
     return AttributionState(manifest, whitener, rows, tree.root, tree.size)
 
 
@@ -216,10 +231,19 @@ def state_bytes(folder: Path) -> int:
     return sum((folder / name).stat().st_size for name in (FACTORS, ROWS, MANIFEST))
 
 
-def _read_rows(path: Path, manifest: StateManifest) -> Rows:
+def _promised(path: Path, digest: Digest, read: Read) -> bytes:
+    if not path.is_file():
+        raise NotFoundError(f"{path} is missing")
+    content = read(path)
+    if sha256(content).hexdigest() != digest:
+        raise DigestMismatchError(f"{path} was altered: build the release again")
+    return content
+
+
+def _read_rows(path: Path, manifest: StateManifest, read: Read) -> Rows:
     try:
-        rows = Rows(**load_arrays(path))
-    except (SafetensorError, TypeError) as error:
+        rows = Rows(**load_arrays(_promised(path, manifest.rows, read)))
+    except (SafetensorError, KeyError, TypeError) as error:  # KeyError: a type numpy lacks
         raise DigestMismatchError(f"{path} holds no attribution rows") from error
     shared = [entry.row for entry in manifest.documents if entry.row is not None]
     _check_rows(rows.clusters, [entry.row for entry in manifest.clusters])

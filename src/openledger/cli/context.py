@@ -5,6 +5,7 @@ home itself. Both run the same operation (`openledger.web.operations`).
 """
 
 import gc
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,8 +69,12 @@ class Context:
             return call_server(
                 server.url, server.token, operation.name, arguments, operation.result
             )
+        import structlog
+
         from openledger.wiring.platform import open_platform
 
+        # Standard output is for the result alone.
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
         with open_platform(self.settings) as platform:
             return operation.run(platform, arguments)
 

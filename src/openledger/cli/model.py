@@ -1,11 +1,12 @@
 """`openledger model`: release a trained run, list releases, look at one or its card, deprecate."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from openledger.cli.context import of
-from openledger.cli.output import open_amount, short, table, told
+from openledger.cli.output import moment, open_amount, short, table, told
 from openledger.core.money import from_open
 
 app = typer.Typer(no_args_is_help=True, help="Release adapters and see what is released.")
@@ -97,3 +98,40 @@ def deprecate(
     with told((here := of(context)).output):
         found = here.act(DEPRECATE, Which(name))
         here.output.result(found, f"{found.name} is deprecated")
+
+
+@app.command(epilog="Example: openledger model export me/tunes --out tunes-for-audit")
+def export(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="owner/name or owner/name@2.")],
+    out: Annotated[Path, typer.Option(help="A folder that is new or empty.")],
+    texts: Annotated[
+        bool, typer.Option(help="The training texts, too: for an audit that retrains (level 3).")
+    ] = False,
+) -> None:
+    """Copy a release for a party or an auditor, all but its base; as secret as its texts."""
+    from openledger.web.operations.exports import EXPORT, NewExport
+
+    with told((here := of(context)).output):
+        made = here.act(EXPORT, NewExport(name, str(out.absolute()), texts))
+        here.output.result(
+            made,
+            f"wrote {made.name} to {made.folder}: {made.files} files, {made.size_bytes} bytes; "
+            "this opening of its attribution state is logged",
+        )
+
+
+@app.command(epilog="Example: openledger model openings me/tunes")
+def openings(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="owner/name or owner/name@2.")]
+) -> None:
+    """List who opened a release's attribution state, which is encrypted at rest, and what for."""
+    from openledger.web.operations.exports import OPENINGS, Which
+
+    with told((here := of(context)).output):
+        found = here.act(OPENINGS, Which(name))
+        rows = [
+            [moment(one.opened_at), one.who or short(one.account), one.purpose, one.subject]
+            for one in found.openings
+        ]
+        here.output.result(found, table(["when", "who", "what for", "subject"], rows))

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import msgspec
 import typer
@@ -131,6 +132,11 @@ def open_amount(wei: int) -> str:
 def percent(ppb: int) -> str:
     """A share for people."""
     return f"{ppb / 10_000_000:.1f} %"
+
+
+def moment(microseconds: int) -> str:
+    """A time for people, in UTC; the JSON keeps the microseconds."""
+    return datetime.fromtimestamp(microseconds / 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def printable(text: str) -> str:

@@ -1,5 +1,6 @@
 """`openledger receipt`: show a receipt, and check one alone."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,21 @@ import typer
 
 from openledger.cli.context import of
 from openledger.cli.output import open_amount, percent, short, table, told
+from openledger.core.errors import InvalidInputError
+
+_ANCHORS = "What you know from the chain: see `openledger epoch show --anchors`."
+_RELEASE = "A folder written by `openledger model export`."
+_BASE = "The base model's folder; by default the one of its digest in this machine's cache."
+
+
+class Level(StrEnum):
+    """How deep a check goes."""
+
+    PUBLIC = "1"
+    FULL = "full"
+    MODEL = "2"
+    AUDIT = "3"
+
 
 app = typer.Typer(no_args_is_help=True, help="Show what a call cost and whom it paid; check it.")
 
@@ -22,19 +38,27 @@ def show(
         bool,
         typer.Option(help="Open prompt, answer and payer in the bundle: for the parties only."),
     ] = False,
+    rows: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Open query vectors, and the rows of so many clusters: for parties and auditors.",
+        ),
+    ] = None,
+    draw: Annotated[str, typer.Option(help="Your own word, by which those are drawn.")] = "",
 ) -> None:
     """Show a receipt; with --bundle, write it for a checker."""
     from openledger.core.errors import UnavailableError
     from openledger.web.operations.receipts import PENDING, SHOW, ShowReceipt
 
     with told((here := of(context)).output):
-        found = here.act(SHOW, ShowReceipt(receipt, is_private=private))
+        found = here.act(SHOW, ShowReceipt(receipt, private, rows, draw))
         if bundle is not None:
             if not found.bundle:
                 raise UnavailableError("the attribution is not done yet; try again in a moment")
             bundle.write_bytes(found.bundle)
             here.output.talk(f"wrote {bundle}; check it with: openledger receipt verify {bundle}")
-        rows = [
+        lines = [
             [
                 part.role,
                 part.name or short(part.account),
@@ -46,27 +70,63 @@ def show(
         state = f"settled in epoch {found.epoch}" if found.epoch else found.state
         head = f"{found.receipt}: {found.model}, {open_amount(found.fee)} OPEN, {state}"
         nobody = f"nobody's data: {percent(found.nobody_ppb)} of the data money, to commons"
-        parts = [table(["role", "who", "OPEN", "share"], rows), nobody]
+        parts = [table(["role", "who", "OPEN", "share"], lines), nobody]
         if found.state == PENDING:
             parts = ["whose data made it is not known yet; look again in a moment"]
         here.output.result(found, "\n".join([head, *found.notes, *parts]))
 
 
-@app.command(epilog="Example: openledger receipt verify receipt.json --anchors anchors.json")
+@app.command(epilog="Example: openledger receipt evidence rcp_ID")
+def evidence(
+    context: typer.Context,
+    receipt: Annotated[str, typer.Argument(help="Receipt id, or the completion id of the answer.")],
+) -> None:
+    """Show the documents with the most influence on an answer, and passages that match it."""
+    from openledger.web.operations.receipts import EVIDENCE, WhichReceipt
+
+    with told((here := of(context)).output):
+        found = here.act(EVIDENCE, WhichReceipt(receipt))
+        rows = [
+            [
+                one.contributor or short(one.account),
+                one.title,
+                percent(one.share_ppb),
+                percent(one.strength_ppb),
+                ", ".join(str(passage.span + 1) for passage in one.passages),
+            ]
+            for one in found.documents
+        ]
+        names = ["contributor", "document", "paid share", "of the strongest", "passages"]
+        spans = [
+            f"  {place}. {span.words} words, in {span.holders}: {' '.join(span.text.split())}"
+            for place, span in enumerate(found.spans, 1)
+        ]
+        parts = [found.basis, table(names, rows), found.matching, *spans, found.verdict]
+        if found.withdrawn:
+            parts.append(f"{found.withdrawn} contributions are withdrawn and not shown")
+        here.output.result(found, "\n".join(parts))
+
+
+@app.command(
+    epilog="Example: openledger receipt verify receipt.json --anchors anchors.json --level 1"
+)
 def verify(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="A bundle written by `receipt show --bundle`.")],
-    anchors: Annotated[
-        Path | None,
-        typer.Option(help="What you know from the chain: see `openledger epoch show --anchors`."),
-    ] = None,
+    anchors: Annotated[Path | None, typer.Option(help=_ANCHORS)] = None,
+    level: Annotated[
+        Level, typer.Option(help="1: public; full: scores; 2: model and text; 3: retraining.")
+    ] = Level.PUBLIC,
+    release: Annotated[Path | None, typer.Option(help=_RELEASE)] = None,
+    base: Annotated[Path | None, typer.Option(help=_BASE)] = None,
 ) -> None:
-    """Check a receipt alone: no home, no network, no trust in the gateway (level 1)."""
-    from openledger.flows.money.verify import read_anchors, verify_bundle
+    """Check a receipt alone: no home, no network, no trust in the gateway."""
+    from openledger.cli.checks import Checker
 
     with told((here := of(context)).output):
-        known = read_anchors(_read(anchors)) if anchors else None
-        report = verify_bundle(_read(file), known)
+        if level is Level.AUDIT:
+            raise InvalidInputError("level 3 retrains: run `openledger receipt audit`")
+        report = Checker(here.settings, anchors, release, base).check(file, level)
         lines = [f"{report.receipt} holds, level {report.level}"]
         lines += [f"  ok  {check}" for check in report.checks]
         if not report.is_anchored:
@@ -74,9 +134,33 @@ def verify(
         here.output.result(report, "\n".join(lines))
 
 
-def _read(path: Path) -> bytes:
-    from openledger.core.errors import NotFoundError
+@app.command(
+    epilog="Example: openledger receipt audit receipt.json --release tunes-for-audit --seeds 3"
+)
+def audit(  # noqa: PLR0913 - one option a choice of the auditor
+    context: typer.Context,
+    files: Annotated[list[Path], typer.Argument(help="Bundles with --private, of one release.")],
+    release: Annotated[Path, typer.Option(help=f"{_RELEASE} With --texts.")],
+    anchors: Annotated[Path | None, typer.Option(help=_ANCHORS)] = None,
+    base: Annotated[Path | None, typer.Option(help=_BASE)] = None,
+    leave_outs: Annotated[int, typer.Option(help="Contributors to leave out, one by one.")] = 4,
+    seeds: Annotated[int, typer.Option(help="Trainings for each of them.")] = 2,
+) -> None:
+    """Retrain without some contributors and compare with the shares (level 3); takes a while."""
+    from openledger.cli.checks import Checker
+    from openledger.flows.money.verify.audit import Retraining
 
-    if not path.is_file():
-        raise NotFoundError(f"there is no file {path}")
-    return path.read_bytes()
+    with told((here := of(context)).output):
+        checker = Checker(here.settings, anchors, release, base)
+        found = checker.audit(files, Retraining(leave_outs, seeds), here.output.talk)
+        rows = [
+            [short(one.account), percent(one.share_ppb), f"{one.effect_micronats / 1_000_000:.4f}"]
+            for one in found.effects
+        ]
+        order = "-" if found.rank_correlation is None else f"{found.rank_correlation:.2f}"
+        here.output.result(
+            found,
+            f"{found.receipts} receipts, {found.trainings} trainings: rank correlation {order}, "
+            f"total variation {found.total_variation:.2f}\n"
+            + table(["left out", "share", "nats per token"], rows),
+        )

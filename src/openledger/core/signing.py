@@ -11,6 +11,7 @@ import msgspec
 from eth_abi.exceptions import EncodingError
 from eth_account import Account as Keys
 from eth_account.messages import SignableMessage, encode_typed_data
+from eth_keys.datatypes import Signature
 from eth_keys.exceptions import BadSignature
 from eth_utils.crypto import keccak
 from eth_utils.exceptions import ValidationError
@@ -84,6 +85,18 @@ def recover_typed(domain: Domain, record: TypedRecord, signature: str) -> Accoun
         return account(Keys.recover_message(_signable(domain, record), signature=raw))
     except (BadSignature, ValidationError, ValueError) as error:
         raise VerificationError("the signature fits no key") from error
+
+
+def public_key_of(domain: Domain, record: TypedRecord, signature: str) -> bytes:
+    """The public key that made a signature: 64 bytes, x then y, to encrypt to its owner.
+
+    Raises:
+        VerificationError: no key can have made this signature.
+    """
+    recover_typed(domain, record, signature)  # checks its form
+    raw = bytes.fromhex(signature)
+    canonical = Signature(raw[:-1] + bytes([raw[-1] - _RECOVERY_BYTES[0]]))
+    return canonical.recover_public_key_from_msg_hash(hash_typed(domain, record)).to_bytes()
 
 
 def verify_typed(domain: Domain, record: TypedRecord, signature: str, signer: Account) -> None:

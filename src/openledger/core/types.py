@@ -5,7 +5,7 @@ does. A `Digest` is a sha256 in hex. Money is an integer of wei. None of them is
 """
 
 import re
-from typing import NewType
+from typing import Literal, NewType
 
 import msgspec
 
@@ -14,6 +14,7 @@ from openledger.core.errors import InvalidInputError
 Account = NewType("Account", str)  # "0x" and 40 lower-case hex digits
 Digest = NewType("Digest", str)  # 64 lower-case hex digits
 Wei = NewType("Wei", int)  # 10**18 wei are one OPEN
+Precision = Literal["bfloat16", "float32"]  # of a base model's numbers
 ReceiptId = NewType("ReceiptId", str)  # "rcp_" and 29 base32 characters, see `core.ids`
 
 ZERO_ACCOUNT = Account("0x" + "0" * 40)

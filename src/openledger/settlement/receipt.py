@@ -19,14 +19,14 @@ import msgspec
 from openledger.core.encoding import decode, digest_of, encode, from_wire, salted_digest
 from openledger.core.errors import VerificationError
 from openledger.core.signing import Domain, TypedRecord, digest_typed, sign_typed, verify_typed
-from openledger.core.types import Account, Digest, ReceiptId, Wei, as_bytes
+from openledger.core.types import Account, Digest, Precision, ReceiptId, Wei, as_bytes
 from openledger.settlement.parts import Part, Roles, check_roles, fee_parts
 from openledger.settlement.price import Terms, fee
 from openledger.settlement.shares import (
     Attribution,
     MemberScores,
-    Segment,
     Unscored,
+    check_audited,
     check_members,
     check_method,
     combine,
@@ -178,6 +178,7 @@ class StatementBody(msgspec.Struct, frozen=True):
 
     receipt_id: ReceiptId
     method: int
+    precision: Precision  # in which the models computed gain and query vectors
     members: tuple[MemberScores, ...]
     attribution: Attribution
     roles: Roles
@@ -225,6 +226,7 @@ def sign_call(domain: Domain, call: CallReceipt, body: CallBody, private_key: by
 def make_statement(
     domain: Domain,
     signed: SignedCall,
+    precision: Precision,
     members: tuple[MemberScores, ...],
     roles: Roles,
     private_key: bytes,
@@ -235,7 +237,13 @@ def make_statement(
         signed.call.fee, signed.body.terms.policy, roles, member_ppb(members), attribution
     )
     body = StatementBody(
-        signed.body.receipt_id, signed.body.method, members, attribution, roles, parts
+        receipt_id=signed.body.receipt_id,
+        method=signed.body.method,
+        precision=precision,
+        members=members,
+        attribution=attribution,
+        roles=roles,
+        parts=parts,
     )
     call = digest_typed(domain, signed.call)
     statement = AttributionStatement(RECEIPT_VERSION, call, digest_of(body))
@@ -362,22 +370,11 @@ def _check_members(signed: SignedCall, body: StatementBody) -> None:
                 f"release {member.release} has no scores as {member.unscored}, "
                 f"the call makes it {reason}"
             )
-        for segment in member.segments:
-            _check_mode(signed, segment)
         cut = [segment.tokens for segment in member.segments]
         if cut and cut != segment_lengths(signed.body.output_tokens):
             raise VerificationError("the segments are not those that the method cuts")
     check_members(body.method, body.members)
-
-
-def _check_mode(signed: SignedCall, segment: Segment) -> None:
-    is_asked = signed.body.attribution is not msgspec.UNSET
-    has_losses = segment.losses_micronats is not msgspec.UNSET
-    if has_losses and not is_asked:
-        raise VerificationError("the statement is audited, which the call did not ask for")
-    # What owes nobody anything has no scores that could be audited.
-    if is_asked and segment.clusters and not has_losses:
-        raise VerificationError("the call asked for an audit, its scores are of influence alone")
+    check_audited(body.members, is_asked=signed.body.attribution is not msgspec.UNSET)
 
 
 def verify_chain(domain: Domain, calls: tuple[CallReceipt, ...]) -> None:

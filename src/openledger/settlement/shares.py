@@ -21,9 +21,13 @@ from openledger.core.errors import VerificationError
 from openledger.core.types import PARTS_PER_BILLION, Account, Digest, Share
 from openledger.settlement.split import apportion
 
-# The most that contributors can get of an answer, by version of the attribution method.
+# The most that contributors can get of an answer, by version of the attribution method. A version
+# that stands here is one whose receipts this verifier knows; none is ever taken away.
 CAP_PPB_OF_METHOD = {2: 900_000_000}
 SEGMENT_TOKENS = 128  # longer answers are cut
+LEAST_OVER_NULL_MICRONATS = 1_000_000  # one nat: what gains are divided by where they are smaller
+# How far the shares of two honest machines may lie apart: total variation, half a point.
+TOLERANCE_PPB = 5_000_000
 
 
 class Unscored(StrEnum):
@@ -89,6 +93,15 @@ class Attribution(msgspec.Struct, frozen=True):
     nobody_ppb: int
 
 
+def distance_ppb(one: Attribution, other: Attribution) -> int:
+    """The total variation between two attributions, nobody among the shares; 0 to 1_000_000_000."""
+    earned = {share.account: share.weight_ppb for share in one.shares}
+    for share in other.shares:
+        earned[share.account] = earned.get(share.account, 0) - share.weight_ppb
+    gaps = [*earned.values(), one.nobody_ppb - other.nobody_ppb]
+    return sum(abs(gap) for gap in gaps) // 2  # the gaps sum to 0, so their sizes to an even number
+
+
 def segment_lengths(tokens: int) -> list[int]:
     """Cut an answer into as few segments as may be, as equal as may be, longer ones first."""
     count = -(-tokens // SEGMENT_TOKENS)
@@ -96,11 +109,18 @@ def segment_lengths(tokens: int) -> list[int]:
 
 
 def data_share_ppb(gain: Gain, of_ppb: int = PARTS_PER_BILLION) -> int:
-    """What contributors together are owed of `of_ppb` parts that show this gain."""
-    if gain.over_base_micronats <= 0 or gain.over_null_micronats <= 0:
+    """What contributors together are owed of `of_ppb` parts that show this gain.
+
+    Continuous: moving either part of the gain by some micronats moves the share, as a part of the
+    whole, by at most so many of the least denominator.
+    """
+    over_null, least = gain.over_null_micronats, LEAST_OVER_NULL_MICRONATS
+    if gain.over_base_micronats <= 0 or over_null <= 0:
         return 0
-    share = of_ppb * gain.over_base_micronats // gain.over_null_micronats
-    return min(share, of_ppb * gain.cap_ppb // PARTS_PER_BILLION)
+    share = of_ppb * gain.over_base_micronats // max(over_null, least)
+    capped = min(share, of_ppb * gain.cap_ppb // PARTS_PER_BILLION)
+    # What is hardly likelier than words drawn at random owes hardly anything.
+    return capped * min(over_null, least) // least
 
 
 def is_paid(cluster: ClusterScore) -> bool:
@@ -144,6 +164,21 @@ def check_members(method: int, members: Sequence[MemberScores]) -> None:
         raise VerificationError("the members of the mix differ about its gain over the base")
     if len(members) == 1 and members[0].leave_one_out_micronats != sum(map(sum, gains)):
         raise VerificationError("the only member added something else than the gain over the base")
+
+
+def check_audited(members: Sequence[MemberScores], *, is_asked: bool) -> None:
+    """Check that scores were corrected if the call asked for that, and only then.
+
+    Raises:
+        VerificationError: it is otherwise.
+    """
+    for segment in (segment for member in members for segment in member.segments):
+        has_losses = segment.losses_micronats is not msgspec.UNSET
+        if has_losses and not is_asked:
+            raise VerificationError("the statement is audited, which the call did not ask for")
+        # What owes nobody anything has no scores that could be audited.
+        if is_asked and segment.clusters and not has_losses:
+            raise VerificationError("the call asked for an audit, its scores are influence alone")
 
 
 def member_ppb(members: Sequence[MemberScores]) -> list[int]:

@@ -8,7 +8,7 @@ import msgspec
 from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
-from openledger.core.signing import Domain, TypedRecord, sign_typed, verify_typed
+from openledger.core.signing import Domain, TypedRecord, public_key_of, sign_typed, verify_typed
 from openledger.core.types import Account, Digest, Wei, as_bytes
 
 
@@ -67,6 +67,16 @@ def sign_voucher(
     """Promise at most `limit` wei, over all calls ever."""
     voucher = Voucher(channel_id(domain, token, channel), limit)
     return SignedVoucher(channel, limit, sign_typed(domain, voucher, private_key))
+
+
+def payer_key(domain: Domain, token: Account, signed: SignedVoucher) -> bytes:
+    """The public key of whoever signed a voucher, 64 bytes: what is private is encrypted to it.
+
+    Raises:
+        VerificationError: no key can have made the signature.
+    """
+    voucher = Voucher(channel_id(domain, token, signed.channel), signed.limit)
+    return public_key_of(domain, voucher, signed.signature)
 
 
 def verify_voucher(

@@ -204,6 +204,11 @@ def unseal(key: bytes, object_id: str, sealed: bytes) -> bytes:
         raise VerificationError(f"the ciphertext of {object_id} was altered or cut off") from error
 
 
+def is_sealed(content: bytes) -> bool:
+    """Whether these bytes begin as a sealed object does."""
+    return content[: len(_MAGIC)] == _MAGIC
+
+
 def _derive(key: bytes, salt: bytes, object_id: str) -> tuple[bytes, bytes]:
     """The object's own key and the commitment to it."""
     # One contribution's key seals many objects: without a key per object, two of them would share

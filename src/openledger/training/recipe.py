@@ -10,10 +10,9 @@ import msgspec
 import torch
 
 from openledger.core.errors import InvalidInputError
+from openledger.core.types import Precision
 from openledger.lm.checkpoint import MAX_RANK
 from openledger.lm.lora import TARGETS, LoraShape
-
-Precision = Literal["bfloat16", "float32"]
 
 _BF16_UNITS = ("amx_bf16", "avx512_bf16")
 

@@ -6,13 +6,35 @@ from typing import Protocol
 
 import msgspec
 
+from openledger.core.encoding import encode
 from openledger.core.errors import InvalidInputError
+from openledger.core.merkle import root
+from openledger.core.types import Digest
 from openledger.lm.lora import Adapter
 from openledger.training.evaluate import Measured
 from openledger.training.recipe import Recipe
 from openledger.training.rows import Example, Row
 
 SEED_BYTES = 32
+
+
+class TrainingRow(msgspec.Struct, frozen=True):
+    """One leaf of the ordered training manifest."""
+
+    contribution: int  # its number on chain
+    position: int  # of the chunk in the contribution
+    chunk: Digest
+
+
+class TrainingManifest(msgspec.Struct, frozen=True):
+    """Every row that a run may train on or hold out, in order."""
+
+    rows: tuple[TrainingRow, ...]
+
+    @property
+    def root(self) -> Digest:
+        """The Merkle root over the rows, which stands on chain before the run's seed does."""
+        return root([encode(row) for row in self.rows])
 
 
 class Task(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ from openledger.web.inference import Inferences
 from openledger.web.metrics import exposition
 from openledger.web.openai_api import Catalogue, OpenAiApi
 from openledger.web.operations.api import PREFIX, OperationsApi, Run
-from openledger.web.platform_api import Books, PlatformApi
+from openledger.web.platform_api import Books, EvidenceOf, PlatformApi
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,6 +46,7 @@ class Parts(msgspec.Struct, frozen=True):
     pace: Pace
     stats: Callable[[], Stats]
     unready: Callable[[], str | None]  # why not ready; None: ready
+    evidence: EvidenceOf | None = None
     rpc: Callable[[bytes], bytes] | None = None  # JSON-RPC of the embedded chain
     operations: Run | None = None  # for the commands of the home's owner
     token: str = ""  # of server.json, which those commands show
@@ -64,7 +65,7 @@ def create_app(parts: Parts, config: Config) -> FastAPI:
     operations = _Operations(parts)
     app = FastAPI(title="OpenLedger", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(OpenAiApi(parts.inferences, parts.catalogue, door, threads).router())
-    app.include_router(PlatformApi(parts.books, door, threads).router())
+    app.include_router(PlatformApi(parts.books, parts.evidence, door, threads).router())
     if parts.operations is not None:
         app.include_router(OperationsApi(parts.operations, parts.token).router())
     app.add_api_route("/healthz", operations.health, methods=["GET"])

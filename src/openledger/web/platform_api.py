@@ -1,5 +1,6 @@
-"""The platform's own JSON routes: receipts and balances."""
+"""The platform's own JSON routes: receipts, their evidence and balances."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -47,6 +48,10 @@ class Books(Protocol):
     def balance(self, account: Account) -> Balance: ...
 
 
+EvidenceOf = Callable[[ReceiptId, Account], msgspec.Raw]
+"""JSON of the evidence of a call, for one of its parties; raises for anybody else."""
+
+
 class BalanceBody(msgspec.Struct, frozen=True):
     """A balance; amounts are integers of wei, as strings."""
 
@@ -61,8 +66,11 @@ class BalanceBody(msgspec.Struct, frozen=True):
 class PlatformApi:
     """The routes under /v1 that are ours."""
 
-    def __init__(self, books: Books, door: Door, threads: CapacityLimiter) -> None:
+    def __init__(
+        self, books: Books, evidence: EvidenceOf | None, door: Door, threads: CapacityLimiter
+    ) -> None:
         self._books = books
+        self._evidence = evidence
         self._door = door
         self._threads = threads
 
@@ -70,6 +78,8 @@ class PlatformApi:
         """The routes."""
         router = APIRouter(prefix="/v1")
         router.add_api_route("/receipts/{name}", self.show_receipt, methods=["GET"])
+        if self._evidence is not None:
+            router.add_api_route("/receipts/{name}/evidence", self.show_evidence, methods=["GET"])
         router.add_api_route("/balance", self.show_balance, methods=["GET"])
         return router
 
@@ -78,6 +88,14 @@ class PlatformApi:
         receipt = parse_receipt_id(request.path_params["name"])
         view = await run_sync(self._books.receipt, receipt, limiter=self._threads)
         return json_response(view.document, 200 if view.is_complete else _ACCEPTED)
+
+    async def show_evidence(self, request: Request) -> Response:
+        """Documents by influence and matching passages, for who paid for the answer."""
+        assert self._evidence is not None, "the route is there only with it"
+        asker = await self._door.admit(request)
+        receipt = parse_receipt_id(request.path_params["name"])
+        found = await run_sync(self._evidence, receipt, asker.account, limiter=self._threads)
+        return json_response(found)
 
     async def show_balance(self, request: Request) -> Response:
         payer = await self._door.admit(request)

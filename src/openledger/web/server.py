@@ -17,6 +17,7 @@ from openledger.web.inference import Payer
 from openledger.web.listening import listen, names
 from openledger.web.operations.registry import OPERATIONS
 from openledger.web.parts.books import BaseCard, GatewayBooks, KeyBook, ReleaseCatalogue
+from openledger.web.parts.evidence import evidence_of
 from openledger.web.parts.readiness import Readiness
 from openledger.web.parts.till import Till
 from openledger.web.work import worker_of
@@ -114,6 +115,9 @@ def parts(platform: Platform, token: str) -> Parts:
         pace=_no_limit,
         stats=desk.engine.stats,
         unready=Readiness(platform.database, desk.engine, platform.chain.client.ping).reason,
+        evidence=lambda receipt, asker: evidence_of(
+            platform.database, models.show_evidence, receipt, asker
+        ),
         rpc=platform.chain.rpc,
         operations=lambda name, body: run_operation(platform, name, body),
         token=token,

@@ -15,16 +15,17 @@ from openledger.attribution.card.panel import auditor_of
 from openledger.attribution.influence.gradients import probed_checkpoints
 from openledger.attribution.mix import Member as ReadyMember
 from openledger.attribution.mix import Mix
-from openledger.attribution.state import load_state
+from openledger.attribution.state import AttributionState, load_state
 from openledger.chain.index.rows import StoredEvent
 from openledger.core.encoding import digest_of
 from openledger.core.errors import ChainUnavailableError, OpenLedgerError, StoppedError
 from openledger.core.ids import parse_receipt_id
-from openledger.core.types import Account, Digest
+from openledger.core.types import Account, Digest, Precision
 from openledger.flows.data.obtain import SOURCES, obtain
 from openledger.flows.model.train.flow import train
 from openledger.flows.model.train.plan import Tell, Workshop, attribution_folder
 from openledger.flows.money.attribute import Attribute, Member, Scorer
+from openledger.flows.money.evidence import ShowEvidence
 from openledger.flows.money.infer.answer import refund_orphans
 from openledger.flows.money.infer.request import ATTRIBUTE_JOB, Config, Desk
 from openledger.lm.base import DTYPES, BaseModel, load_base, read_manifest, use_threads
@@ -40,12 +41,15 @@ from openledger.settlement.receipt import NO_TRAINING_ROOT
 from openledger.storage import jobs
 from openledger.storage.database import Transaction
 from openledger.storage.jobs import Job
-from openledger.storage.records.model import releases, runs
+from openledger.storage.private.sealed_folder import SealedFolder
+from openledger.storage.records.model import openings, releases, runs
+from openledger.storage.records.model.openings import Purpose
 from openledger.storage.records.model.releases import Release
 from openledger.storage.records.model.runs import TRAIN_JOB, RunState
 from openledger.storage.records.money import balances, calls, idempotency
-from openledger.training.recipe import Precision, Recipe, best_precision
+from openledger.training.recipe import Recipe, best_precision
 from openledger.wiring.platform import now_us
+from openledger.wiring.private import open_private
 from openledger.worker import Handler
 
 if TYPE_CHECKING:
@@ -156,6 +160,8 @@ class Models:
             gateway=self._platform.gateway,
             sealer=self._platform.sealer,
             scorer_of=self.scorer,
+            precision=self.precision,
+            token=self._platform.acts.contracts.deployment.open_token,
             commons=self._platform.acts.contracts.deployment.payouts,
             platform=self._platform.treasury,
             clock=now_us,
@@ -173,20 +179,62 @@ class Models:
 
     def _ready(self, member: Member, *, is_audited: bool) -> ReadyMember:
         release, base = member.release, self.base(self.precision)
-
-        def load(digest: Digest) -> Adapter:
-            return load_adapter(self._platform.home.adapter(digest), base, digest)
-
+        adapter = load_adapter(self._platform.home.adapter(release.adapter), base, release.adapter)
         attributor = None
         if release.training_root != NO_TRAINING_ROOT:
-            folder = attribution_folder(self._platform.home.root / release.folder)
-            state = load_state(folder, expected_root=release.training_root)
-            early = state.manifest.commitment.early
-            folder_of = self._platform.home.adapter
-            models = probed_checkpoints(base, folder_of, early, release.adapter)
-            auditor = auditor_of(state.manifest, base, load) if is_audited else None
-            attributor = Attributor(state, models, auditor)
-        return ReadyMember(load(release.adapter), member.weight_ppb, attributor)
+            attributor = self._attributor(release, Purpose.SCORING, is_audited=is_audited)
+        return ReadyMember(adapter, member.weight_ppb, attributor)
+
+    @cached_property
+    def show_evidence(self) -> ShowEvidence:
+        """Shows documents and passages to the parties of a call."""
+        return ShowEvidence(
+            database=self._platform.database,
+            vault=self._platform.vault,
+            open_private=lambda call: open_private(self._platform, call),
+            tokenizer=self.base(self.precision).tokenizer,
+            # One of its own: the worker's may be at work in another thread.
+            model_of=lambda release: self._attributor(release, Purpose.EVIDENCE),
+            home=self._platform.home.root,
+        )
+
+    def _attributor(
+        self, release: Release, purpose: Purpose, *, is_audited: bool = False
+    ) -> Attributor:
+        state = self.open_state(release, purpose, self._platform.gateway.account)
+        early = state.manifest.commitment.early
+        base, folder_of = self.base(self.precision), self._platform.home.adapter
+        models = probed_checkpoints(base, folder_of, early, release.adapter)
+
+        def load(digest: Digest) -> Adapter:
+            return load_adapter(folder_of(digest), base, digest)
+
+        auditor = auditor_of(state.manifest, base, load) if is_audited else None
+        return Attributor(state, models, auditor)
+
+    def open_state(
+        self, release: Release, purpose: Purpose, account: Account, subject: str = ""
+    ) -> AttributionState:
+        """Decrypt the attribution state of a release; who asks, and what for, is noted before.
+
+        Raises:
+            NotFoundError: there is none.
+            VerificationError: it was altered.
+        """
+        opening = openings.Opening(release.run, account, purpose, subject, now_us())
+        with self._platform.database.transaction() as transaction:
+            openings.note(transaction, opening)
+        folder = self.state_folder(release)
+        return load_state(folder, release.training_root, self.sealed.read)
+
+    def state_folder(self, release: Release) -> Path:
+        """Where the sealed attribution state of a release lies."""
+        return attribution_folder(self._platform.home.root / release.folder)
+
+    @property
+    def sealed(self) -> SealedFolder:
+        """Reads sealed files of this home; use `open_state` where a state is meant."""
+        return SealedFolder(self._platform.sealer)
 
     @property
     def workshop(self) -> Workshop:
@@ -194,6 +242,7 @@ class Models:
         return Workshop(
             database=self._platform.database,
             vault=self._platform.vault,
+            sealer=self._platform.sealer,
             acts=self._platform.acts,
             home=self._platform.home,
             base=self.base,

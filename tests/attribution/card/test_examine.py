@@ -1,5 +1,6 @@
 """A release is held against adapters that never saw some of its data."""
 
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -10,11 +11,18 @@ import torch
 from openledger.attribution.attribute import Attributor
 from openledger.attribution.card.examine import Examination, Question, Retrained, examine
 from openledger.attribution.card.figures import Audit, Measured, Sizes, Times
-from openledger.attribution.card.panel import auditor_of, clusters_of, halves_of
+from openledger.attribution.card.panel import auditor_of, clusters_of, correction_of, halves_of
 from openledger.attribution.card.subsets import cluster_halves, without_each
 from openledger.attribution.influence.gradients import Checkpoints, ProbedModel
+from openledger.attribution.influence.rows import quantise_query
 from openledger.attribution.release import build
-from openledger.attribution.state import AttributionState, commit_audit, load_state
+from openledger.attribution.scoring import Scoring
+from openledger.attribution.state import (
+    AttributionState,
+    StateManifest,
+    commit_audit,
+    load_state,
+)
 from openledger.core.encoding import encode
 from openledger.core.errors import DigestMismatchError, InvalidInputError, NotAllowedError
 from openledger.core.types import PARTS_PER_BILLION, Digest
@@ -172,6 +180,11 @@ def test_an_audit_stands_under_the_training_root(room: Room, audit: Audit) -> No
     commit_audit(room.folder, audit)
 
 
+def with_audit(manifest: StateManifest, audit: Audit | msgspec.UnsetType) -> StateManifest:
+    commitment = msgspec.structs.replace(manifest.commitment, audit=audit)
+    return msgspec.structs.replace(manifest, commitment=commitment)
+
+
 def release(room: Room, base: BaseModel, audit: Audit | None) -> Attributor:
     """By influence alone, or audited."""
     models = Checkpoints(
@@ -181,7 +194,7 @@ def release(room: Room, base: BaseModel, audit: Audit | None) -> Attributor:
     if audit is None:
         return Attributor(room.state, models)
     by_name = dict(zip(audit.adapters, room.retrained.halves, strict=True))
-    manifest = msgspec.structs.replace(room.state.manifest, audit=audit)
+    manifest = with_audit(room.state.manifest, audit)
     return Attributor(room.state, models, auditor_of(manifest, base, by_name.__getitem__))
 
 
@@ -227,7 +240,7 @@ def test_a_release_without_an_audit_refuses_it(room: Room, base: BaseModel, audi
     manifest, none = room.state.manifest, dict[Digest, Adapter]()
     for without in (msgspec.UNSET, msgspec.structs.replace(audit, calibration=None)):
         with pytest.raises(NotAllowedError, match="no half-data adapters"):
-            auditor_of(msgspec.structs.replace(manifest, audit=without), base, none.__getitem__)
+            auditor_of(with_audit(manifest, without), base, none.__getitem__)
 
 
 def test_losses_that_are_no_numbers_pay_nobody(room: Room, base: BaseModel, audit: Audit) -> None:
@@ -239,3 +252,23 @@ def test_losses_that_are_no_numbers_pay_nobody(room: Room, base: BaseModel, audi
     found = release(broken, base, audit).attribute(one.prompt, one.answer)
     assert found.unscored is Unscored.NOT_FINITE
     assert found.attribution.nobody_ppb == PARTS_PER_BILLION
+
+
+def test_audited_scores_are_redone_from_the_state_without_a_model(
+    room: Room, base: BaseModel, audit: Audit
+) -> None:
+    """A checker's scoring corrects as the gateway's does, by the losses that were signed."""
+    one, state = room.inside[0], room.state
+    segment = release(room, base, audit).attribute(one.prompt, one.answer).segments[0]
+    vector = release(room, base, audit).features(one.prompt, one.answer)
+    assert vector is not None
+    assert isinstance(segment.losses_micronats, tuple)
+    assert audit.calibration is not None
+    commitment = state.manifest.commitment
+    query = quantise_query(vector, commitment.layout, commitment.scales)
+    correct = correction_of(state.manifest, 16, audit.calibration).corrected
+
+    (found,) = Scoring(state).scores(
+        [query], [partial(correct, losses_micronats=segment.losses_micronats)]
+    )
+    assert found == segment.clusters

@@ -9,14 +9,21 @@ import pytest
 
 from openledger.attribution.attribute import AnswerAttribution
 from openledger.core.encoding import decode, digest_of, encode
-from openledger.core.errors import NotFoundError, NothingToSettleError, VerificationError
+from openledger.core.errors import (
+    ConflictError,
+    NotAllowedError,
+    NotFoundError,
+    NothingToSettleError,
+    VerificationError,
+)
 from openledger.core.ids import parse_receipt_id, receipt_id
 from openledger.core.types import PARTS_PER_BILLION
 from openledger.flows.money.infer.request import ATTRIBUTE_JOB
-from openledger.flows.money.verify import verify_bundle
+from openledger.flows.money.verify.public import verify_bundle
 from openledger.lm.tokenizer import Tokenizer
 from openledger.settlement.receipt import (
     NO_TRAINING_ROOT,
+    Private,
     SignedCall,
     SignedStatement,
     read_statement,
@@ -25,8 +32,10 @@ from openledger.settlement.receipt import (
 )
 from openledger.storage import jobs
 from openledger.storage.jobs import Job
+from openledger.storage.private.envelope import open_envelope
 from openledger.storage.records.money import calls
 from openledger.web.operations import receipts
+from openledger.web.operations.receipts import ShowReceipt
 from openledger.wiring.platform import Platform, now_us, open_platform
 from openledger.worker import Worker
 from tests import market as fair
@@ -65,6 +74,82 @@ def test_a_call_whose_text_is_erased_cannot_be_attributed(
         transaction.connection.exec_driver_sql("UPDATE call_receipts SET private = NULL")
 
     with pytest.raises(VerificationError, match="erased"):
+        fair.attribute(market, [receipt])
+
+
+def test_once_it_is_attributed_only_the_payer_reads_the_text_of_a_call(
+    market: Platform, tokenizer: Tokenizer
+) -> None:
+    receipt = fair.call(fair.desk(market, tokenizer), fair.payer(market).address).receipt_id
+
+    def kept() -> bytes:
+        with market.database.read() as transaction:
+            private = calls.get(transaction, receipt).private
+        assert private is not None
+        return private
+
+    before = decode(market.sealer.unseal(receipt, kept()), Private)
+    fair.attribute(market, [receipt])
+    fair.attribute(market, [receipt])
+    key = market.keyring.private_key(fair.PAYER)
+
+    assert before.prompt_ids()
+    assert decode(open_envelope(key, receipt, kept()), Private) == before
+    with pytest.raises(VerificationError):
+        market.sealer.unseal(receipt, kept())
+    with pytest.raises(VerificationError):
+        open_envelope(market.keyring.private_key("operator"), receipt, kept())
+
+
+def test_a_payer_of_elsewhere_is_not_opened_here(market: Platform, tokenizer: Tokenizer) -> None:
+    (made,) = fair.paid_calls(market, tokenizer, 1)
+    wanted = ShowReceipt(made.receipt_id, is_private=True)
+    assert receipts.show(market, wanted).bundle
+    with market.database.transaction() as transaction:
+        transaction.connection.exec_driver_sql("DELETE FROM accounts WHERE label = 'user/dev'")
+
+    with pytest.raises(NotAllowedError, match="only the key of"):
+        receipts.show(market, wanted)
+    with pytest.raises(NotAllowedError, match="only the key of"):
+        receipts.show(market, ShowReceipt(made.receipt_id, rows=1))
+
+
+def test_vectors_are_erased_with_the_text(market: Platform, tokenizer: Tokenizer) -> None:
+    (made,) = fair.paid_calls(market, tokenizer, 1)
+    with market.database.transaction() as transaction:
+        said = calls.statement(transaction, made.receipt_id)
+        assert said is not None
+        assert said.vectors is not None
+        calls.erase_private(transaction, now_us() + 1)
+
+    with pytest.raises(ConflictError, match="query vectors of this call are erased"):
+        receipts.show(market, ShowReceipt(made.receipt_id, rows=1))
+    with pytest.raises(ConflictError, match="erased"):
+        receipts.show(market, ShowReceipt(made.receipt_id, is_private=True))
+
+
+def test_what_an_older_version_sealed_with_the_homes_key_is_opened_still(
+    market: Platform, tokenizer: Tokenizer
+) -> None:
+    receipt = fair.call(fair.desk(market, tokenizer), fair.payer(market).address).receipt_id
+    with market.database.read() as transaction:
+        sealed = calls.get(transaction, receipt).private
+    assert sealed is not None
+    fair.attribute(market, [receipt])
+    with market.database.transaction() as transaction:
+        calls.hand_over(transaction, receipt, sealed)
+
+    assert receipts.show(market, ShowReceipt(receipt, is_private=True)).bundle
+
+
+def test_a_call_without_a_voucher_is_not_attributed_in_the_clear(
+    market: Platform, tokenizer: Tokenizer
+) -> None:
+    receipt = fair.call(fair.desk(market, tokenizer), fair.payer(market).address).receipt_id
+    with market.database.transaction() as transaction:
+        transaction.connection.exec_driver_sql("DELETE FROM vouchers")
+
+    with pytest.raises(VerificationError, match="voucher"):
         fair.attribute(market, [receipt])
 
 
@@ -217,7 +302,7 @@ def test_an_answer_of_a_mix_is_stated_for_all_its_members(
     statement = read_statement(statements(market)[receipt])
 
     verify_statement(market.gateway.domain, of_two, statement)
-    assert [one.leave_one_out_micronats for one in statement.body.members] == [800, -1]
+    assert [one.leave_one_out_micronats for one in statement.body.members] == [800_000, -1]
     assert len(statement.body.roles.builders) == 2
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from openledger.attribution.attribute import Audited
 from openledger.attribution.card.audited import Calibration, Correction
 from openledger.attribution.card.figures import Audit
 from openledger.attribution.card.subsets import Halves, fractions, halves
@@ -42,17 +41,13 @@ class Auditor:
         self, panel: Panel, manifest: StateManifest, count: int, calibration: Calibration
     ) -> None:
         """Join a panel with the release whose first `count` halves it was trained on."""
-        kept = fractions(halves_of(manifest, count).kept, clusters_of(manifest))
-        energies = [entry.energy for entry in manifest.clusters]
-        self._correction = Correction(kept, energies, calibration)
-        self.chances = panel.chances
+        self._panel = panel
+        self.corrected = correction_of(manifest, count, calibration).corrected
 
-    def audit(self, chances: Tensor, scores: Sequence[int]) -> Audited | None:
-        """Correct scores by the (K, N) chances of the same tokens; None: not all are finite."""
-        losses = losses_of(chances)
-        if losses is None:
-            return None
-        return Audited(self._correction.corrected(scores, losses), losses)
+    def losses(self, batch: Batch, places: Sequence[slice]) -> list[tuple[int, ...] | None]:
+        """Of each stretch of the answer's tokens, as `losses_of` gives them."""
+        chances = self._panel.chances(batch)
+        return [losses_of(chances[:, place]) for place in places]
 
 
 def auditor_of(
@@ -68,6 +63,12 @@ def auditor_of(
         raise NotAllowedError("this release has no half-data adapters to audit an answer with")
     panel = Panel(base, [load(digest) for digest in audit.adapters])
     return Auditor(panel, manifest, len(audit.adapters), audit.calibration)
+
+
+def correction_of(manifest: StateManifest, count: int, calibration: Calibration) -> Correction:
+    """By the losses of a release's first `count` half-data adapters; needs no model."""
+    kept = fractions(halves_of(manifest, count).kept, clusters_of(manifest))
+    return Correction(kept, [entry.energy for entry in manifest.clusters], calibration)
 
 
 def losses_of(chances: Tensor) -> tuple[int, ...] | None:

@@ -91,6 +91,8 @@ class ProbedModel:
                 f"the adapter was trained on base model {adapter.base}, this one is {base.digest}"
             )
         model = _copy_of(base.model)
+        # PyTorch's flash attention for CPUs is slow backwards, most of all in bfloat16.
+        self.attention = SDPBackend.MATH
         self.base = msgspec.structs.replace(base, model=model)
         self.split = SplitModel(model, adapter.shape.layers[0])
         self._probes: dict[str, _Probe] = {}
@@ -130,8 +132,7 @@ class ProbedModel:
         """(B, T - 1, D) of the states that predict each next token."""
         for probe in self._probes.values():
             probe.is_on = is_adapted
-        # PyTorch's flash attention for CPUs is slow backwards, most of all in bfloat16.
-        with torch.set_grad_enabled(has_graph), sdpa_kernel(SDPBackend.MATH):
+        with torch.set_grad_enabled(has_graph), sdpa_kernel(self.attention):
             hidden = batch.hidden.detach().requires_grad_(has_graph)
             return self.split.upper(hidden)[:, :-1]
 

@@ -1,6 +1,8 @@
 """After the answer: whose data made it, signed; off the token path, on the worker.
 
-A statement is made once. Running it again finds the one that is stored.
+A statement is made once. Running it again finds the one that is stored. With it what was kept of
+the call's text, which this home could read until then, is handed over to the payer: it is encrypted
+to his key, and so are the query vectors, which tell as much as the text.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,14 +14,16 @@ import msgspec
 from openledger.core.encoding import decode, encode
 from openledger.core.errors import NotFoundError, VerificationError
 from openledger.core.signing import digest_typed
-from openledger.core.types import Account, ReceiptId
+from openledger.core.types import Account, Precision, ReceiptId
 from openledger.settlement import receipt as receipts
 from openledger.settlement.parts import Roles
 from openledger.settlement.receipt import Gateway, Private, SignedCall, SignedStatement
 from openledger.settlement.shares import MemberScores, Segment, Unscored, check_method
+from openledger.settlement.voucher import Channel, SignedVoucher, payer_key
 from openledger.storage.database import Database, Transaction
+from openledger.storage.private.envelope import seal_to
 from openledger.storage.records.model import releases
-from openledger.storage.records.money import calls
+from openledger.storage.records.money import balances, calls
 from openledger.storage.vault import Sealer
 
 
@@ -32,6 +36,19 @@ class Scores(Protocol):
     def leave_one_out_micronats(self) -> int: ...
     @property
     def segments(self) -> tuple[Segment, ...]: ...
+    @property
+    def vectors(self) -> tuple[str, ...]: ...
+
+
+class Vectors(msgspec.Struct, frozen=True):
+    """The query vectors of a statement, in base64; what `full` bundles open."""
+
+    members: tuple[tuple[str, ...], ...]  # of each member one a segment, empty where none is owed
+
+
+class _Scored(msgspec.Struct, frozen=True):
+    members: tuple[MemberScores, ...]
+    vectors: Vectors
 
 
 class Scorer(Protocol):
@@ -77,6 +94,8 @@ class Attribute:
     gateway: Gateway
     sealer: Sealer
     scorer_of: ScorerOf
+    precision: Precision  # in which scorers compute
+    token: Account  # of vouchers
     commons: Account
     platform: Account
     clock: Callable[[], int]
@@ -113,10 +132,13 @@ class Attribute:
         return _Due(call, signed, tuple(mix))
 
     def _state(self, due: _Due) -> SignedStatement:
+        private = self._opened(due.call)
+        scored = self._scores(due, private)
         made = receipts.make_statement(
             self.gateway.domain,
             due.signed,
-            self._scores(due),
+            self.precision,
+            scored.members,
             self._roles(due.mix),
             self.gateway.private_key,
         )
@@ -125,26 +147,43 @@ class Attribute:
             digest=digest_typed(self.gateway.domain, made.statement),
             record=encode(made),
             created_at=self.clock(),
+            vectors=self._for_payer(due.call, encode(scored.vectors)),
         )
         with self.database.transaction() as transaction:
-            calls.state(transaction, row)
+            if calls.state(transaction, row) and private is not None:
+                sealed = self._for_payer(due.call, encode(private))
+                calls.hand_over(transaction, due.call.id, sealed)
         return made
 
-    def _scores(self, due: _Due) -> tuple[MemberScores, ...]:
+    def _opened(self, call: calls.Call) -> Private | None:
+        if call.private is None:
+            return None
+        return decode(self.sealer.unseal(call.id, call.private), Private)
+
+    def _for_payer(self, call: calls.Call, content: bytes) -> bytes:
+        with self.database.read() as transaction:
+            row = balances.voucher(transaction, call.gateway, call.payer)
+        if row is None:
+            raise VerificationError(f"the voucher of {call.payer}, who paid {call.id}, is gone")
+        signed = SignedVoucher(decode(row.channel, Channel), row.limit, row.signature)
+        key = payer_key(self.gateway.domain, self.token, signed)
+        return seal_to(key, call.id, content)
+
+    def _scores(self, due: _Due, private: Private | None) -> _Scored:
         mix = due.signed.body.mix
         reasons = [receipts.why_unscored(due.signed, member) for member in mix]
         if not _asks_models(reasons):
-            return tuple(
+            unscored = tuple(
                 MemberScores(member.release, member.weight_ppb, 0, reason, ())
                 for member, reason in zip(mix, reasons, strict=True)
             )
-        if due.call.private is None:
+            return _Scored(unscored, Vectors(((),) * len(mix)))
+        if private is None:
             raise VerificationError(f"prompt and answer of {due.call.id} are erased")
-        private = decode(self.sealer.unseal(due.call.id, due.call.private), Private)
         is_audited = due.signed.body.attribution == "audited"
         scorer = self.scorer_of(due.mix, is_audited=is_audited)
         found = scorer.attribute(private.prompt_ids(), private.answer_ids())
-        return tuple(
+        members = tuple(
             MemberScores(
                 member.release,
                 member.weight_ppb,
@@ -154,6 +193,7 @@ class Attribute:
             )
             for member, scores in zip(mix, found, strict=True)
         )
+        return _Scored(members, Vectors(tuple(scores.vectors for scores in found)))
 
     def _roles(self, mix: Sequence[Member]) -> Roles:
         return Roles(

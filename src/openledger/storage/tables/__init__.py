@@ -11,6 +11,7 @@ from openledger.storage.tables.data import (
     duplicate_index,
     release_terms,
     releases,
+    state_openings,
     training_runs,
     vault_keys,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "payouts",
     "release_terms",
     "releases",
+    "state_openings",
     "statements",
     "training_runs",
     "vault_keys",

@@ -196,3 +196,17 @@ release_terms = Table(
     number("effective_at"),
     ForeignKeyConstraint(["release"], ["releases.id"]),
 )
+
+# Append-only: who opened what was learned from private texts.
+state_openings = Table(
+    "state_openings",
+    metadata,
+    identity("id", primary=True),
+    identity("run"),
+    account("account"),
+    identity("purpose"),  # training | scoring | bundle | export
+    text("subject"),
+    number("opened_at"),
+    ForeignKeyConstraint(["run"], ["training_runs.id"]),
+    Index(None, "run"),
+)

@@ -108,6 +108,7 @@ statements = Table(
     identity("receipt", primary=True),
     digest("digest"),  # EIP-712
     raw("record"),  # canonical bytes: struct, body and signature
+    raw("vectors", required=False),  # sealed to the payer; erased with what else is private
     number("created_at"),
     UniqueConstraint("digest"),
     ForeignKeyConstraint(["receipt"], ["call_receipts.id"]),

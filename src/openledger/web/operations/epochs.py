@@ -6,8 +6,9 @@ import structlog
 from openledger.core.errors import NotFoundError, OpenLedgerError
 from openledger.core.types import Account, Digest, Wei
 from openledger.flows.money.identity import Identity
-from openledger.flows.money.verify import Anchors
+from openledger.flows.money.verify.bundle import Anchors, ReleaseAnchor
 from openledger.storage.records.data import accounts
+from openledger.storage.records.model import releases
 from openledger.storage.records.money import balances, calls
 from openledger.storage.records.money import epochs as rows
 from openledger.web.operations.operation import Nothing, Operation
@@ -115,6 +116,22 @@ def _view(platform: Platform, epoch: rows.Epoch) -> EpochView:
     )
 
 
+class _Release(msgspec.Struct, frozen=True):
+    run: int
+    base: Digest
+    adapter: Digest
+    training_root: Digest
+    training_size: int
+
+
+class _Run(msgspec.Struct, frozen=True):
+    recipe: Digest
+    manifest_root: Digest
+    manifest_size: int
+    method: int
+    seed: Digest
+
+
 class _OnChain(msgspec.Struct, frozen=True):
     first: int
     size: int
@@ -130,12 +147,29 @@ def anchors(platform: Platform, epoch: rows.Epoch | None) -> Anchors:
         gateway=platform.gateway.account,
         payouts=contracts.deployment.payouts,
     )
+    plain = msgspec.structs.replace(plain, releases=releases_on_chain(platform))
     if epoch is None or epoch.state is rows.EpochState.CLOSED:
         return plain
     found = contracts.read(_OnChain, "Escrow", "epochs", epoch.gateway, epoch.number)
     return msgspec.structs.replace(
         plain, epoch_root=found.root, epoch_first=found.first, epoch_size=found.size
     )
+
+
+def releases_on_chain(platform: Platform) -> tuple[ReleaseAnchor, ...]:
+    """What the contract `Models` says of every release of this home."""
+    with platform.database.read() as transaction:
+        known = [one.number for one in releases.list_all(transaction)]
+    return tuple(release_on_chain(platform, one) for one in known if one is not None)
+
+
+def release_on_chain(platform: Platform, number: int) -> ReleaseAnchor:
+    """What the contract `Models` says of one release and of its run."""
+    contracts = platform.acts.contracts
+    release = contracts.read(_Release, "Models", "releases", number)
+    run = contracts.read(_Run, "Models", "runs", release.run)
+    made = {name: getattr(release, name) for name in _Release.__struct_fields__ if name != "run"}
+    return ReleaseAnchor(number=number, **made, **msgspec.structs.asdict(run))
 
 
 SETTLE = Operation("epoch.settle", Nothing, EpochView, settle)

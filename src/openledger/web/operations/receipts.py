@@ -9,14 +9,24 @@ from openledger.core.errors import ConflictError
 from openledger.core.ids import parse_receipt_id
 from openledger.core.signing import sign_typed
 from openledger.core.types import Account, Digest, ReceiptId, Wei
+from openledger.flows.money.attribute import Vectors
 from openledger.flows.money.infer.request import ATTRIBUTE_JOB
-from openledger.flows.money.verify import BUNDLE_VERSION, PAYER, Bundle, EpochProof, Opening, pack
+from openledger.flows.money.verify.bundle import (
+    BUNDLE_VERSION,
+    FULL_BUNDLE_VERSION,
+    PAYER,
+    Bundle,
+    EpochProof,
+    FullBundle,
+    OpenedScores,
+    Opening,
+    pack,
+)
 from openledger.settlement.epoch import tree_of
 from openledger.settlement.parts import DATA
 from openledger.settlement.receipt import (
     CallReceipt,
     EpochRoot,
-    Private,
     PrivateDigests,
     Receipt,
     SignedCall,
@@ -26,10 +36,14 @@ from openledger.settlement.receipt import (
 from openledger.settlement.shares import Unscored
 from openledger.storage import jobs
 from openledger.storage.database import Transaction
+from openledger.storage.private.envelope import open_envelope
 from openledger.storage.records.data import accounts
+from openledger.storage.records.model import releases
 from openledger.storage.records.money import calls, epochs
 from openledger.web.operations.operation import Operation
+from openledger.web.parts.evidence import EvidenceView, evidence_view
 from openledger.wiring.platform import Platform
+from openledger.wiring.private import open_private, payer_key
 
 PENDING = "pending attribution"
 _WHY_UNSCORED = {
@@ -46,6 +60,14 @@ class ShowReceipt(msgspec.Struct, frozen=True):
 
     receipt: str
     is_private: bool = False
+    rows: int | None = None  # of how many clusters to open the rows; None: no vectors either
+    draw: str = ""  # the checker's own word, by which clusters are drawn
+
+
+class WhichReceipt(msgspec.Struct, frozen=True):
+    """A receipt by its id, or by that of its answer."""
+
+    receipt: str
 
 
 class PartView(msgspec.Struct, frozen=True):
@@ -88,7 +110,7 @@ def show(platform: Platform, wanted: ShowReceipt) -> ReceiptView:
     names[platform.acts.contracts.deployment.payouts] = "commons"
     signed = decode(call.record, SignedCall)
     statement = None if said is None else read_statement(said.record)
-    if statement is None and wanted.is_private:
+    if statement is None and (wanted.is_private or wanted.rows is not None):
         raise ConflictError("the attribution is not done yet; ask again in a moment")
     return ReceiptView(
         receipt=receipt,
@@ -103,7 +125,7 @@ def show(platform: Platform, wanted: ShowReceipt) -> ReceiptView:
         notes=_failures(job) if statement is None else _notes(signed, statement),
         parts=() if statement is None else _parts(statement, names),
         epoch=epoch.number if epoch and epoch.state is not epochs.EpochState.CLOSED else None,
-        bundle=b"" if statement is None else _bundle(platform, call, epoch, wanted.is_private),
+        bundle=b"" if statement is None else _bundle(platform, call, epoch, wanted),
     )
 
 
@@ -140,21 +162,54 @@ def _parts(statement: SignedStatement, names: Mapping[Account, str]) -> tuple[Pa
 
 
 def _bundle(
-    platform: Platform, call: calls.Call, epoch: epochs.Epoch | None, is_private: bool
+    platform: Platform, call: calls.Call, epoch: epochs.Epoch | None, wanted: ShowReceipt
 ) -> bytes:
     with platform.database.read() as transaction:
         previous = _previous(transaction, call)
         pair = next(iter(calls.pairs(transaction, call.gateway, call.gateway_sequence, 1)))
         proof = None if epoch is None else _proof(platform, transaction, epoch, call)
+    bundle = Bundle(
+        version=BUNDLE_VERSION,
+        receipt=_receipt(pair),
+        previous=previous,
+        epoch=proof,
+        openings=_openings(platform, call) if wanted.is_private else (),
+    )
+    if wanted.rows is None:
+        return pack(bundle)
+    opened = _opened(platform, call, wanted)
     return pack(
-        Bundle(
-            version=BUNDLE_VERSION,
-            receipt=_receipt(pair),
-            previous=previous,
-            epoch=proof,
-            openings=_openings(platform, call) if is_private else (),
+        FullBundle(
+            **(msgspec.structs.asdict(bundle) | {"version": FULL_BUNDLE_VERSION}), opened=opened
         )
     )
+
+
+def _opened(platform: Platform, call: calls.Call, wanted: ShowReceipt) -> tuple[OpenedScores, ...]:
+    """The query vectors of a receipt, opened by the payer's key, and rows of the releases."""
+    from openledger.flows.money.verify.full import draw, open_scores
+    from openledger.storage.records.model.openings import Purpose
+
+    with platform.database.read() as transaction:
+        said = calls.statement(transaction, call.id)
+    if said is None or said.vectors is None:
+        raise ConflictError("the query vectors of this call are erased by now, or were never kept")
+    raw = open_envelope(payer_key(platform, call), call.id, said.vectors)
+    vectors = decode(raw, Vectors).members
+    members = read_statement(said.record).body.members
+    opened = []
+    for member, queries in zip(members, vectors, strict=True):
+        count = max((len(segment.clusters) for segment in member.segments), default=0)
+        if not count:  # nothing was owed, so nothing was scored
+            opened.append(OpenedScores(member.release, queries, ()))
+            continue
+        with platform.database.read() as transaction:
+            release = releases.by_number(transaction, member.release)
+        assert release is not None, "the releases of this home's receipts are its own"
+        state = platform.models.open_state(release, Purpose.BUNDLE, call.payer, call.id)
+        drawn = draw(wanted.draw, wanted.rows or 0, count)
+        opened.append(open_scores(state, member, queries, drawn))
+    return tuple(opened)
 
 
 def _previous(transaction: Transaction, call: calls.Call) -> CallReceipt | None:
@@ -184,13 +239,19 @@ def _receipt(pair: calls.Pair) -> Receipt:
 
 
 def _openings(platform: Platform, call: calls.Call) -> tuple[Opening, ...]:
-    if call.private is None:
-        raise ConflictError("what was private of this call is erased by now")
-    private = decode(platform.sealer.unseal(call.id, call.private), Private)
+    private = open_private(platform, call)
     names = (PAYER, *PrivateDigests.__struct_fields__)
     return tuple(
         Opening(name, Digest(private.salt(name).hex()), getattr(private, name)) for name in names
     )
 
 
+def show_evidence(platform: Platform, wanted: WhichReceipt) -> EvidenceView:
+    """Documents by influence and matching passages, for the gateway that served the call."""
+    receipt = parse_receipt_id(wanted.receipt)
+    found = platform.models.show_evidence.run(receipt, platform.gateway.account)
+    return evidence_view(platform.database, found)
+
+
 SHOW = Operation("receipt.show", ShowReceipt, ReceiptView, show)
+EVIDENCE = Operation("receipt.evidence", WhichReceipt, EvidenceView, show_evidence)

@@ -6,6 +6,7 @@ from openledger.web.operations import (
     cards,
     datanets,
     epochs,
+    exports,
     models,
     receipts,
     sources,
@@ -31,6 +32,8 @@ OPERATIONS: dict[str, Operation[Any, Any]] = {
         models.LIST,
         models.DEPRECATE,
         cards.CARD,
+        exports.EXPORT,
+        exports.OPENINGS,
         wallets.NEW,
         wallets.BALANCE,
         wallets.DEPOSIT,
@@ -42,5 +45,6 @@ OPERATIONS: dict[str, Operation[Any, Any]] = {
         epochs.SHOW,
         epochs.IDENTITY,
         receipts.SHOW,
+        receipts.EVIDENCE,
     )
 }

@@ -1,6 +1,7 @@
 """A run trains on what was anchored, once, and goes on from where it died."""
 
 import errno
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -20,14 +21,13 @@ from openledger.flows.model.train import flow, plan
 from openledger.flows.model.train.plan import (
     MANIFEST,
     Order,
-    TrainingManifest,
     as_begun,
     gather,
 )
 from openledger.storage.records.data.accounts import AccountKind
 from openledger.storage.records.model import runs
 from openledger.storage.records.model.runs import Run
-from openledger.training.task import Stage
+from openledger.training.task import Stage, TrainingManifest
 from openledger.web.operations import datanets, models
 from openledger.web.operations.models import NewRun, RecipeChoice, Which
 from openledger.web.work import worker_of
@@ -233,3 +233,12 @@ def test_a_seed_that_is_always_missed_is_said(market: Platform, begun: Run) -> N
     shop = msgspec.structs.replace(market.models.workshop, acts=Acts())
     with pytest.raises(ChainUnavailableError, match="missed its seed block"):
         flow._drawn_seed(shop, begun, 1)
+
+
+def test_what_a_killed_run_left_in_the_clear_is_forgotten(tmp_path: Path) -> None:
+    for name in ("attribution-unsealed", ".attribution-x1", "attribution"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rows").write_bytes(b"x")
+    plan.forget_unsealed(tmp_path)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["attribution"]

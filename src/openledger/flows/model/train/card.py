@@ -7,6 +7,7 @@ stands under the training root, so that nobody can print a better card afterward
 
 from collections.abc import Sequence
 from hashlib import sha256
+from pathlib import Path
 
 from openledger.attribution.card.examine import Question, Retrained, examine
 from openledger.attribution.card.figures import Audit, Measured, Sizes, Times
@@ -19,7 +20,6 @@ from openledger.flows.model.train.plan import (
     Step,
     Tell,
     Workshop,
-    attribution_folder,
 )
 from openledger.flows.model.train.score import ids_of
 from openledger.lm.checkpoint import load_adapter
@@ -36,11 +36,12 @@ _DEADLINE_S = 600.0
 
 
 def measure_card(
-    shop: Workshop, subject: Subject, state: AttributionState, tell: Tell
+    shop: Workshop, subject: Subject, folder: Path, state: AttributionState, tell: Tell
 ) -> AttributionState:
     """Train what the plan's card needs, measure, and put it under the training root.
 
-    A state that has its audit already is given back as it is, as is one whose plan asks for none.
+    The state lies in `folder`, still in the clear. One whose plan asks for no card is given back as
+    it is.
 
     Raises:
         InvalidInputError: the data cannot be halved, nothing held out is long enough to be asked
@@ -48,7 +49,7 @@ def measure_card(
         StoppedError: the process is asked to end; call again to go on.
     """
     card = subject.plan.card
-    if not isinstance(card, CardPlan) or isinstance(state.manifest.audit, Audit):
+    if not isinstance(card, CardPlan):
         return state
     parts = parts_of(card, state.manifest)
     made = train_without(shop, subject, parts, tell)
@@ -77,7 +78,7 @@ def measure_card(
         influence=found.influence,
         audited=found.audited,
         nobody=found.nobody,
-        sizes=_sizes(shop, subject, state, halves),
+        sizes=_sizes(shop, folder, state, halves),
         times=Times(
             adapters_s=round(made.cpu_ms / 1_000),
             attribution_ms=found.attribution_ms,
@@ -85,11 +86,11 @@ def measure_card(
         ),
     )
     audit = Audit(halves, found.calibration, measured)
-    return commit_audit(attribution_folder(subject.folder), audit)
+    return commit_audit(folder, audit)
 
 
 def _sizes(
-    shop: Workshop, subject: Subject, state: AttributionState, halves: Sequence[Digest]
+    shop: Workshop, folder: Path, state: AttributionState, halves: Sequence[Digest]
 ) -> Sizes:
     documents = state.manifest.documents
     files = [file for one in halves for file in shop.home.adapter(one).iterdir()]
@@ -97,7 +98,7 @@ def _sizes(
         documents=len(documents),
         clusters=len(state.manifest.clusters),
         contributors=len({entry.account for entry in documents}),
-        attribution_bytes=state_bytes(attribution_folder(subject.folder)),
+        attribution_bytes=state_bytes(folder),
         adapter_bytes=sum(file.stat().st_size for file in files),
     )
 

@@ -20,6 +20,7 @@ from openledger.core.errors import ChainUnavailableError
 from openledger.core.types import BASIS_POINTS, Account, DatanetVersion, Digest, as_bytes
 from openledger.flows.model.train.adapters import Subject, keep
 from openledger.flows.model.train.card import measure_card
+from openledger.flows.model.train.evidence import keep_evidence
 from openledger.flows.model.train.plan import (
     Order,
     Plan,
@@ -30,13 +31,17 @@ from openledger.flows.model.train.plan import (
     as_begun,
     attribution_folder,
     check_same,
+    forget_unsealed,
     gather,
+    unsealed_folder,
     write_manifest,
 )
 from openledger.flows.model.train.score import score
 from openledger.lm.frozen import forget_caches
+from openledger.storage.private.sealed_folder import SealedFolder, seal_folder
 from openledger.storage.records.data import accounts, datanets
-from openledger.storage.records.model import runs
+from openledger.storage.records.model import openings, runs
+from openledger.storage.records.model.openings import Purpose
 from openledger.storage.records.model.runs import Run, RunState
 from openledger.training.abc_score import AbcScore
 from openledger.training.finetune import finetune
@@ -103,7 +108,9 @@ def train(shop: Workshop, run: Run, tell: Tell) -> Run:
     folder = shop.home.run(run.op)
     if run.state is not RunState.TRAINED:
         run = _trained(shop, run, folder, tell)
-    forget_caches(folder)  # whoever reads them learns the texts, which rest encrypted elsewhere
+    # Whoever reads these learns the texts, which rest encrypted elsewhere.
+    forget_caches(folder)
+    forget_unsealed(folder)
     return run
 
 
@@ -126,8 +133,9 @@ def _trained(shop: Workshop, run: Run, folder: Path, tell: Tell) -> Run:
     digest = keep(shop, tuned.adapter, base.name)
     early = keep(shop, tuned.early, base.name)
     recipe = AttributionRecipe(digest, early, run.seed or Digest(""))
-    state = _attribution(shop, run, plan, split, recipe, hear)
-    state = measure_card(shop, Subject(folder, plan, split, seed, digest), state, hear)
+    subject = Subject(folder, plan, split, seed, digest)
+    state = _attribution(shop, run, subject, recipe, hear)
+    keep_evidence(shop, run, material, state)
     written = _score(shop, plan, split, digest, hear)
     metrics = _metrics(plan, split, tuned, state, attribution_folder(folder))
     by_builder = _part_of(run.builder, split)
@@ -257,13 +265,17 @@ def _step(seen: Progress) -> Step:
 
 
 def _attribution(
-    shop: Workshop, run: Run, plan: Plan, split: Split, recipe: AttributionRecipe, tell: Tell
+    shop: Workshop, run: Run, subject: Subject, recipe: AttributionRecipe, tell: Tell
 ) -> AttributionState:
     folder = attribution_folder(shop.home.run(run.op))
     if folder.exists():
-        state = load_state(folder)
+        with shop.database.transaction() as transaction:
+            opening = openings.Opening(run.id, run.builder, Purpose.TRAINING, "", shop.clock())
+            openings.note(transaction, opening)
+        state = load_state(folder, read=SealedFolder(shop.sealer).read)
         if state.manifest.commitment.adapter == recipe.adapter:
             return state
+    plan, split = subject.plan, subject.split
     base = shop.base(plan.recipe.precision)
     rows: list[list[tuple[int, ...]]] = [[] for _ in split.training]
     for row in encode_rows(base.tokenizer, split.training, plan.recipe.max_length):
@@ -273,9 +285,14 @@ def _attribution(
         for one, pieces in zip(split.training, rows, strict=True)
     ]
     models = probed_checkpoints(base, shop.home.adapter, recipe.early, recipe.adapter)
-    return build(
-        folder, models, examples, recipe, lambda done, total: tell(Step(BUILDING, done, total))
+    # In the clear only beside the caches of a run that still trains, which tell as much.
+    plain = unsealed_folder(shop.home.run(run.op))
+    state = build(
+        plain, models, examples, recipe, lambda done, total: tell(Step(BUILDING, done, total))
     )
+    state = measure_card(shop, subject, plain, state, tell)
+    seal_folder(shop.sealer, plain, folder)
+    return state
 
 
 def _score(

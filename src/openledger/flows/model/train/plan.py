@@ -1,5 +1,6 @@
 """What a run will train on, fixed and anchored before its seed is known."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,8 +15,7 @@ from openledger.core.errors import (
     InvalidInputError,
     full_disk,
 )
-from openledger.core.merkle import root
-from openledger.core.types import DatanetVersion, Digest
+from openledger.core.types import DatanetVersion, Digest, Precision
 from openledger.lm.base import BaseModel
 from openledger.serving.engine import Engine
 from openledger.storage.blobs import write_atomically
@@ -24,9 +24,10 @@ from openledger.storage.home import Home
 from openledger.storage.records.data import contributions, datanets, texts
 from openledger.storage.records.data.accounts import LocalAccount
 from openledger.storage.records.data.contributions import ContributionState
-from openledger.storage.vault import Vault
-from openledger.training.recipe import Precision, Recipe
+from openledger.storage.vault import Sealer, Vault
+from openledger.training.recipe import Recipe
 from openledger.training.rows import Example
+from openledger.training.task import TrainingManifest, TrainingRow
 
 MANIFEST = "manifest.json"
 
@@ -64,20 +65,6 @@ class Step(msgspec.Struct, frozen=True):
 Tell = Callable[[Step], None]
 
 
-class TrainingRow(msgspec.Struct, frozen=True):
-    """One leaf of the ordered training manifest."""
-
-    contribution: int  # its number on chain
-    position: int  # of the chunk in the contribution
-    chunk: Digest
-
-
-class TrainingManifest(msgspec.Struct, frozen=True):
-    """Every row that a run may train on or hold out, in order."""
-
-    rows: tuple[TrainingRow, ...]
-
-
 class Versions(msgspec.Struct, frozen=True):
     """The Datanets as they stood when the run began."""
 
@@ -89,6 +76,7 @@ class Workshop(msgspec.Struct, frozen=True):
 
     database: Database
     vault: Vault
+    sealer: Sealer  # of the attribution state
     acts: Acts
     home: Home
     base: Callable[[Precision], BaseModel]  # loaded once per precision
@@ -120,7 +108,7 @@ class Material(msgspec.Struct, frozen=True):
     @property
     def root(self) -> Digest:
         """Of the ordered training manifest."""
-        return root([encode(row) for row in self.rows])
+        return TrainingManifest(self.rows).root
 
 
 def gather(shop: Workshop, wanted: Sequence[datanets.Datanet]) -> Material:
@@ -221,6 +209,17 @@ def as_begun(folder: Path, material: Material, anchored: Digest) -> Material:
 def attribution_folder(run_folder: Path) -> Path:
     """Where a run keeps its attribution state."""
     return run_folder / "attribution"
+
+
+def unsealed_folder(run_folder: Path) -> Path:
+    """Where the state is built, in the clear, before it is sealed."""
+    return run_folder / "attribution-unsealed"
+
+
+def forget_unsealed(run_folder: Path) -> None:
+    """Delete what a process that died while it built a state left in the clear."""
+    for path in (unsealed_folder(run_folder), *run_folder.glob(".attribution-*")):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _approved(

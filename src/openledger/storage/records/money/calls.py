@@ -87,6 +87,7 @@ class Statement(msgspec.Struct, frozen=True):
     digest: Digest  # EIP-712
     record: bytes  # canonical bytes: struct, body and signature
     created_at: int
+    vectors: bytes | None = None  # query vectors, sealed to the payer
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -193,7 +194,18 @@ def state(transaction: Transaction, row: Statement) -> bool:
     Raises:
         ConflictError: the receipt is unknown, or has another statement.
     """
-    return insert_once(transaction, statements, values_of(row), {"created_at"})
+    return insert_once(transaction, statements, values_of(row), {"created_at", "vectors"})
+
+
+def hand_over(transaction: Transaction, receipt: ReceiptId, private: bytes) -> None:
+    """Put what only the payer can open in the place of what this home could.
+
+    It belongs into the transaction that stores the statement: nothing needs the text after that.
+    """
+    change = call_receipts.update().where(
+        call_receipts.c.id == receipt, call_receipts.c.private.is_not(None)
+    )
+    transaction.connection.execute(change.values(private=private))
 
 
 def statement(transaction: Transaction, receipt: ReceiptId) -> Statement | None:
@@ -250,6 +262,11 @@ def erase_private(transaction: Transaction, before: int) -> int:
     change = call_receipts.update().where(
         rows.created_at < before, rows.private.is_not(None), is_stated
     )
+    old = select(rows.id).where(rows.created_at < before)
+    vectors = statements.update().where(
+        statements.c.receipt.in_(old), statements.c.vectors.is_not(None)
+    )
+    transaction.connection.execute(vectors.values(vectors=None))
     return transaction.connection.execute(change.values(private=None)).rowcount
 
 

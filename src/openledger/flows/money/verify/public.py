@@ -1,99 +1,37 @@
-"""Check one receipt alone: no home, no network, no trust in the gateway.
+"""Level 1, public: one receipt alone, with no home, no network and no trust in the gateway.
 
-A bundle holds all that level 1 needs. What the checker must know from elsewhere are the anchors:
-chain, escrow, gateway and the epoch's root, which anyone reads from the chain. Without anchors the
-bundle is only checked against itself, and the report says so.
+What the checker must know from elsewhere are the anchors: chain, escrow, gateway and the epoch's
+root, which anyone reads from the chain. Without anchors the bundle is only checked against itself,
+and the report says so.
 """
 
-import msgspec
-
-from openledger.core.encoding import decode, encode, from_wire, salted_digest
-from openledger.core.errors import InvalidInputError, VerificationError
-from openledger.core.merkle import Proof
+from openledger.core.encoding import salted_digest
+from openledger.core.errors import VerificationError
 from openledger.core.merkle import verify as verify_proof
 from openledger.core.signing import Domain, verify_typed
-from openledger.core.types import Account, Digest, ReceiptId, Wei, account, digest, is_canonical
+from openledger.core.types import Account, is_canonical
+from openledger.flows.money.verify.bundle import (
+    PAYER,
+    Anchors,
+    Bundle,
+    EpochProof,
+    Opening,
+    Report,
+    read_bundle,
+)
 from openledger.settlement.receipt import (
     NO_PREVIOUS,
-    CallReceipt,
     EpochRoot,
     PrivateDigests,
     Receipt,
-    StatedMethod,
     leaf,
     payer_commitment,
     verify_call,
     verify_follows,
     verify_statement,
 )
-from openledger.settlement.shares import check_method
 
-BUNDLE_VERSION = 1
-PAYER = "payer"
-
-
-class EpochProof(msgspec.Struct, frozen=True):
-    """Where the receipt stands in its epoch."""
-
-    first: int
-    root: Digest
-    proof: Proof
-    signature: str  # the gateway's, over `EpochRoot`
-
-
-class Opening(msgspec.Struct, frozen=True):
-    """One private field, opened: `payer`, or a name of `PrivateDigests`."""
-
-    name: str
-    salt: Digest
-    value: str
-
-
-class Bundle(msgspec.Struct, frozen=True):
-    """All that a checker of one receipt needs."""
-
-    version: int
-    receipt: Receipt
-    previous: CallReceipt | None  # None for a gateway's first call
-    epoch: EpochProof | None  # None until it is settled
-    openings: tuple[Opening, ...] = ()
-
-
-class _StatedReceipt(msgspec.Struct):
-    statement: StatedMethod
-
-
-class _StatedBundle(msgspec.Struct):
-    """What every version of a bundle has, whatever its statement looks like."""
-
-    receipt: _StatedReceipt
-
-
-class Anchors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the checker knows from a source of his own."""
-
-    chain_id: int
-    escrow: Account
-    gateway: Account
-    payouts: Account | None = None  # whose address is the commons account
-    epoch_root: Digest | None = None
-    epoch_first: int | None = None
-    epoch_size: int | None = None
-
-
-class Report(msgspec.Struct, frozen=True):
-    """What was checked, in words; every line held."""
-
-    receipt: ReceiptId
-    level: str
-    is_anchored: bool
-    fee: Wei
-    checks: tuple[str, ...]
-
-
-def pack(bundle: Bundle) -> bytes:
-    """The bytes of a bundle file."""
-    return encode(bundle)
+LEVEL = "L1 public"
 
 
 def verify_bundle(raw: bytes, anchors: Anchors | None) -> Report:
@@ -102,10 +40,7 @@ def verify_bundle(raw: bytes, anchors: Anchors | None) -> Report:
     Raises:
         VerificationError: one byte of it, or the whole, is not what the gateway signed.
     """
-    _check_method(raw)
-    bundle = decode(raw, Bundle)
-    if bundle.version != BUNDLE_VERSION:
-        raise VerificationError(f"bundle version {bundle.version} is unknown to this verifier")
+    bundle = read_bundle(raw)
     call = bundle.receipt.call.call
     domain = Domain(call.chain_id, call.escrow)
     if anchors is not None:
@@ -130,38 +65,11 @@ def verify_bundle(raw: bytes, anchors: Anchors | None) -> Report:
         checks.append(f"the opened {opening.name} is what was signed")
     return Report(
         receipt=bundle.receipt.call.body.receipt_id,
-        level="L1 public",
+        level=LEVEL,
         is_anchored=anchors is not None,
         fee=call.fee,
         checks=tuple(checks),
     )
-
-
-def read_anchors(raw: bytes) -> Anchors:
-    """Read an anchors file; addresses as explorers show them, in mixed case, are welcome.
-
-    Raises:
-        InvalidInputError: it is not one.
-    """
-    try:
-        read = from_wire(raw, Anchors)
-        return msgspec.structs.replace(
-            read,
-            escrow=account(read.escrow),
-            gateway=account(read.gateway),
-            payouts=None if read.payouts is None else account(read.payouts),
-            epoch_root=None if read.epoch_root is None else digest(read.epoch_root),
-        )
-    except InvalidInputError as error:
-        raise InvalidInputError(f"this is no anchors file: {error}") from error
-
-
-def _check_method(raw: bytes) -> None:
-    try:
-        stated = from_wire(raw, _StatedBundle)
-    except InvalidInputError as error:
-        raise VerificationError(f"these bytes are no bundle: {error}") from error
-    check_method(stated.receipt.statement.body.method)
 
 
 def _check_anchors(receipt: Receipt, anchors: Anchors) -> None:
@@ -175,6 +83,13 @@ def _check_anchors(receipt: Receipt, anchors: Anchors) -> None:
     commons = receipt.statement.body.roles.commons
     if anchors.payouts not in (None, commons):
         raise VerificationError(f"the receipt sends commons' money to {commons}, no commons")
+    for member in receipt.call.body.mix:
+        release = anchors.release(member.release)
+        if release is None:
+            continue
+        named = (receipt.call.body.base, member.adapter, member.training_root)
+        if named != (release.base, release.adapter, release.training_root):
+            raise VerificationError(f"release {member.release} is another one on chain")
 
 
 def _check_previous(domain: Domain, bundle: Bundle) -> None:

@@ -11,7 +11,8 @@ from eth_utils.address import to_checksum_address
 from openledger.core.encoding import decode, encode
 from openledger.core.errors import InvalidInputError, VerificationError
 from openledger.core.types import Digest
-from openledger.flows.money.verify import Anchors, Bundle, Opening, read_anchors, verify_bundle
+from openledger.flows.money.verify.bundle import Anchors, Bundle, Opening, read_anchors
+from openledger.flows.money.verify.public import verify_bundle
 from openledger.lm.tokenizer import Tokenizer
 from openledger.web.operations import epochs, receipts
 from openledger.web.operations.receipts import ShowReceipt

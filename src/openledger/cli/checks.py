@@ -1,0 +1,119 @@
+"""What checking receipts needs of this machine: files, and the base model from its cache."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from openledger.core.errors import InvalidInputError, NotFoundError
+from openledger.core.types import Precision
+from openledger.flows.money.verify.bundle import Anchors, Bundle, Report, read_anchors, read_bundle
+from openledger.flows.money.verify.public import verify_bundle
+
+if TYPE_CHECKING:
+    from openledger.cli.receipt import Level
+    from openledger.flows.money.verify.audit import Audit, Retraining
+    from openledger.flows.money.verify.export import Export
+    from openledger.lm.base import BaseModel
+    from openledger.settings import Settings
+
+_TALK_EVERY = 20  # steps
+
+
+class Checker:
+    """Checks bundles with what its user named on the command line."""
+
+    def __init__(
+        self, settings: "Settings", anchors: Path | None, release: Path | None, base: Path | None
+    ) -> None:
+        self._settings = settings
+        self._anchors: Anchors | None = read_anchors(_read(anchors)) if anchors else None
+        self._release = release
+        self._base = base
+
+    def check(self, file: Path, level: "Level") -> Report:
+        """Check one bundle to a level below 3.
+
+        Raises:
+            VerificationError: it does not hold.
+        """
+        from openledger.cli.receipt import Level
+
+        raw = _read(file)
+        report = verify_bundle(raw, self._anchors)
+        if level is Level.FULL:
+            return self._full(report, read_bundle(raw))
+        if level is Level.MODEL:
+            return self._model(report, read_bundle(raw))
+        return report
+
+    def audit(
+        self, files: Sequence[Path], choice: "Retraining", talk: Callable[[str], None]
+    ) -> "Audit":
+        """Retrain for some bundles of one release.
+
+        Raises:
+            VerificationError: one of them does not hold.
+        """
+        from openledger.flows.money.verify.audit import audit, read_plan
+
+        bundles = []
+        for file in files:
+            raw = _read(file)
+            verify_bundle(raw, self._anchors)
+            bundles.append(read_bundle(raw))
+        exports = [self._export(bundle) for bundle in bundles]
+        precision = read_plan(exports[0]).recipe.precision
+        base = self._loaded(exports[0], precision)
+
+        def tell(done: int, total: int) -> None:
+            if done % _TALK_EVERY == 0 or done == total:
+                talk(f"step {done} of {total}")
+
+        with tempfile.TemporaryDirectory(prefix="openledger-audit-") as scratch:
+            return audit(bundles, exports[0], base, choice, Path(scratch), tell)
+
+    def _full(self, report: Report, bundle: Bundle) -> Report:
+        from openledger.flows.money.verify.full import LEVEL, verify_full
+        from openledger.flows.money.verify.recompute import exported_state
+
+        states = {}
+        if self._release is not None:
+            export = self._export(bundle)
+            states[export.body.release.number] = exported_state(bundle, export)
+        return report.raised(LEVEL, verify_full(bundle, self._anchors, states))
+
+    def _model(self, report: Report, bundle: Bundle) -> Report:
+        from openledger.flows.money.verify.recompute import LEVEL, recompute
+
+        export = self._export(bundle)
+        found = recompute(bundle, export, lambda one: self._loaded(export, one))
+        apart = msgspec.structs.replace(
+            report, distance_ppb=found.distance_ppb, differences=found.differences
+        )
+        return apart.raised(LEVEL, (found.check,))
+
+    def _export(self, bundle: Bundle) -> "Export":
+        from openledger.flows.money.verify.export import open_export
+
+        if self._release is None:
+            raise InvalidInputError(
+                "this level needs the release: name the folder of `model export` with --release"
+            )
+        return open_export(self._release, bundle.receipt, self._anchors)
+
+    def _loaded(self, export: "Export", precision: "Precision") -> "BaseModel":
+        from openledger.flows.money.verify.recompute import find_base
+
+        cache = Path(self._settings.home.cache).expanduser() / "models"
+        cached = sorted(cache.iterdir()) if cache.is_dir() else []
+        folders = cached if self._base is None else [self._base]
+        return find_base(export.body.release.base, folders, precision)
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        raise NotFoundError(f"there is no file {path}")
+    return path.read_bytes()

@@ -1,0 +1,221 @@
+"""Level 3: adapters trained again without one contributor each, and what that did to the answers.
+
+Recipe, texts and seed are those that were anchored before the run. Each of a few contributors is
+left out, from several seeds, since one seed's adapter differs from the next one's by itself. The
+effect of a contributor on an answer is how much likelier his texts made it; it is held against his
+share.
+
+What comes out are numbers, no verdict: shares follow influence at one point, retraining sees the
+whole way there, and with few seeds it is noisy itself.
+"""
+
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from openledger.attribution.state import AttributionState
+from openledger.core.encoding import parse_json
+from openledger.core.errors import InvalidInputError, VerificationError
+from openledger.core.types import Account, as_bytes
+from openledger.flows.money.verify.bundle import Bundle
+from openledger.flows.money.verify.export import PLAN, Export
+from openledger.flows.money.verify.recompute import exported_state, opened_ids, the_only_member
+from openledger.lm.base import BaseModel
+from openledger.lm.frozen import forget_caches, hidden_cache
+from openledger.training.recipe import Recipe
+from openledger.training.rows import Example, Row, encode_rows
+from openledger.training.split import split_by_key
+from openledger.training.steps.ensemble import Answer, Member, answer_losses, train_members
+
+LEVEL = "L3"
+_MICRO = 1_000_000
+
+Progress = Callable[[int, int], None]
+
+
+class Retraining(msgspec.Struct, frozen=True):
+    """How thorough an audit is: each left-out contributor costs one training for each seed."""
+
+    leave_outs: int = 4
+    seeds: int = 2
+
+    def __post_init__(self) -> None:
+        if self.leave_outs < 2 or self.seeds < 1:
+            raise InvalidInputError(
+                "an audit leaves out at least 2 contributors, from 1 seed or more"
+            )
+
+
+class Effect(msgspec.Struct, frozen=True):
+    """One contributor's part in all audited answers."""
+
+    account: Account
+    share_ppb: int  # as signed, mean over the receipts
+    effect_micronats: int  # per token: how much likelier his texts made the answers
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """What retraining says of receipts; floats, since nothing here is signed or paid."""
+
+    receipts: int
+    trainings: int
+    effects: tuple[Effect, ...]  # by account
+    rank_correlation: float | None  # of effects and shares, mean over receipts; None: all alike
+    total_variation: float  # of shares and positive effects, each made to sum to 1; mean
+
+
+class AuditPlan(msgspec.Struct, frozen=True):
+    """What the anchored plan of a run says of its training; the rest concerns other steps."""
+
+    recipe: Recipe
+    held_out_bps: int
+
+
+def read_plan(export: Export) -> AuditPlan:
+    """The plan in an export; its digest was held to the one that was anchored."""
+    try:
+        return msgspec.convert(parse_json((export.folder / PLAN).read_bytes()), AuditPlan)
+    except (InvalidInputError, msgspec.ValidationError) as error:
+        raise VerificationError(f"the export holds no plan of a training: {error}") from error
+
+
+def audit(
+    bundles: Sequence[Bundle],
+    export: Export,
+    base: BaseModel,
+    choice: Retraining,
+    scratch: Path,
+    progress: Progress | None = None,
+) -> Audit:
+    """Retrain, and compare with the shares of receipts that hold to level 1.
+
+    Args:
+        bundles: of one release, each with its text opened.
+        export: of that release, with the training texts.
+        base: in the recipe's precision.
+        choice: how many contributors to leave out, from how many seeds.
+        scratch: a folder for caches, which are deleted again.
+        progress: is told (steps done, steps in all).
+
+    Raises:
+        InvalidInputError: the receipts are of another method or of several releases, or the release
+            has one contributor.
+        NotFoundError: the export holds no texts.
+        VerificationError: the texts are not those that were trained on.
+    """
+    plan, seed = read_plan(export), as_bytes(export.body.release.seed)
+    for bundle in bundles:
+        the_only_member(bundle)
+    split = split_by_key(export.texts(), seed, plan.held_out_bps)
+    _check_trained_on(split.training, exported_state(bundles[0], export))
+    shares = _shares(bundles)
+    chosen = _chosen(shares, {one.account for one in split.training}, choice.leave_outs)
+    answers = [_answer(one) for one in bundles]
+    rows = encode_rows(base.tokenizer, split.training, plan.recipe.max_length)
+    members = [
+        Member(_without(rows, split.training, left_out), sha256(seed + bytes([turn])).digest())
+        for turn in range(choice.seeds)
+        for left_out in (None, *chosen)
+    ]
+    first = plan.recipe.shape(base.layers).layers[0]
+    cache = hidden_cache(scratch, base, first, [row.tokens for row in rows])
+    try:
+        adapters = train_members(base, plan.recipe, rows, cache, members, progress)
+    finally:
+        forget_caches(scratch)
+    losses = np.array(answer_losses(base, adapters, answers).tolist())
+    by_seed = losses.reshape(choice.seeds, 1 + len(chosen), len(bundles))
+    effects = (by_seed[:, 1:] - by_seed[:, :1]).mean(0).T  # (receipts, contributors)
+    return _compared(chosen, shares, effects, len(members))
+
+
+def _compared(
+    chosen: Sequence[Account],
+    shares: Sequence[dict[Account, int]],
+    effects: np.ndarray,
+    trainings: int,
+) -> Audit:
+    signed = np.array([[one.get(account, 0) for account in chosen] for one in shares], float)
+    found = [rank_correlation(*pair) for pair in zip(signed, effects, strict=True)]
+    ranked = [one for one in found if one is not None]
+    apart = [_variation(*pair) for pair in zip(signed, effects, strict=True)]
+    return Audit(
+        receipts=len(shares),
+        trainings=trainings,
+        effects=tuple(
+            Effect(account, round(share), round(effect * _MICRO))
+            for account, share, effect in sorted(
+                zip(chosen, signed.mean(0).tolist(), effects.mean(0).tolist(), strict=True)
+            )
+        ),
+        rank_correlation=float(np.mean(ranked)) if ranked else None,
+        total_variation=float(np.mean(apart)),
+    )
+
+
+def _check_trained_on(training: Sequence[Example], state: AttributionState) -> None:
+    """The training root names every text in its order, and whose each document is."""
+    owners = {entry.document: entry.account for entry in state.manifest.documents}
+    named = [(one.digest, one.document, owners[one.document]) for one in state.manifest.examples]
+    if [(one.digest, one.document, one.account) for one in training] != named:
+        raise VerificationError("the texts are not those under the training root of the receipt")
+
+
+def _shares(bundles: Sequence[Bundle]) -> list[dict[Account, int]]:
+    found = [one.receipt.statement.body.attribution.shares for one in bundles]
+    return [{share.account: share.weight_ppb for share in one} for one in found]
+
+
+def _chosen(
+    shares: Sequence[dict[Account, int]], contributors: set[Account], count: int
+) -> list[Account]:
+    """Contributors evenly over the order of what they were paid, from the most to the least."""
+    if len(contributors) < 2:
+        raise InvalidInputError("a release with one contributor has none to compare with")
+    paid = {account: sum(one.get(account, 0) for one in shares) for account in contributors}
+    ranked = sorted(contributors, key=lambda account: (-paid[account], account))
+    count = min(count, len(ranked))
+    return [ranked[turn * (len(ranked) - 1) // (count - 1)] for turn in range(count)]
+
+
+def _without(
+    rows: Sequence[Row], training: Sequence[Example], left_out: Account | None
+) -> tuple[int, ...]:
+    return tuple(
+        place for place, row in enumerate(rows) if training[row.example].account != left_out
+    )
+
+
+def _answer(bundle: Bundle) -> Answer:
+    prompt, answer = opened_ids(bundle, "prompt"), opened_ids(bundle, "answer")
+    if not answer or len(prompt) + len(answer) < 2:
+        raise InvalidInputError("an answer of no token that something stands before has no effects")
+    return Answer((*prompt, *answer), max(1, len(prompt)))
+
+
+def _variation(signed: np.ndarray, effects: np.ndarray) -> float:
+    return float(np.abs(_parts(signed) - _parts(np.maximum(effects, 0))).sum() / 2)
+
+
+def _parts(weights: np.ndarray) -> np.ndarray:
+    """Made to sum to 1; where there is no weight at all, alike."""
+    total = weights.sum()
+    return weights / total if total > 0 else np.full(len(weights), 1 / len(weights))
+
+
+def rank_correlation(one: np.ndarray, other: np.ndarray) -> float | None:
+    """Spearman's; None where one of both has no order."""
+    if len(set(one)) < 2 or len(set(other)) < 2:
+        return None
+    return float(np.corrcoef(ranks(one), ranks(other))[0, 1])
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Places in rising order; equal values share the mean of theirs."""
+    below = (values[:, None] > values[None]).sum(1)
+    equal = (values[:, None] == values[None]).sum(1)
+    ranks: np.ndarray = below + (equal - 1) / 2
+    return ranks

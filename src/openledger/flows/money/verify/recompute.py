@@ -1,0 +1,150 @@
+"""Level 2: query vector, gain and shares once more, from the model and the text of the call.
+
+Machines round differently, so the shares need not be equal; accepted is a total variation of at
+most half a point, contributors and nobody together, in the precision that the receipt names. Level
+1 alone does not prove the query vector honest.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+
+from openledger.attribution.attribute import Attributor
+from openledger.attribution.influence.gradients import probed_checkpoints
+from openledger.attribution.method import METHOD_VERSION
+from openledger.attribution.state import AttributionState, load_state
+from openledger.core.encoding import digest_of
+from openledger.core.errors import InvalidInputError, NotFoundError, VerificationError
+from openledger.core.types import Digest, Precision
+from openledger.flows.money.verify.bundle import Bundle, Difference
+from openledger.flows.money.verify.export import Export
+from openledger.lm.base import DTYPES, MANIFEST, BaseModel, load_base, read_manifest
+from openledger.lm.tiny import build_tiny
+from openledger.settlement.receipt import MixMember, why_unscored
+from openledger.settlement.shares import TOLERANCE_PPB, Attribution, distance_ppb
+
+LEVEL = "L2"
+
+
+class Recomputed(msgspec.Struct, frozen=True):
+    """What this machine makes of the same call."""
+
+    distance_ppb: int
+    differences: tuple[Difference, ...]
+    check: str
+
+
+def recompute(bundle: Bundle, export: Export, load: Callable[[Precision], BaseModel]) -> Recomputed:
+    """Attribute the call of a bundle again, in the precision it was attributed in; compare shares.
+
+    Args:
+        bundle: it holds to level 1, and opens prompt and answer.
+        export: of the release that answered.
+        load: its base model, in a precision.
+
+    Raises:
+        VerificationError: the shares are too far apart, the bundle opens no text, or the release is
+            not the receipt's.
+        InvalidInputError: the receipt is of another method, or of several releases.
+    """
+    check_method(bundle)
+    mixed = the_only_member(bundle)
+    signed = bundle.receipt.statement.body
+    reason = why_unscored(bundle.receipt.call, mixed)
+    if reason is not None:
+        return Recomputed(0, (), f"nothing was to be scored: {reason}")
+    prompt, answer = opened_ids(bundle, "prompt"), opened_ids(bundle, "answer")
+    state = load_state(export.attribution, mixed.training_root)
+    base = load(signed.precision)
+    early = state.manifest.commitment.early
+    folders = {early: export.early, mixed.adapter: export.adapter}
+    models = probed_checkpoints(base, folders.__getitem__, early, mixed.adapter)
+    found = Attributor(state, models).attribute(prompt, answer).attribution
+    distance = distance_ppb(found, signed.attribution)
+    if distance > TOLERANCE_PPB:
+        raise VerificationError(
+            f"model and text give shares that lie {distance} ppb from the signed ones; honest "
+            f"machines differ by at most {TOLERANCE_PPB}"
+        )
+    return Recomputed(
+        distance,
+        _differences(found, signed.attribution),
+        f"model and text give these shares, {distance} ppb apart (at most {TOLERANCE_PPB})",
+    )
+
+
+def the_only_member(bundle: Bundle) -> MixMember:
+    """The release that answered alone.
+
+    Raises:
+        InvalidInputError: several did, and this level cannot check what several made together.
+    """
+    first, *others = bundle.receipt.call.body.mix
+    if others:
+        raise InvalidInputError(
+            f"{1 + len(others)} releases gave this answer together, and levels 2 and 3 check "
+            "answers of one: check it to level full"
+        )
+    return first
+
+
+def check_method(bundle: Bundle) -> None:
+    """Check that this program's method is the one of a receipt; only that one can be computed.
+
+    Raises:
+        InvalidInputError: it is another.
+    """
+    method = bundle.receipt.call.body.method
+    if method != METHOD_VERSION:
+        raise InvalidInputError(
+            f"the receipt is of attribution method {method}, this program computes "
+            f"{METHOD_VERSION}: check it to level 1, or with the program of that version"
+        )
+
+
+def exported_state(bundle: Bundle, export: Export) -> AttributionState:
+    """The state of an export, held to the training root of the receipt."""
+    check_method(bundle)
+    return load_state(export.attribution, export.body.release.training_root)
+
+
+def find_base(wanted: Digest, folders: Iterable[Path], precision: Precision) -> BaseModel:
+    """Load the base model of this digest from the first folder that holds it.
+
+    Raises:
+        NotFoundError: none does.
+        DigestMismatchError: a file of it was altered.
+    """
+    for folder in folders:
+        if (folder / MANIFEST).is_file() and digest_of(read_manifest(folder)) == wanted:
+            return load_base(folder, wanted, DTYPES[precision])
+    with tempfile.TemporaryDirectory(prefix="openledger-base-") as scratch:
+        if build_tiny(Path(scratch, "tiny")) == wanted:
+            return load_base(Path(scratch, "tiny"), wanted, DTYPES[precision])
+    raise NotFoundError(f"no folder holds the base model {wanted}: name one with --base")
+
+
+def opened_ids(bundle: Bundle, name: str) -> list[int]:
+    """The token ids of the opened prompt or answer.
+
+    Raises:
+        VerificationError: the bundle does not open them, or they are none.
+    """
+    opening = next((one for one in bundle.openings if one.name == name), None)
+    if opening is None:
+        raise VerificationError(
+            f"this level needs the call's {name}: have the bundle made by `receipt show --private`"
+        )
+    try:
+        return [int(token) for token in opening.value.split()]
+    except ValueError as error:
+        raise VerificationError(f"the opened {name} is no list of token ids") from error
+
+
+def _differences(found: Attribution, signed: Attribution) -> tuple[Difference, ...]:
+    gaps = {share.account: share.weight_ppb for share in found.shares}
+    for share in signed.shares:
+        gaps[share.account] = gaps.get(share.account, 0) - share.weight_ppb
+    return tuple(Difference(account, gaps[account]) for account in sorted(gaps) if gaps[account])

@@ -1,0 +1,38 @@
+"""Evidence for pages: what the flow found, with the names that contributors go by."""
+
+import msgspec
+
+from openledger.core.types import Account, ReceiptId
+from openledger.flows.money.evidence import DocumentEvidence, Evidence, ShowEvidence
+from openledger.storage.database import Database
+from openledger.storage.records.data import accounts
+
+
+class DocumentView(DocumentEvidence, frozen=True, kw_only=True):
+    """One training document and the name of its contributor."""
+
+    contributor: str
+
+
+class EvidenceView(Evidence, frozen=True, kw_only=True):
+    """What there is to see of one answer."""
+
+    documents: tuple[DocumentView, ...]
+
+
+def evidence_view(database: Database, found: Evidence) -> EvidenceView:
+    """Put the names in."""
+    with database.read() as transaction:
+        names = {one.address: one.display_name for one in accounts.list_all(transaction)}
+    documents = tuple(
+        DocumentView(**msgspec.structs.asdict(one), contributor=names.get(one.account, ""))
+        for one in found.documents
+    )
+    return EvidenceView(**msgspec.structs.asdict(found) | {"documents": documents})
+
+
+def evidence_of(
+    database: Database, show: ShowEvidence, receipt: ReceiptId, asker: Account
+) -> msgspec.Raw:
+    """See `platform_api.EvidenceOf`."""
+    return msgspec.Raw(msgspec.json.encode(evidence_view(database, show.run(receipt, asker))))

@@ -1,0 +1,98 @@
+"""One release that was really trained, one call that was really attributed: all a checker gets."""
+
+from pathlib import Path
+
+import msgspec
+
+from openledger.core.ids import parse_release_name
+from openledger.core.types import ReceiptId
+from openledger.flows.money.infer import answer
+from openledger.flows.money.infer.request import CallRequest, Decoding
+from openledger.flows.money.verify.bundle import Anchors
+from openledger.lm.tokenizer import Tokenizer
+from openledger.storage.records.model import releases
+from openledger.web.operations import epochs, exports, models, receipts
+from openledger.web.operations.exports import NewExport
+from openledger.web.operations.models import NewRelease, NewRun
+from openledger.web.operations.receipts import ShowReceipt
+from openledger.web.work import worker_of
+from openledger.wiring.platform import Platform
+from tests import market as fair
+
+NAME = "openledger/audited"
+# Openings of tunes that the release was trained on: at least one answer owes something to them.
+PROMPTS = [
+    f"X:1\nT:{title}\nM:{metre}\nL:{length}\nK:{key}\n"
+    for title, metre, length, key in (
+        ("The Open Window", "4/4", "1/8", "G"),
+        ("Rain at the Station", "6/8", "1/8", "D"),
+        ("The Long Queue", "2/4", "1/16", "A"),
+        ("Seven Steps Down", "4/4", "1/8", "Dm"),
+        ("Borrowed Boots", "9/8", "1/8", "G"),
+        ("The Patient Ferry", "6/8", "1/8", "A"),
+    )
+]
+
+
+class Files(msgspec.Struct, frozen=True):
+    """What a party takes to another machine; the base model besides."""
+
+    public: bytes
+    private: bytes
+    full: bytes  # with all rows
+    drawn: bytes  # with the rows of two clusters
+    free: bytes  # of a call that broke, with vectors and rows: there are none
+    export: Path
+    texts: Path  # an export with the training texts
+    anchors: Anchors
+    base: Path
+    gateway_key: bytes
+    state: Path  # where the attribution state lies in the home
+    openings: exports.OpeningList
+
+
+def build_audited(platform: Platform, tokenizer: Tokenizer, root: Path) -> Files:
+    """Train, publish, ask, attribute, settle and export in a copy of the market's home."""
+    models.start(platform, NewRun((fair.DATANET,), "audited", "audited"))
+    worker_of(platform).drain()
+    models.publish(platform, NewRelease("audited", NAME))
+    calls = [ask(platform, prompt) for prompt in PROMPTS]
+    free = fair.free_call(platform, tokenizer)
+    worker_of(platform).drain()
+    platform.settle.run()
+    exports.export(platform, NewExport(NAME, str(root / "export")))
+    exports.export(platform, NewExport(NAME, str(root / "texts"), has_texts=True))
+    paid = min(calls, key=lambda one: receipts.show(platform, ShowReceipt(one)).nobody_ppb)
+    with platform.database.read() as transaction:
+        release = releases.by_name(transaction, parse_release_name(NAME))
+    return Files(
+        public=bundle(platform, ShowReceipt(paid)),
+        private=bundle(platform, ShowReceipt(paid, is_private=True)),
+        full=bundle(platform, ShowReceipt(paid, is_private=True, rows=10_000)),
+        drawn=bundle(platform, ShowReceipt(paid, rows=2, draw="mine")),
+        free=bundle(platform, ShowReceipt(free, is_private=True, rows=1)),
+        export=root / "export",
+        texts=root / "texts",
+        anchors=epochs.show(platform, epochs.Which()).anchors,
+        base=platform.models.base_folder,
+        gateway_key=platform.gateway.private_key,
+        state=platform.models.state_folder(release),
+        openings=exports.list_openings(platform, exports.Which(NAME)),
+    )
+
+
+def ask(platform: Platform, prompt: str) -> ReceiptId:
+    wanted = CallRequest(
+        fair.payer(platform).address,
+        NAME,
+        prompt,
+        max_tokens=24,
+        decoding=Decoding(temperature_milli=0),
+    )
+    made = answer.start(platform.models.desk, wanted)
+    list(made)
+    return made.result().receipt_id
+
+
+def bundle(platform: Platform, wanted: ShowReceipt) -> bytes:
+    return receipts.show(platform, wanted).bundle

@@ -1,0 +1,116 @@
+"""Retraining by the anchored recipe: what it reports, and what it will not retrain."""
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from openledger.core.encoding import encode
+from openledger.core.errors import InvalidInputError, VerificationError
+from openledger.core.types import Account
+from openledger.flows.money.verify.audit import (
+    Audit,
+    Retraining,
+    audit,
+    rank_correlation,
+    ranks,
+    read_plan,
+)
+from openledger.flows.money.verify.bundle import read_bundle
+from openledger.flows.money.verify.export import PLAN, TEXTS, Export, Texts, open_export
+from openledger.lm.base import BaseModel
+from tests.audited import Files
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def export(audited: Files) -> Export:
+    return open_export(audited.texts, read_bundle(audited.private).receipt, audited.anchors)
+
+
+def retrained(audited: Files, export: Export, base: BaseModel, folder: Path) -> Audit:
+    steps: list[tuple[int, int]] = []
+    found = audit(
+        [read_bundle(audited.private)],
+        export,
+        base,
+        Retraining(2, 2),
+        folder,
+        lambda done, total: steps.append((done, total)),
+    )
+    assert steps[-1][0] == steps[-1][1] == len(steps)
+    return found
+
+
+def test_an_audit_reports_effects_beside_shares(
+    audited: Files, export: Export, base: BaseModel, tmp_path: Path
+) -> None:
+    found = retrained(audited, export, base, tmp_path)
+    shares = {
+        share.account: share.weight_ppb
+        for share in read_bundle(audited.private).receipt.statement.body.attribution.shares
+    }
+
+    assert found.trainings == 2 * (1 + 2)
+    assert len(found.effects) == 2
+    assert all(one.share_ppb == shares.get(one.account, 0) for one in found.effects)
+    # Leaving out whoever was paid most makes the answer less likely.
+    assert max(found.effects, key=lambda one: one.share_ppb).effect_micronats > 0
+    assert 0 <= found.total_variation <= 1
+    assert list(tmp_path.iterdir()) == []  # no cache is left that tells the texts
+
+
+def test_texts_that_were_not_trained_on_are_not_retrained(
+    audited: Files, export: Export, base: BaseModel, tmp_path: Path
+) -> None:
+    """The training root knows whose each text is: an export cannot name another owner."""
+    examples = export.texts()
+    thief = Account("0x" + "9" * 40)
+    stolen = tuple(msgspec.structs.replace(one, account=thief) for one in examples)
+    folder = Path(shutil.copytree(export.folder, tmp_path / "copy"))
+    (folder / TEXTS).write_bytes(encode(Texts(stolen)))
+    forged = Export(folder, export.body)
+
+    assert forged.texts() == stolen  # digests alone do not tell it
+    with pytest.raises(VerificationError, match="under the training root"):
+        retrained(audited, forged, base, tmp_path)
+
+
+def test_an_audit_has_something_to_compare() -> None:
+    for leave_outs, seeds in ((1, 1), (2, 0)):
+        with pytest.raises(InvalidInputError, match="at least 2"):
+            Retraining(leave_outs, seeds)
+
+
+def test_an_answer_without_tokens_has_no_effects(
+    audited: Files, export: Export, base: BaseModel, tmp_path: Path
+) -> None:
+    bundle = read_bundle(audited.private)
+    openings = tuple(
+        msgspec.structs.replace(one, value="") if one.name == "answer" else one
+        for one in bundle.openings
+    )
+    empty = msgspec.structs.replace(bundle, openings=openings)
+
+    with pytest.raises(InvalidInputError, match="no token"):
+        audit([empty], export, base, Retraining(), tmp_path)
+
+
+def test_a_plan_that_is_none_is_refused(export: Export, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(export.folder, tmp_path / "copy"))
+    for raw in (b"{}", b"x"):
+        (folder / PLAN).write_bytes(raw)
+        with pytest.raises(VerificationError, match="no plan"):
+            read_plan(Export(folder, export.body))
+
+
+def test_ranks_of_equal_values_are_shared() -> None:
+    one, other = np.array([1.0, 2.0, 2.0, 4.0]), np.array([2.0, 5.0, 5.0, 9.0])
+
+    assert ranks(one).tolist() == [0.0, 1.5, 1.5, 3.0]
+    assert rank_correlation(one, other) == pytest.approx(1.0)
+    assert rank_correlation(one, -other) == pytest.approx(-1.0)
+    assert rank_correlation(one, np.ones(4)) is None
