@@ -187,7 +187,13 @@ def test_a_gain_over_the_base_is_owed_no_less_when_it_grows(gain: Gain, more: in
 
 def test_the_least_denominator_is_one_nat() -> None:
     least = LEAST_OVER_NULL_MICRONATS
-    shares = {-(10**9): 0, 0: 0, least // 2: 250_000_000, least: 500_000_000, 2 * least: 250_000_000}
+    shares = {
+        -(10**9): 0,
+        0: 0,
+        least // 2: 250_000_000,
+        least: 500_000_000,
+        2 * least: 250_000_000,
+    }
 
     for over_null, share in shares.items():
         assert data_share_ppb(Gain(500_000, over_null, CAP_PPB)) == share
