@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from openledger.attribution.credit.signatures import Signatures
 from openledger.attribution.influence.gradients import (
     Batch,
     ProbedModel,
@@ -48,7 +49,7 @@ _NO_QUERY = np.zeros(0, np.int16)
 class AnswerAttribution(msgspec.Struct, frozen=True):
     """Whose data made one answer, with the integers it follows from."""
 
-    tokens: int  # that had a gain: those of the answer that something stands before
+    tokens: int  # that count: something stands before them, and they are in no signature
     gain: Gain
     query: Digest  # of the query vector; of no bytes where nothing was owed and none was made
     clusters: tuple[ClusterScore, ...]  # all of them, in order; none where nothing was owed
@@ -71,6 +72,7 @@ class Attributor:
         self._model = model
         self._sketch = Sketch(commitment.seed, commitment.layout)
         self._null_logs = _null_logs(state.rows.counts)
+        self._signatures = Signatures(state.rows.signatures)
         self._sharing = _documents_by_cluster(state)
 
     def attribute(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> AnswerAttribution:
@@ -108,12 +110,19 @@ class Attributor:
         return self._score(self._quantised(self._vector(batch, states)))
 
     def _batch(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Batch | None:
-        """One row; None where no token of the answer has anything before it."""
+        """One row; None where no token of the answer counts.
+
+        The first token of all does not, having nothing before it, nor does one in a signature.
+        """
         answer = list(answer_ids)[:LONGEST_SEQUENCE]
         prompt = list(prompt_ids)[max(0, len(prompt_ids) + len(answer) - LONGEST_SEQUENCE) :]
         start = max(1, len(prompt))
         row = [*prompt, *answer]
-        return self._model.batch([row], [start]) if len(row) > start else None
+        if len(row) <= start:
+            return None
+        batch = self._model.batch([row], [start])
+        batch.weights[0, torch.tensor(self._signatures.cover(row)[1:])] = 0
+        return batch if bool(batch.weights.any()) else None
 
     def _quantised(self, vector: Tensor) -> np.ndarray:
         commitment = self._state.manifest.commitment
@@ -123,7 +132,7 @@ class Attributor:
         with_adapter = log_chances(self._model, batch, states.detach())  # (N,)
         plain = self._model.upper(batch, is_adapted=False)
         without = log_chances(self._model, batch, plain)
-        tokens = batch.ids[0, -len(without) :]
+        tokens = batch.ids[0, 1:][batch.weights[0] > 0]
         gains = [with_adapter - without, with_adapter - self._null_logs[tokens]]
         if not all(bool(torch.isfinite(gain).all()) for gain in gains):
             return Gain(0, 0, CAP_PPB)
@@ -158,7 +167,7 @@ class Attributor:
         if len(members) > 1:
             scores = dot(query, self._state.rows.documents[[member.row for member in members]])
         return tuple(
-            DocumentScore(member.entry.document, member.entry.account, score)
+            DocumentScore(member.entry.document, member.entry.account, score, member.entry.parts)
             for member, score in zip(members, scores, strict=True)
         )
 

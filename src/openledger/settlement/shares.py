@@ -8,6 +8,8 @@ those of method version 1 (docs/protocol/attribution.md):
   floor is subtracted, and what falls below the floors goes to nobody, never to the others.
 - Inside a paid cluster credit goes to documents by the positive part of their score, and an
   account earns the sum over its documents: splitting them among accounts changes nothing.
+- What an earlier account wrote of a document is that account's, whoever brought it later; a part
+  without an account is nobody's.
 """
 
 import msgspec
@@ -28,12 +30,20 @@ class Gain(msgspec.Struct, frozen=True):
     cap_ppb: int  # the most that contributors may get
 
 
+class CreditPart(msgspec.Struct, frozen=True):
+    """What one account has of a document; fixed at release."""
+
+    account: Account | None  # None: nobody is paid for it
+    weight: int  # above 0; against those of the document's other parts
+
+
 class DocumentScore(msgspec.Struct, frozen=True):
     """The signed influence of one training document on the answer."""
 
     document: int  # its place in the ordered training manifest
-    account: Account
+    account: Account  # who brought it
     score: int
+    parts: tuple[CreditPart, ...] = ()  # by account, nobody last; none: all of it is the account's
 
 
 class ClusterScore(msgspec.Struct, frozen=True):
@@ -70,7 +80,8 @@ def check_scores(method: int, gain: Gain, clusters: tuple[ClusterScore, ...]) ->
 
     Raises:
         VerificationError: the cap is not the method's, a floor is negative, a paid cluster has no
-            documents, or a cluster is not the sum of its documents.
+            documents, a cluster is not the sum of its documents, or a part of a document has no
+            weight.
     """
     # A call that cost nothing is not scored: its gain is 0 whatever the cap.
     if gain.over_base_micronats and gain.cap_ppb != CAP_PPB_OF_METHOD.get(method):
@@ -83,6 +94,9 @@ def check_scores(method: int, gain: Gain, clusters: tuple[ClusterScore, ...]) ->
         total = sum(document.score for document in cluster.documents)
         if cluster.documents and total != cluster.score:
             raise VerificationError(f"cluster {cluster.cluster} is not the sum of its documents")
+        parts = [part for document in cluster.documents for part in document.parts]
+        if any(part.weight <= 0 for part in parts):
+            raise VerificationError(f"cluster {cluster.cluster} has a document's part of no weight")
 
 
 def shares(gain: Gain, clusters: tuple[ClusterScore, ...]) -> Attribution:
@@ -105,4 +119,8 @@ def _credit(cluster: ClusterScore, part: int, earned: dict[Account, int]) -> Non
     documents = sorted(cluster.documents, key=lambda document: document.document)
     scores = [max(0, document.score) for document in documents]
     for document, piece in zip(documents, apportion(part, scores), strict=True):
-        earned[document.account] = earned.get(document.account, 0) + piece
+        owned = document.parts or (CreditPart(document.account, 1),)
+        divided = apportion(piece, [one.weight for one in owned])
+        for one, amount in zip(owned, divided, strict=True):
+            if one.account is not None:
+                earned[one.account] = earned.get(one.account, 0) + amount
