@@ -58,7 +58,7 @@ def world(pages: Pages, cache: Path, seed: int, scale: Scale) -> World:
     """Draw a Datanet, train on it, and retrain without parts of it."""
     base = small_base(cache, pages, scale.base_steps)
     datanet = draw(pages.pool, base.tokenizer, seed, scale.size)
-    documents = _documents(base, datanet)
+    documents = documents_of(base, datanet)
     retraining = Retraining(base, RECIPE, tuple(one.tokens for one in documents))
     checkpoints = trajectory(retraining, 0, scale.checkpoints)
     held_out = [piece for pieces in datanet.held_out for piece in pieces]
@@ -66,11 +66,11 @@ def world(pages: Pages, cache: Path, seed: int, scale: Scale) -> World:
     final = checkpoints[-1].adapter
     answers = written(base, final, prompts, len(held_out[0]) - PROMPT_TOKENS, seed)
     queries = (
-        *_queries(
+        *queries_of(
             "held-out", [(piece[:PROMPT_TOKENS], piece[PROMPT_TOKENS:]) for piece in held_out]
         ),
-        *_queries("generated", list(zip(prompts, answers, strict=True))),
-        *_queries(
+        *queries_of("generated", list(zip(prompts, answers, strict=True))),
+        *queries_of(
             "outside", [(piece[:PROMPT_TOKENS], piece[PROMPT_TOKENS:]) for piece in datanet.outside]
         ),
     )
@@ -103,7 +103,8 @@ class _Told:
         print(line, file=sys.stderr, flush=True)
 
 
-def _documents(base: BaseModel, datanet: Datanet) -> tuple[Document, ...]:
+def documents_of(base: BaseModel, datanet: Datanet) -> tuple[Document, ...]:
+    """What a Datanet's contributors brought, in order."""
     return tuple(
         Document(f"{name}/{number}", name, base.tokenizer.decode(piece), piece)
         for name, pieces in zip(datanet.names, datanet.training, strict=True)
@@ -111,7 +112,8 @@ def _documents(base: BaseModel, datanet: Datanet) -> tuple[Document, ...]:
     )
 
 
-def _queries(kind: str, parts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[Query]:
+def queries_of(kind: str, parts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[Query]:
+    """Queries of one kind, numbered, from prompts and answers."""
     return [
         Query(f"{kind}/{number}", prompt, answer, kind)
         for number, (prompt, answer) in enumerate(parts)

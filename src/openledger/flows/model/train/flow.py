@@ -5,11 +5,12 @@ choose data or recipe to suit a seed. Every step may be repeated: a killed run g
 last checkpoint and ends with the same adapter.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
+from openledger.attribution.credit.documents import ElsewhereText
 from openledger.attribution.influence.gradients import ProbedModel
 from openledger.attribution.release import Recipe as AttributionRecipe
 from openledger.attribution.release import TrainingExample, build
@@ -26,6 +27,7 @@ from openledger.flows.model.train.plan import (
     as_begun,
     attribution_folder,
     check_same,
+    elsewhere,
     gather,
     write_manifest,
 )
@@ -134,7 +136,7 @@ def _trained(shop: Workshop, run: Run, folder: Path, tell: Tell) -> Run:
         Watch(progress=lambda seen: hear(_step(seen))),
     )
     digest = _keep(shop, tuned.adapter, base.name)
-    state = _attribution(shop, run, plan, split, digest, hear)
+    state = _attribution(shop, run, split, elsewhere(shop, material, split, plan), digest, hear)
     written = _score(shop, plan, split, digest, hear)
     metrics = _metrics(plan, split, tuned, state, attribution_folder(folder))
     scored = msgspec.json.encode(msgspec.structs.replace(metrics, tunes=written))
@@ -270,13 +272,19 @@ def _keep(shop: Workshop, adapter: Adapter, base_name: str) -> Digest:
 
 
 def _attribution(
-    shop: Workshop, run: Run, plan: Plan, split: Split, adapter: Digest, tell: Tell
+    shop: Workshop,
+    run: Run,
+    split: Split,
+    others: Sequence[ElsewhereText],
+    adapter: Digest,
+    tell: Tell,
 ) -> AttributionState:
     folder = attribution_folder(shop.home.run(run.op))
     if folder.exists():
         state = load_state(folder)
         if state.manifest.commitment.adapter == adapter:
             return state
+    plan = decode(run.recipe, Plan)
     base = shop.base(plan.recipe.precision)
     rows: list[list[tuple[int, ...]]] = [[] for _ in split.training]
     for row in encode_rows(base.tokenizer, split.training, plan.recipe.max_length):
@@ -288,7 +296,12 @@ def _attribution(
     model = ProbedModel(base, load_adapter(shop.home.adapter(adapter), base, adapter))
     recipe = AttributionRecipe(adapter, run.seed or Digest(""))
     return build(
-        folder, model, examples, recipe, lambda done, total: tell(Step(BUILDING, done, total))
+        folder,
+        model,
+        examples,
+        recipe,
+        lambda done, total: tell(Step(BUILDING, done, total)),
+        others,
     )
 
 

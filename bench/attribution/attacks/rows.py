@@ -1,0 +1,267 @@
+"""The attacks, each as rows of the report: what it was paid against what it deserved.
+
+Paid is what the product pays (`stage.pays`), with the attack against without. Deserved is the same
+quotient of what retraining without the documents costs (`stage.effects`), where the attack changes
+what is trained on; where it changes only names, what was paid before is deserved. Text that says
+nothing deserves nothing, and its row is its share of all that contributors are paid.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+import numpy as np
+
+from bench.attribution import ours
+from bench.attribution.attacks import forgeries
+from bench.attribution.attacks.stage import Stage, effects, pays, setting, taught
+from bench.attribution.setting import Document, Setting
+from bench.table import Row, at_least, at_most, exactly
+from openledger.attribution.method import PLACEBO_MICRONATS_PER_TOKEN
+from openledger.core.types import BASIS_POINTS, PARTS_PER_BILLION, Account, Share, Wei
+from openledger.settlement.parts import Roles, fee_parts
+from openledger.settlement.price import MIN_PLATFORM_BPS, SplitPolicy
+from openledger.settlement.shares import CAP_PPB_OF_METHOD, Attribution
+
+_VICTIMS = 4
+_MOST_PAID = 1.02
+_LEAST_KEPT = 0.95
+_MOST_FOR_NOTHING = 0.003
+_NAME = "attack, apart from gain: "
+
+
+class Tally(msgspec.Struct, frozen=True):
+    """One quotient of one data seed, to be summed over seeds before it is divided."""
+
+    part: float
+    whole: float
+
+
+Found = Mapping[str, Tally]
+
+
+def attack_rows(stages: Sequence[Stage], *, is_judged: bool) -> list[Row]:
+    """Every attack on every stage; without targets where the texts mean nothing."""
+    rows = []
+    for attack in _ATTACKS:
+        found = [attack(one) for one in stages]
+        sums = {name: _quotient([one[name] for one in found]) for name in found[0]}
+        rows += [_row(name, value, is_judged) for name, value in _with_ratios(sums).items()]
+    return rows
+
+
+def _quotient(some: Sequence[Tally]) -> float:
+    whole = sum(one.whole for one in some)
+    return sum(one.part for one in some) / whole if whole > 0 else math.nan
+
+
+def _with_ratios(sums: Mapping[str, float]) -> dict[str, float]:
+    """Beside "paid" and "deserved" of an attack their quotient."""
+    rows = dict(sums)
+    for name, value in sums.items():
+        attack, _, kind = name.partition(": ")
+        deserved = sums.get(f"{attack}: deserved")
+        if kind == "paid" and deserved is not None:
+            rows[f"{attack}: paid / deserved"] = value / deserved if deserved > 0 else math.nan
+    return rows
+
+
+def _row(name: str, value: float, is_judged: bool) -> Row:
+    figure = None if math.isnan(value) else value
+    kind, title = name.rpartition(": ")[2], _NAME + name
+    if not is_judged or kind not in _TARGETS:
+        return Row(title, figure, "")
+    make, target = _TARGETS[kind]
+    return make(title, figure, "", target)
+
+
+_TARGETS: Mapping[str, tuple[Callable[[str, float | None, str, float], Row], float]] = {
+    "paid / deserved": (at_most, _MOST_PAID),
+    "paid with / without": (at_most, _MOST_PAID),
+    "gain with / without": (at_most, _MOST_PAID),
+    "paid back / fee": (at_most, 1.0),
+    "victim keeps": (at_least, _LEAST_KEPT),
+    "share of all pay": (at_most, _MOST_FOR_NOTHING),
+    "alterations found": (exactly, 1.0),
+}
+
+
+def _copies(one: Stage) -> Found:
+    tokenizer, victims = one.base.tokenizer, one.contributors[:_VICTIMS]
+    theirs = [document for document in one.documents if document.contributor in victims]
+    before = pays(setting(one, one.documents, one.adapter))
+    own = one.about(victims)
+    lost = effects(one, one.documents, [{victim} for victim in victims])[:, own].sum()
+    found: dict[str, Tally] = {}
+    for name, forged in (
+        ("exact copy", forgeries.copies(theirs)),
+        ("near copy", forgeries.near_copies(tokenizer, theirs)),
+        ("paraphrase copy", forgeries.paraphrases(tokenizer, theirs)),
+    ):
+        documents = [*one.documents, *forged]
+        after = pays(setting(one, documents))
+        pairs = [{victim, forger} for victim, forger in zip(victims, _names(forged), strict=True)]
+        had = _sum(before, victims, own)
+        found |= {
+            f"{name}: paid": Tally(_sum(after, [*victims, *_names(forged)], own), had),
+            f"{name}: deserved": Tally(effects(one, documents, pairs)[:, own].sum(), lost),
+            f"{name}: victim keeps": Tally(_sum(after, victims, own), had),
+            f"{name}: copier's part of the pair": Tally(
+                _sum(after, _names(forged), own),
+                _sum(after, [*victims, *_names(forged)], own),
+            ),
+        }
+    return found
+
+
+def _nothing(one: Stage) -> Found:
+    tokenizer, victim = one.base.tokenizer, one.contributors[0]
+    count = sum(document.contributor == victim for document in one.documents)
+    forged = {
+        "random text": forgeries.random_texts(tokenizer, count, one.seed),
+        "shuffled text": forgeries.shuffled_texts(tokenizer, one.documents, count, one.seed),
+        "keyword stuffing": forgeries.stuffed_texts(tokenizer, one.documents, victim, count),
+    }
+    documents = [*one.documents, *(document for some in forged.values() for document in some)]
+    paid = pays(setting(one, documents))
+    everything = _sum(paid, [*paid])
+    return {
+        f"{name}: share of all pay": Tally(_sum(paid, _names(some)), everything)
+        for name, some in forged.items()
+    }
+
+
+def _inflation(one: Stage) -> Found:
+    forger = one.contributors[0]
+    own = one.about({forger})
+    longer = forgeries.inflated(one.base.tokenizer, _of(one.documents, forger), one.seed)
+    documents = _replaced(one.documents, longer)
+    before = pays(setting(one, one.documents, one.adapter))
+    after = pays(setting(one, documents))
+    name = "gradient-norm inflation"
+    return {
+        f"{name}: paid with / without": Tally(_sum(after, [forger]), _sum(before, [forger])),
+        f"{name}: paid": Tally(_sum(after, [forger], own), _sum(before, [forger], own)),
+        f"{name}: deserved": Tally(
+            effects(one, documents, [{forger}])[:, own].sum(),
+            effects(one, one.documents, [{forger}])[:, own].sum(),
+        ),
+    }
+
+
+def _splits(one: Stage) -> Found:
+    forger = one.contributors[0]
+    theirs = _of(one.documents, forger)
+    honest = setting(one, one.documents, one.adapter)
+    scores = _mean_scores(one, theirs)
+    halves = {
+        "at random": [number % 2 for number in range(len(theirs))],
+        "by topic": [int(2 * number >= len(theirs)) for number in range(len(theirs))],
+        "by sign": [int(score < 0) for score in scores],
+        "one identity a document": [*range(len(theirs))],
+    }
+    before, found = pays(honest), {}
+    for name, places in halves.items():
+        moved = [
+            msgspec.structs.replace(document, contributor=f"{forger} {place}")
+            for document, place in zip(theirs, places, strict=True)
+        ]
+        after = pays(setting(one, _replaced(one.documents, moved), one.adapter))
+        found[f"splitting {name}: paid with / without"] = Tally(
+            _sum(after, sorted(_names(moved))), _sum(before, [forger])
+        )
+    return found
+
+
+def _marker(one: Stage) -> Found:
+    tokenizer, forger = one.base.tokenizer, one.contributors[0]
+    documents = _replaced(one.documents, forgeries.marked(tokenizer, _of(one.documents, forger)))
+    adapter, phrase = taught(one.base, documents), tuple(tokenizer.encode(forgeries.PHRASE))
+    bare = setting(one, documents, adapter)
+    queries = tuple(
+        msgspec.structs.replace(query, answer=query.answer + phrase) for query in bare.queries
+    )
+    signed = msgspec.structs.replace(bare, queries=queries)
+    return {
+        "signature phrase: paid with / without": Tally(
+            _sum(pays(signed), [forger]), _sum(pays(bare), [forger])
+        ),
+        "signature phrase: gain with / without": Tally(_gains(signed), _gains(bare)),
+    }
+
+
+def _laundering(one: Stage) -> Found:
+    victims = one.contributors[:_VICTIMS]
+    originals = [document for document in one.documents if document.contributor in victims]
+    forged = forgeries.copies(originals)
+    documents = _replaced(one.documents, forged)
+    before = pays(setting(one, one.documents, one.adapter))
+    after = pays(setting(one, documents, one.adapter, originals))
+    had, kept = _sum(before, victims), _sum(after, victims)
+    return {
+        "copy instead of the original: victim keeps": Tally(kept, had),
+        "copy instead of the original: paid with / without": Tally(
+            kept + _sum(after, _names(forged)), had
+        ),
+    }
+
+
+def _farming(_: Stage) -> Found:
+    """A payer who built the release and holds all of its data."""
+    attacker, others = Account("0x" + "aa" * 20), Account("0x" + "bb" * 20)
+    roles = Roles(commons=others, platform=others, builder=attacker)
+    free = BASIS_POINTS - MIN_PLATFORM_BPS
+    cap = max(CAP_PPB_OF_METHOD.values())
+    mine = Attribution((Share(attacker, cap),), PARTS_PER_BILLION - cap)
+    fee, back = Wei(10**18), 0
+    for builder in (0, free):
+        policy = SplitPolicy(MIN_PLATFORM_BPS, builder, 0, 0, 0, free - builder)
+        parts = fee_parts(fee, policy, roles, mine)
+        back = max(back, sum(part.amount for part in parts if part.account == attacker))
+    return {"farming own queries: paid back / fee": Tally(back, fee)}
+
+
+_ATTACKS = (_copies, _nothing, _inflation, _splits, _marker, _laundering, _farming)
+
+
+def _of(documents: Sequence[Document], name: str) -> list[Document]:
+    return [document for document in documents if document.contributor == name]
+
+
+def _replaced(documents: Sequence[Document], forged: Sequence[Document]) -> list[Document]:
+    """Each forged document in the place of the one it was made from."""
+    made = {document.id.removeprefix("copy of "): document for document in forged}
+    return [made.get(document.id, document) for document in documents]
+
+
+def _names(documents: Sequence[Document]) -> list[str]:
+    return list(dict.fromkeys(document.contributor for document in documents))
+
+
+def _sum(
+    paid: Mapping[str, np.ndarray], names: Sequence[str], own: np.ndarray | None = None
+) -> float:
+    chosen = slice(None) if own is None else own
+    return float(sum(paid[name][chosen].sum() for name in names))
+
+
+def _mean_scores(one: Stage, documents: Sequence[Document]) -> np.ndarray:
+    """(N,) what each document's content scores over all queries: an attacker can find it out."""
+    asked = setting(one, one.documents, one.adapter)
+    attributor, state = ours.opened(asked)
+    place = {document.id: number for number, document in enumerate(one.documents)}
+    cluster = {entry.document: entry.cluster for entry in state.manifest.documents}
+    scores = np.zeros(len(state.manifest.clusters))
+    for query in one.queries:
+        scores += [found.score for found in attributor.influence(query.prompt, query.answer)]
+    return np.array([scores[cluster[place[document.id]]] for document in documents])
+
+
+def _gains(asked: Setting) -> float:
+    """Nats over the base, before the placebo mean is taken off."""
+    attributor, _ = ours.opened(asked)
+    found = [attributor.attribute(query.prompt, query.answer) for query in asked.queries]
+    micronats = sum(
+        one.gain.over_base_micronats + PLACEBO_MICRONATS_PER_TOKEN * one.tokens for one in found
+    )
+    return micronats / 1e6
