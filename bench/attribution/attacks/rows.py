@@ -1,6 +1,6 @@
 """The attacks, each as rows of the report: what it was paid against what it deserved.
 
-Paid is what the product pays (`stage.pays`), with the attack against without. Deserved is the same
+Paid is what the product pays (`Payer.pays`), with the attack against without. Deserved is the same
 quotient of what retraining without the documents costs (`stage.effects`), where the attack changes
 what is trained on; where it changes only names, what was paid before is deserved. Text that says
 nothing deserves nothing, and its row is its share of all that contributors are paid.
@@ -12,12 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 import numpy as np
 
-from bench.attribution import ours
 from bench.attribution.attacks import forgeries
-from bench.attribution.attacks.stage import Stage, effects, pays, setting, taught
-from bench.attribution.setting import Document, Setting
+from bench.attribution.attacks.stage import Stage, effects, payer
+from bench.attribution.setting import Document
 from bench.table import Row, at_least, at_most, exactly
-from openledger.attribution.method import PLACEBO_MICRONATS_PER_TOKEN
 from openledger.core.types import BASIS_POINTS, PARTS_PER_BILLION, Account, Share, Wei
 from openledger.settlement.parts import Roles, fee_parts
 from openledger.settlement.price import MIN_PLATFORM_BPS, SplitPolicy
@@ -89,9 +87,8 @@ _TARGETS: Mapping[str, tuple[Callable[[str, float | None, str, float], Row], flo
 def _copies(one: Stage) -> Found:
     tokenizer, victims = one.base.tokenizer, one.contributors[:_VICTIMS]
     theirs = [document for document in one.documents if document.contributor in victims]
-    before = pays(setting(one, one.documents, one.adapter))
     own = one.about(victims)
-    lost = effects(one, one.documents, [{victim} for victim in victims])[:, own].sum()
+    lost = effects(one, one.documents, [victims])[:, own].sum()
     found: dict[str, Tally] = {}
     for name, forged in (
         ("exact copy", forgeries.copies(theirs)),
@@ -99,16 +96,15 @@ def _copies(one: Stage) -> Found:
         ("paraphrase copy", forgeries.paraphrases(tokenizer, theirs)),
     ):
         documents = [*one.documents, *forged]
-        after = pays(setting(one, documents))
-        pairs = [{victim, forger} for victim, forger in zip(victims, _names(forged), strict=True)]
-        had = _sum(before, victims, own)
+        after = payer(one, documents).pays(one.queries)
+        pairs = [*victims, *_names(forged)]
+        had = _sum(one.paid, victims, own)
         found |= {
-            f"{name}: paid": Tally(_sum(after, [*victims, *_names(forged)], own), had),
-            f"{name}: deserved": Tally(effects(one, documents, pairs)[:, own].sum(), lost),
+            f"{name}: paid": Tally(_sum(after, pairs, own), had),
+            f"{name}: deserved": Tally(effects(one, documents, [pairs])[:, own].sum(), lost),
             f"{name}: victim keeps": Tally(_sum(after, victims, own), had),
             f"{name}: copier's part of the pair": Tally(
-                _sum(after, _names(forged), own),
-                _sum(after, [*victims, *_names(forged)], own),
+                _sum(after, _names(forged), own), _sum(after, pairs, own)
             ),
         }
     return found
@@ -123,7 +119,7 @@ def _nothing(one: Stage) -> Found:
         "keyword stuffing": forgeries.stuffed_texts(tokenizer, one.documents, victim, count),
     }
     documents = [*one.documents, *(document for some in forged.values() for document in some)]
-    paid = pays(setting(one, documents))
+    paid = payer(one, documents).pays(one.queries)
     everything = _sum(paid, [*paid])
     return {
         f"{name}: share of all pay": Tally(_sum(paid, _names(some)), everything)
@@ -136,12 +132,11 @@ def _inflation(one: Stage) -> Found:
     own = one.about({forger})
     longer = forgeries.inflated(one.base.tokenizer, _of(one.documents, forger), one.seed)
     documents = _replaced(one.documents, longer)
-    before = pays(setting(one, one.documents, one.adapter))
-    after = pays(setting(one, documents))
+    after = payer(one, documents).pays(one.queries)
     name = "gradient-norm inflation"
     return {
-        f"{name}: paid with / without": Tally(_sum(after, [forger]), _sum(before, [forger])),
-        f"{name}: paid": Tally(_sum(after, [forger], own), _sum(before, [forger], own)),
+        f"{name}: paid with / without": Tally(_sum(after, [forger]), _sum(one.paid, [forger])),
+        f"{name}: paid": Tally(_sum(after, [forger], own), _sum(one.paid, [forger], own)),
         f"{name}: deserved": Tally(
             effects(one, documents, [{forger}])[:, own].sum(),
             effects(one, one.documents, [{forger}])[:, own].sum(),
@@ -152,7 +147,6 @@ def _inflation(one: Stage) -> Found:
 def _splits(one: Stage) -> Found:
     forger = one.contributors[0]
     theirs = _of(one.documents, forger)
-    honest = setting(one, one.documents, one.adapter)
     scores = _mean_scores(one, theirs)
     halves = {
         "at random": [number % 2 for number in range(len(theirs))],
@@ -160,15 +154,15 @@ def _splits(one: Stage) -> Found:
         "by sign": [int(score < 0) for score in scores],
         "one identity a document": [*range(len(theirs))],
     }
-    before, found = pays(honest), {}
+    found = {}
     for name, places in halves.items():
         moved = [
             msgspec.structs.replace(document, contributor=f"{forger} {place}")
             for document, place in zip(theirs, places, strict=True)
         ]
-        after = pays(setting(one, _replaced(one.documents, moved), one.adapter))
+        after = payer(one, _replaced(one.documents, moved), one.adapter).pays(one.queries)
         found[f"splitting {name}: paid with / without"] = Tally(
-            _sum(after, sorted(_names(moved))), _sum(before, [forger])
+            _sum(after, sorted(_names(moved))), _sum(one.paid, [forger])
         )
     return found
 
@@ -176,17 +170,15 @@ def _splits(one: Stage) -> Found:
 def _marker(one: Stage) -> Found:
     tokenizer, forger = one.base.tokenizer, one.contributors[0]
     documents = _replaced(one.documents, forgeries.marked(tokenizer, _of(one.documents, forger)))
-    adapter, phrase = taught(one.base, documents), tuple(tokenizer.encode(forgeries.PHRASE))
-    bare = setting(one, documents, adapter)
-    queries = tuple(
-        msgspec.structs.replace(query, answer=query.answer + phrase) for query in bare.queries
-    )
-    signed = msgspec.structs.replace(bare, queries=queries)
+    phrase = tuple(tokenizer.encode(forgeries.PHRASE))
+    signed = [msgspec.structs.replace(query, answer=query.answer + phrase) for query in one.queries]
+    attacked, name = payer(one, documents), "signature phrase"
+    with_it, without = attacked.pays(signed), attacked.pays(one.queries)
     return {
-        "signature phrase: paid with / without": Tally(
-            _sum(pays(signed), [forger]), _sum(pays(bare), [forger])
+        f"{name}: paid with / without": Tally(_sum(with_it, [forger]), _sum(without, [forger])),
+        f"{name}: gain with / without": Tally(
+            attacked.gained(signed), attacked.gained(one.queries)
         ),
-        "signature phrase: gain with / without": Tally(_gains(signed), _gains(bare)),
     }
 
 
@@ -195,9 +187,8 @@ def _laundering(one: Stage) -> Found:
     originals = [document for document in one.documents if document.contributor in victims]
     forged = forgeries.copies(originals)
     documents = _replaced(one.documents, forged)
-    before = pays(setting(one, one.documents, one.adapter))
-    after = pays(setting(one, documents, one.adapter, originals))
-    had, kept = _sum(before, victims), _sum(after, victims)
+    after = payer(one, documents, one.adapter, originals).pays(one.queries)
+    had, kept = _sum(one.paid, victims), _sum(after, victims)
     return {
         "copy instead of the original: victim keeps": Tally(kept, had),
         "copy instead of the original: paid with / without": Tally(
@@ -247,21 +238,10 @@ def _sum(
 
 def _mean_scores(one: Stage, documents: Sequence[Document]) -> np.ndarray:
     """(N,) what each document's content scores over all queries: an attacker can find it out."""
-    asked = setting(one, one.documents, one.adapter)
-    attributor, state = ours.opened(asked)
+    attacked = payer(one, one.documents, one.adapter)
     place = {document.id: number for number, document in enumerate(one.documents)}
-    cluster = {entry.document: entry.cluster for entry in state.manifest.documents}
-    scores = np.zeros(len(state.manifest.clusters))
-    for query in one.queries:
-        scores += [found.score for found in attributor.influence(query.prompt, query.answer)]
+    cluster = attacked.clusters
+    scores = np.zeros(max(cluster) + 1)
+    for found in attacked.influence(one.queries):
+        scores += [each.score for each in found]
     return np.array([scores[cluster[place[document.id]]] for document in documents])
-
-
-def _gains(asked: Setting) -> float:
-    """Nats over the base, before the placebo mean is taken off."""
-    attributor, _ = ours.opened(asked)
-    found = [attributor.attribute(query.prompt, query.answer) for query in asked.queries]
-    micronats = sum(
-        one.gain.over_base_micronats + PLACEBO_MICRONATS_PER_TOKEN * one.tokens for one in found
-    )
-    return micronats / 1e6

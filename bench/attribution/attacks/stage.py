@@ -17,10 +17,12 @@ from bench.attribution.setting import Checkpoint, Document, Query, Setting
 from bench.attribution.small_base import small_base
 from bench.attribution.tiny import PROMPT_TOKENS, RECIPE, Scale, documents_of, queries_of
 from bench.attribution.truth import Retraining, written
-from openledger.core.types import PARTS_PER_BILLION
+from openledger.attribution.attribute import Attributor
+from openledger.attribution.method import PLACEBO_MICRONATS_PER_TOKEN
+from openledger.core.types import PARTS_PER_BILLION, Account
 from openledger.lm.base import BaseModel
 from openledger.lm.lora import Adapter
-from openledger.settlement.shares import Gain, shares
+from openledger.settlement.shares import ClusterScore, Gain, shares
 
 _FULL = Gain(over_base_micronats=1, over_null_micronats=1, cap_ppb=PARTS_PER_BILLION)
 
@@ -31,6 +33,7 @@ class Stage(msgspec.Struct, frozen=True):
     base: BaseModel
     documents: tuple[Document, ...]
     adapter: Adapter
+    paid: Mapping[str, np.ndarray]  # by contributor, (Q,) before any attack
     queries: tuple[Query, ...]  # held-out and generated, equally many of each contributor
     seed: int
     seeds: tuple[int, ...]  # of the trainings behind each figure of the truth
@@ -60,7 +63,9 @@ def stage(pages: Pages, cache: Path, seed: int, scale: Scale) -> Stage:
     held_out = [(piece[:PROMPT_TOKENS], piece[PROMPT_TOKENS:]) for piece in pieces]
     generated = list(zip(prompts, answers, strict=True))
     queries = (*queries_of("held-out", held_out), *queries_of("generated", generated))
-    return Stage(base, documents, adapter, queries, seed, tuple(range(1, scale.seeds + 1)))
+    quiet = Stage(base, documents, adapter, {}, queries, seed, tuple(range(1, scale.seeds + 1)))
+    paid = payer(quiet, documents, adapter).pays(queries)
+    return msgspec.structs.replace(quiet, paid=paid)
 
 
 def taught(base: BaseModel, documents: Sequence[Document]) -> Adapter:
@@ -69,33 +74,54 @@ def taught(base: BaseModel, documents: Sequence[Document]) -> Adapter:
     return _retraining(base, documents).adapters(everything, 0)[0]
 
 
-def setting(
+class Payer(msgspec.Struct, frozen=True):
+    """A release, built as the product does, which says what answers pay."""
+
+    attributor: Attributor
+    names: Mapping[Account, str]
+    clusters: tuple[int, ...]  # of each document
+
+    def influence(self, queries: Sequence[Query]) -> list[tuple[ClusterScore, ...]]:
+        """The scores of each answer, whatever it gained."""
+        return [self.attributor.influence(one.prompt, one.answer) for one in queries]
+
+    def pays(self, queries: Sequence[Query]) -> dict[str, np.ndarray]:
+        """By contributor, (Q,) parts of one that each answer pays apart from gain."""
+        paid = {name: np.zeros(len(queries)) for name in self.names.values()}
+        for number, clusters in enumerate(self.influence(queries)):
+            for share in shares(_FULL, clusters).shares:
+                paid[self.names[share.account]][number] = share.weight_ppb / PARTS_PER_BILLION
+        return paid
+
+    def gained(self, queries: Sequence[Query]) -> float:
+        """Nats over the base in all, before the placebo mean is taken off."""
+        found = [self.attributor.attribute(one.prompt, one.answer) for one in queries]
+        return (
+            sum(
+                one.gain.over_base_micronats + PLACEBO_MICRONATS_PER_TOKEN * one.tokens
+                for one in found
+            )
+            / 1e6
+        )
+
+
+def payer(
     one: Stage,
     documents: Sequence[Document],
     adapter: Adapter | None = None,
     elsewhere: Sequence[Document] = (),
-) -> Setting:
-    """These documents and their adapter, asked what the stage asks."""
-    final = adapter or taught(one.base, documents)
-    return Setting(
+) -> Payer:
+    """The release of these documents and their adapter; trained here where none is given."""
+    setting = Setting(
         base=one.base,
-        checkpoints=(Checkpoint(final, 0.0),),
+        checkpoints=(Checkpoint(adapter or taught(one.base, documents), 0.0),),
         documents=tuple(documents),
         queries=one.queries,
         elsewhere=tuple(elsewhere),
     )
-
-
-def pays(asked: Setting) -> Mapping[str, np.ndarray]:
-    """By contributor, (Q,) what each answer pays apart from gain, in parts of its data money."""
-    attributor, _ = ours.opened(asked)
-    name_of = dict(zip(ours.accounts_of(asked), asked.contributors, strict=True))
-    paid = {name: np.zeros(len(asked.queries)) for name in asked.contributors}
-    for number, query in enumerate(asked.queries):
-        clusters = attributor.influence(query.prompt, query.answer)
-        for share in shares(_FULL, clusters).shares:
-            paid[name_of[share.account]][number] = share.weight_ppb / PARTS_PER_BILLION
-    return paid
+    names = dict(zip(ours.accounts_of(setting), setting.contributors, strict=True))
+    attributor, state = ours.opened(setting)
+    return Payer(attributor, names, tuple(one.cluster for one in state.manifest.documents))
 
 
 def effects(

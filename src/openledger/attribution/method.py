@@ -25,11 +25,13 @@ BOILERPLATE_LEAST = 8  # but so many documents may always share a shingle
 TELLING_DIVISOR = 4  # a text of which less than a fourth tells is compared as a whole
 MOST_CLUSTERS = 4_096
 PASSAGE_BYTES = 64  # paragraphs shorter than that are compared together with the next
-SENSE_TOKENS = 64  # of each row, whose likelihood is compared with that of their shuffle
+SENSE_TOKENS = 128  # of each row, whose likelihood is compared with that of their shuffles
 SENSE_ROWS = 8  # of each document at most
-SENSE_LEAST_TOKENS = 16  # a shorter document is not judged
-SENSE_DIVISOR = 3  # below a third of the release's median the order of the words means nothing
-SENSE_LEAST_MEDIAN_MILLINATS = 500  # a base that reads no better than that judges nobody
+SENSE_SHUFFLES = 2
+SENSE_LEAST_WORDS = 8  # a shorter document is not judged
+SENSE_DEVIATIONS = 2  # the order of the words means nothing below so many standard errors
+SENSE_DIVISOR = 3  # or below a third of the median of the release's documents
+SENSE_MEDIAN_DEVIATIONS = 5  # of the release; below it the base is no judge
 PLACEBO_ROWS = 16
 PLACEBO_TOKENS = 64  # each placebo row is the gradient of at most that many shuffled tokens
 
