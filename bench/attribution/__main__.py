@@ -4,7 +4,8 @@
 contributors, one tuned model, and hundreds of retrainings without parts of the data, three seeds
 each. Figures are given on data seeds 3 to 5, on which nothing is chosen; 0 to 2 are for choosing.
 The same seeds give the same figures on one machine. `--smoke` runs all of it on texts and sizes
-that mean nothing, for correctness only.
+that mean nothing, for correctness only. `--attacks` gives what attacks bring instead: for each,
+what was paid against what was deserved (`bench.attribution.attacks`).
 
 `python -m bench.attribution score --train T --queries Q --recipe R --base DIR --out FILE` scores
 data of others instead (`bench.attribution.score`).
@@ -24,6 +25,8 @@ if not __package__:  # started by its path
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.attribution import ours, peers, score
+from bench.attribution.attacks.rows import attack_rows
+from bench.attribution.attacks.stage import stage
 from bench.attribution.corpus import made_up_pages, read_pages
 from bench.attribution.peers import Peer
 from bench.attribution.results import (
@@ -60,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--suite", choices=["tiny"], default="tiny")
     parser.add_argument("--seeds", type=_numbers, default=_SEEDS, help="data seeds, as in 3,4,5")
     parser.add_argument("--cache", type=Path, default=cache, help="of packages and the small base")
+    parser.add_argument("--attacks", action="store_true", help="only what attacks bring")
     return run(measure, parser.parse_args(given))
 
 
@@ -68,11 +72,16 @@ def measure(chosen: argparse.Namespace) -> list[Row]:
     disable_progress_bar()  # of every model that a peer loads
     torch.set_num_threads(1)  # the same sums in the same order, whatever the machine does
     if not chosen.smoke:
-        pages = read_pages(chosen.cache / "packages")
-        worlds = [world(pages, chosen.cache / "models", seed, Scale()) for seed in chosen.seeds]
+        pages, models = read_pages(chosen.cache / "packages"), chosen.cache / "models"
+        if chosen.attacks:
+            stages = [stage(pages, models, seed, Scale()) for seed in chosen.seeds]
+            return attack_rows(stages, is_judged=True)
+        worlds = [world(pages, models, seed, Scale()) for seed in chosen.seeds]
         return _rows(worlds, _TARGETS)
     with tempfile.TemporaryDirectory(prefix="openledger-bench-") as folder:
-        return _rows([world(made_up_pages(), Path(folder), 0, SMOKE)], {})
+        attacked = [stage(made_up_pages(), Path(folder), 0, SMOKE)]
+        rows = [] if chosen.attacks else _rows([world(made_up_pages(), Path(folder), 0, SMOKE)], {})
+        return [*rows, *attack_rows(attacked, is_judged=False)]
 
 
 def _rows(worlds: Sequence[World], targets: Mapping[str, float]) -> list[Row]:
