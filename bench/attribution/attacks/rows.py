@@ -13,18 +13,24 @@ import msgspec
 import numpy as np
 
 from bench.attribution.attacks import forgeries
-from bench.attribution.attacks.stage import Stage, effects, payer
+from bench.attribution.attacks.stage import Stage, divided, effects, payer
 from bench.attribution.setting import Document
 from bench.table import Row, at_least, at_most, exactly
 from openledger.core.types import BASIS_POINTS, PARTS_PER_BILLION, Account, Share, Wei
 from openledger.settlement.parts import Roles, fee_parts
 from openledger.settlement.price import MIN_PLATFORM_BPS, SplitPolicy
-from openledger.settlement.shares import CAP_PPB_OF_METHOD, Attribution
+from openledger.settlement.shares import (
+    CAP_PPB_OF_METHOD,
+    Attribution,
+    ClusterScore,
+    is_paid,
+)
 
-_VICTIMS = 4
+_MOST_VICTIMS = 4  # and at most half of the contributors
 _MOST_PAID = 1.02
 _LEAST_KEPT = 0.95
 _MOST_FOR_NOTHING = 0.003
+_TOLERANCE = 0.005  # of a checker, in total variation of shares
 _NAME = "attack, apart from gain: "
 
 
@@ -65,7 +71,7 @@ def _with_ratios(sums: Mapping[str, float]) -> dict[str, float]:
 
 
 def _row(name: str, value: float, is_judged: bool) -> Row:
-    figure = None if math.isnan(value) else value
+    figure = None if math.isnan(value) else float(value)
     kind, title = name.rpartition(": ")[2], _NAME + name
     if not is_judged or kind not in _TARGETS:
         return Row(title, figure, "")
@@ -81,11 +87,12 @@ _TARGETS: Mapping[str, tuple[Callable[[str, float | None, str, float], Row], flo
     "victim keeps": (at_least, _LEAST_KEPT),
     "share of all pay": (at_most, _MOST_FOR_NOTHING),
     "alterations found": (exactly, 1.0),
+    "honest statements refused": (exactly, 0.0),
 }
 
 
 def _copies(one: Stage) -> Found:
-    tokenizer, victims = one.base.tokenizer, one.contributors[:_VICTIMS]
+    tokenizer, victims = one.base.tokenizer, _victims(one)
     theirs = [document for document in one.documents if document.contributor in victims]
     own = one.about(victims)
     lost = effects(one, one.documents, [victims])[:, own].sum()
@@ -183,7 +190,7 @@ def _marker(one: Stage) -> Found:
 
 
 def _laundering(one: Stage) -> Found:
-    victims = one.contributors[:_VICTIMS]
+    victims = _victims(one)
     originals = [document for document in one.documents if document.contributor in victims]
     forged = forgeries.copies(originals)
     documents = _replaced(one.documents, forged)
@@ -212,7 +219,54 @@ def _farming(_: Stage) -> Found:
     return {"farming own queries: paid back / fee": Tally(back, fee)}
 
 
-_ATTACKS = (_copies, _nothing, _inflation, _splits, _marker, _laundering, _farming)
+def _invention(one: Stage) -> Found:
+    """An operator states a friend's document ten times as high, with sums and shares to match.
+
+    A checker builds the release again and scores the answer again; he refuses shares that differ
+    from his by more than half a point in all.
+    """
+    stated = payer(one, one.documents, one.adapter).influence(one.queries)
+    checked = payer(one, one.documents, one.adapter).influence(one.queries)
+    refused = found = altered = 0
+    for number, (theirs, mine) in enumerate(zip(stated, checked, strict=True)):
+        right = divided(mine)
+        refused += _distance(divided(theirs), right) > _TOLERANCE
+        invented = divided(_raised(theirs, number))
+        if _distance(invented, divided(theirs)) > _TOLERANCE:
+            altered += 1
+            found += _distance(invented, right) > _TOLERANCE
+    return {
+        "operator inventing scores: alterations found": Tally(found, altered),
+        "operator inventing scores: honest statements refused": Tally(refused, len(stated)),
+    }
+
+
+def _raised(clusters: Sequence[ClusterScore], number: int) -> tuple[ClusterScore, ...]:
+    """One paid cluster after another's first document, tenfold."""
+    paid = [place for place, one in enumerate(clusters) if is_paid(one)]
+    if not paid:
+        return tuple(clusters)
+    place = paid[number % len(paid)]
+    one = clusters[place]
+    first, *others = one.documents
+    documents = (msgspec.structs.replace(first, score=10 * abs(first.score)), *others)
+    total = sum(document.score for document in documents)
+    raised = msgspec.structs.replace(one, score=total, documents=documents)
+    return (*clusters[:place], raised, *clusters[place + 1 :])
+
+
+def _distance(one: Attribution, other: Attribution) -> float:
+    """Total variation between two divisions of one answer's money."""
+    sides = [{share.account: share.weight_ppb for share in each.shares} for each in (one, other)]
+    apart = sum(abs(sides[0].get(who, 0) - sides[1].get(who, 0)) for who in {*sides[0], *sides[1]})
+    return (apart + abs(one.nobody_ppb - other.nobody_ppb)) / 2 / PARTS_PER_BILLION
+
+
+_ATTACKS = (_copies, _nothing, _inflation, _splits, _marker, _laundering, _farming, _invention)
+
+
+def _victims(one: Stage) -> tuple[str, ...]:
+    return one.contributors[: min(_MOST_VICTIMS, len(one.contributors) // 2)]
 
 
 def _of(documents: Sequence[Document], name: str) -> list[Document]:

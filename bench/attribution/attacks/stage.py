@@ -22,7 +22,7 @@ from openledger.attribution.method import PLACEBO_MICRONATS_PER_TOKEN
 from openledger.core.types import PARTS_PER_BILLION, Account
 from openledger.lm.base import BaseModel
 from openledger.lm.lora import Adapter
-from openledger.settlement.shares import ClusterScore, Gain, shares
+from openledger.settlement.shares import Attribution, ClusterScore, Gain, shares
 
 _FULL = Gain(over_base_micronats=1, over_null_micronats=1, cap_ppb=PARTS_PER_BILLION)
 
@@ -89,7 +89,7 @@ class Payer(msgspec.Struct, frozen=True):
         """By contributor, (Q,) parts of one that each answer pays apart from gain."""
         paid = {name: np.zeros(len(queries)) for name in self.names.values()}
         for number, clusters in enumerate(self.influence(queries)):
-            for share in shares(_FULL, clusters).shares:
+            for share in divided(clusters).shares:
                 paid[self.names[share.account]][number] = share.weight_ppb / PARTS_PER_BILLION
         return paid
 
@@ -103,6 +103,11 @@ class Payer(msgspec.Struct, frozen=True):
             )
             / 1e6
         )
+
+
+def divided(clusters: tuple[ClusterScore, ...]) -> Attribution:
+    """Who is paid for an answer of these scores, apart from gain."""
+    return shares(_FULL, clusters)
 
 
 def payer(
