@@ -24,9 +24,10 @@ if not __package__:  # started by its path
 from bench.demo_prompts import IN_DOMAIN, OUT_OF_DOMAIN
 from bench.table import Row, at_least, at_most, exactly, options, run
 from openledger.core.types import PARTS_PER_BILLION
+from openledger.flows.money.attribute import Member
 from openledger.serving.request import GenerationRequest, MixMember, Sampling
 from openledger.settings import Settings, load
-from openledger.settlement.shares import shares
+from openledger.settlement.shares import MemberScores, combine
 from openledger.storage.home import Home
 from openledger.storage.records.model import releases
 from openledger.wiring.platform import Platform, open_platform
@@ -133,8 +134,10 @@ def _data_share(platform: Platform, prompt: str) -> float:
         deadline_s=600.0,
     )
     answer = [token.id for token in desk.engine.submit(request)]
-    scores = models.scorer(release).attribute(ids, answer)
-    nobody = shares(scores.gain, scores.clusters).nobody_ppb
+    [found] = models.scorer((Member(release, PARTS_PER_BILLION),)).attribute(ids, answer)
+    added, segments = found.leave_one_out_micronats, found.segments
+    scores = MemberScores(release.number or 0, PARTS_PER_BILLION, added, found.unscored, segments)
+    nobody = combine([scores]).nobody_ppb
     return 1 - nobody / PARTS_PER_BILLION
 
 

@@ -14,13 +14,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 from sqlalchemy import func, select
 
 if not __package__:  # started by its path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.table import Row, exactly, options, run
+from openledger.attribution.attribute import AnswerAttribution
+from openledger.attribution.method import CAP_PPB
 from openledger.chain.outbox.rows import op_id
 from openledger.core.types import WEI_PER_OPEN, Account, Digest, ReceiptId, Wei
 from openledger.flows.money.attribute import Attribute
@@ -30,7 +31,7 @@ from openledger.flows.money.infer.request import CallRequest, Prepared
 from openledger.flows.money.settle.flow import MOST_RECEIPTS
 from openledger.flows.money.verify import verify_bundle
 from openledger.settings import load
-from openledger.settlement.shares import CAP_PPB_OF_METHOD, ClusterScore, DocumentScore, Gain
+from openledger.settlement.shares import ClusterScore, DocumentScore, Gain, Segment
 from openledger.storage.records.data import accounts
 from openledger.storage.records.data.accounts import AccountKind
 from openledger.storage.records.model import releases
@@ -44,14 +45,6 @@ _DEPOSIT = Wei(1_000 * WEI_PER_OPEN)
 _ANSWER = [1, 2, 3]
 
 
-class Scores(msgspec.Struct, frozen=True):
-    """What `Attribute` needs of an answer's scores."""
-
-    gain: Gain
-    query: Digest
-    clusters: tuple[ClusterScore, ...]
-
-
 class Scorer:
     """Gives every contributor the same part of every answer."""
 
@@ -60,11 +53,17 @@ class Scorer:
             ClusterScore(place, 100, 0, (DocumentScore(place, account, 100),))
             for place, account in enumerate(contributors)
         )
-        self._scores = Scores(Gain(500, 1_000, CAP_PPB_OF_METHOD[1]), Digest("0" * 64), clusters)
+        gain = Gain(500, 1_000, CAP_PPB)
+        segment = Segment(len(_ANSWER), gain, Digest("0" * 64), clusters)
+        self._scores = AnswerAttribution(None, gain.over_base_micronats, (segment,))
 
-    def attribute(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Scores:  # noqa: ARG002 - the protocol's
+    def attribute(
+        self,
+        prompt_ids: Sequence[int],  # noqa: ARG002 - the protocol's
+        answer_ids: Sequence[int],  # noqa: ARG002 - the protocol's
+    ) -> tuple[AnswerAttribution, ...]:
         """The same for every answer."""
-        return self._scores
+        return (self._scores,)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -128,7 +127,7 @@ def _paid_calls(platform: Platform, count: int) -> list[ReceiptId]:
         prepared = prepare(desk, request)
         assert isinstance(prepared, Prepared), "it has no idempotency key"
         made.append(charge(desk, prepared, Ending(_ANSWER, "", "length")).receipt_id)
-        attribute.run(made[-1])
+    attribute.run(made)
     return made
 
 

@@ -5,7 +5,7 @@ Contracts, database, vault and receipts are real. Only the model is not: its ada
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from hashlib import sha256
@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from openledger.attribution.attribute import AnswerAttribution
+from openledger.attribution.method import CAP_PPB
 from openledger.chain.acts import Acts
 from openledger.chain.client import Client
 from openledger.chain.config import Config as ChainConfig
@@ -35,7 +37,13 @@ from openledger.lm.tokenizer import Tokenizer
 from openledger.serving.engine import AdapterRef
 from openledger.settings import ChainSettings, HomeSettings, ModelSettings, Settings
 from openledger.settlement.price import Price, SplitPolicy
-from openledger.settlement.shares import CAP_PPB_OF_METHOD, ClusterScore, DocumentScore, Gain
+from openledger.settlement.shares import (
+    ClusterScore,
+    DocumentScore,
+    Gain,
+    Segment,
+    segment_lengths,
+)
 from openledger.storage.records.data import datanets
 from openledger.storage.records.data.accounts import AccountKind, LocalAccount
 from openledger.storage.records.model import releases, runs
@@ -160,14 +168,6 @@ def publish(platform: Platform, run: Run) -> releases.Release:
     return platform.publish.run(offer(run))
 
 
-class Scores(msgspec.Struct, frozen=True):
-    """What `Attribute` needs of an answer's scores."""
-
-    gain: Gain
-    query: Digest
-    clusters: tuple[ClusterScore, ...]
-
-
 class Scorer:
     """Says of every answer: three quarters by the first account, one by the second."""
 
@@ -175,13 +175,19 @@ class Scorer:
         self._accounts = accounts
         self.asked = 0
 
-    def attribute(self, prompt_ids: object, answer_ids: object) -> Scores:
+    def attribute(
+        self, prompt_ids: Sequence[int], answer_ids: Sequence[int]
+    ) -> tuple[AnswerAttribution, ...]:
         self.asked += 1
         clusters = tuple(
             ClusterScore(place, score, 0, (DocumentScore(place, account, score),))
             for place, (account, score) in enumerate(zip(self._accounts, (300, 100), strict=False))
         )
-        return Scores(Gain(800, 1_000, CAP_PPB_OF_METHOD[1]), Digest("9" * 64), clusters)
+        segments = tuple(
+            Segment(tokens, Gain(800, 1_000, CAP_PPB), Digest("9" * 64), clusters)
+            for tokens in segment_lengths(len(answer_ids))
+        )
+        return (AnswerAttribution(None, 800 * len(segments), segments),)
 
 
 def desk(platform: Platform, tokenizer: Tokenizer, engine: FakeEngine | None = None) -> Desk:
@@ -214,20 +220,23 @@ def contributors(platform: Platform) -> list[Account]:
     return [one.contributor.address for one in tune_submissions(platform)]
 
 
-def attribute(platform: Platform, receipts: list[ReceiptId]) -> Scorer:
-    """Make the statements of these calls."""
-    scorer = Scorer(contributors(platform))
-    made = Attribute(
+def attribution(platform: Platform, scorer: Scorer) -> Attribute:
+    """Statements by what this scorer says."""
+    return Attribute(
         database=platform.database,
         gateway=platform.gateway,
         sealer=platform.sealer,
-        scorer_of=lambda release: scorer,
+        scorer_of=lambda _: scorer,
         commons=platform.acts.contracts.deployment.payouts,
         platform=platform.treasury,
         clock=now_us,
     )
-    for receipt in receipts:
-        made.run(receipt)
+
+
+def attribute(platform: Platform, receipts: list[ReceiptId]) -> Scorer:
+    """Make the statements of these calls."""
+    scorer = Scorer(contributors(platform))
+    attribution(platform, scorer).run(receipts)
     return scorer
 
 

@@ -1,6 +1,6 @@
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ from openledger.core.errors import ChainUnavailableError, StoppedError, Unavaila
 from openledger.storage import jobs, schema
 from openledger.storage.database import Database
 from openledger.storage.jobs import Job, JobState
-from openledger.worker import Worker
+from openledger.worker import MOST_TOGETHER, Handler, Worker
 
 NOW = 1_000_000_000
 
@@ -43,6 +43,11 @@ def found(database: Database, key: str) -> Job:
     return job
 
 
+def noted(seen: list[str]) -> Handler:
+    """A handler that notes the keys of its jobs."""
+    return lambda taken: seen.extend(job.key for job in taken)
+
+
 def nothing() -> None:
     """No chores."""
 
@@ -51,7 +56,9 @@ def test_jobs_run_once_each_in_their_order(database: Database) -> None:
     seen: list[str] = []
     enqueue(database, "a", "b")
     enqueue(database, "c", kind="other")
-    worker = Worker(database, {"greet": lambda job: seen.append(job.key)}, nothing, Clock())
+    worker = Worker(
+        database, {"greet": lambda taken: seen.extend(job.key for job in taken)}, nothing, Clock()
+    )
 
     assert worker.drain() == 2
     assert seen == ["a", "b"]
@@ -73,7 +80,7 @@ def test_a_job_that_fails_is_tried_again_later(
     clock = Clock()
     failures = [error]
 
-    def greet(job: Job) -> None:
+    def greet(_: Sequence[Job]) -> None:
         if failures:
             raise failures.pop()
 
@@ -93,7 +100,9 @@ def test_a_dead_processes_job_is_due_at_once_when_it_is_reclaimed(database: Data
     enqueue(database, "a")
     with database.transaction() as transaction:
         jobs.claim(transaction, ["greet"], NOW, 600_000_000)
-    worker = Worker(database, {"greet": lambda job: seen.append(job.key)}, nothing, Clock())
+    worker = Worker(
+        database, {"greet": lambda taken: seen.extend(job.key for job in taken)}, nothing, Clock()
+    )
     before = worker.drain()
     with database.transaction() as transaction:
         reclaimed = jobs.reclaim(transaction, ["greet"], NOW)
@@ -112,7 +121,7 @@ def test_the_thread_outlives_chores_that_break(database: Database) -> None:
             raise error
 
     enqueue(database, "a")
-    worker = Worker(database, {"greet": lambda job: done.set()}, chores, Clock())
+    worker = Worker(database, {"greet": lambda _: done.set()}, chores, Clock())
     worker.start()
 
     assert done.wait(20)
@@ -130,7 +139,7 @@ def test_jobs_run_while_every_chore_fails(database: Database, error: Exception) 
         raise error
 
     enqueue(database, "a")
-    worker = Worker(database, {"greet": lambda job: done.set()}, chores, Clock())
+    worker = Worker(database, {"greet": lambda _: done.set()}, chores, Clock())
     worker.start()
 
     assert done.wait(20)
@@ -142,7 +151,7 @@ def test_a_job_that_makes_way_is_due_at_once_and_its_attempt_does_not_count(
 ) -> None:
     began = threading.Event()
 
-    def greet(job: Job) -> None:
+    def greet(_: Sequence[Job]) -> None:
         began.set()
         while not worker.is_stopping():
             time.sleep(0.01)
@@ -157,7 +166,91 @@ def test_a_job_that_makes_way_is_due_at_once_and_its_attempt_does_not_count(
 
     assert (left.state, left.attempt, left.error) == (JobState.QUEUED, 0, None)
     assert worker.drain() == 0  # it does not take up again what made way
-    assert Worker(database, {"greet": lambda job: None}, nothing, Clock()).drain() == 1
+    assert Worker(database, {"greet": lambda _: None}, nothing, Clock()).drain() == 1
+
+
+def test_jobs_of_one_kind_are_handled_together_and_after_a_failure_each_alone(
+    database: Database,
+) -> None:
+    clock, seen = Clock(), list[list[str]]()
+
+    def greet(taken: Sequence[Job]) -> None:
+        seen.append([job.key for job in taken])
+        if "b" in seen[-1]:
+            raise UnavailableError("b is bad")
+
+    enqueue(database, *"abc")
+    worker = Worker(database, {"greet": greet}, nothing, clock, together=["greet"])
+    worker.drain()
+    first = [found(database, key).state for key in "abc"]
+    clock.now += jobs.delay(1)
+    worker.drain()
+
+    assert seen[0] == ["a", "b", "c"]
+    assert sorted(seen[1:]) == [["a"], ["b"], ["c"]]
+    assert first == [JobState.QUEUED] * 3
+    assert [found(database, key).state for key in "abc"] == [
+        JobState.DONE,
+        JobState.QUEUED,
+        JobState.DONE,
+    ]
+    assert found(database, "b").error == "b is bad"
+
+
+def test_a_batch_is_bounded(database: Database) -> None:
+    seen: list[int] = []
+    enqueue(database, *map(str, range(MOST_TOGETHER + 1)))
+    handlers: dict[str, Handler] = {"greet": lambda taken: seen.append(len(taken))}
+
+    Worker(database, handlers, nothing, Clock(), together=["greet"]).drain()
+
+    assert seen == [MOST_TOGETHER, 1]
+
+
+def test_a_long_job_makes_way_for_other_kinds_and_not_for_its_own(database: Database) -> None:
+    seen: list[str] = []
+
+    def build(taken: Sequence[Job]) -> None:
+        seen.append(f"{taken[0].key} begins")
+        worker.make_way()
+        worker.make_way()
+        seen.append(f"{taken[0].key} ends")
+
+    enqueue(database, "first", "second", kind="build")
+    enqueue(database, "a")
+    worker = Worker(database, {"greet": noted(seen), "build": build}, nothing, Clock())
+    worker.drain()
+
+    assert seen == ["first begins", "a", "first ends", "second begins", "second ends"]
+
+
+def test_a_long_job_outlives_what_it_makes_way_for(database: Database) -> None:
+    seen: list[str] = []
+
+    def greet(_: Sequence[Job]) -> None:
+        raise KeyError
+
+    def build(_: Sequence[Job]) -> None:
+        worker.make_way()
+        broken.append(ChainUnavailableError("no clock today"))
+        worker.make_way()
+        seen.append("the end")
+
+    broken: list[Exception] = []
+
+    def clock() -> int:
+        for error in broken:
+            broken.clear()
+            raise error
+        return NOW
+
+    enqueue(database, "first", kind="build")
+    enqueue(database, "a")
+    worker = Worker(database, {"greet": greet, "build": build}, nothing, clock)
+    worker.drain()
+
+    assert seen == ["the end"]
+    assert found(database, "a").error == "KeyError"
 
 
 def test_a_worker_that_never_ran_stops(database: Database) -> None:

@@ -1,7 +1,7 @@
 """This project's scores: what a release pays by, and the same influence without its shortcuts."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,15 +13,18 @@ from torch import Tensor
 from bench.attribution.setting import Setting
 from openledger.attribution.attribute import Attributor
 from openledger.attribution.credit.documents import ElsewhereText
-from openledger.attribution.influence.curvature import Moments, SiteGradient, fit
-from openledger.attribution.influence.gradients import ProbedModel, label_gradients
+from openledger.attribution.influence.curvature import Gradients, fit
+from openledger.attribution.influence.gradients import Checkpoints, ProbedModel, label_gradients
 from openledger.attribution.release import Recipe, TrainingExample, build
 from openledger.attribution.state import AttributionState
 from openledger.core.types import PARTS_PER_BILLION, Account, Digest
 from openledger.lm.lora import Adapter
 
 _SEED = Digest(sha256(b"bench attribution").hexdigest())
+_ANY = Digest("0" * 64)  # of adapters that are in no file
+_RECIPE = Recipe(_ANY, _ANY, _SEED)
 _BATCH = 16
+_ALL = 2**62  # features: none is left out
 
 
 class Paid(msgspec.Struct, frozen=True):
@@ -76,15 +79,17 @@ def opened(setting: Setting) -> tuple[Attributor, AttributionState]:
         for number, one in enumerate(setting.documents)
     ]
     elsewhere = [ElsewhereText(of[one.contributor], one.text, 0) for one in setting.elsewhere]
-    model = ProbedModel(setting.base, setting.adapter)
-    recipe = Recipe(Digest("0" * 64), _SEED)
+    models = Checkpoints(
+        early=ProbedModel(setting.base, setting.checkpoints[0].adapter),
+        final=ProbedModel(setting.base, setting.adapter),
+    )
     with tempfile.TemporaryDirectory(prefix="openledger-bench-") as folder:
-        state = build(Path(folder) / "state", model, examples, recipe, elsewhere=elsewhere)
-    return Attributor(state, model), state
+        state = build(Path(folder) / "state", models, examples, _RECIPE, elsewhere=elsewhere)
+    return Attributor(state, models), state
 
 
 def ekfac(setting: Setting, checkpoints: Sequence[Adapter]) -> np.ndarray:
-    """(N, Q) exact influence, each checkpoint normalised by its mean absolute score, summed."""
+    """(N, Q) exact influence, at each checkpoint normalised by its mean absolute score, summed."""
     total = np.zeros((len(setting.documents), len(setting.queries)))
     for adapter in checkpoints:
         scores = _influence(setting, ProbedModel(setting.base, adapter))
@@ -95,32 +100,29 @@ def ekfac(setting: Setting, checkpoints: Sequence[Adapter]) -> np.ndarray:
 def _influence(setting: Setting, model: ProbedModel) -> np.ndarray:
     documents = [one.tokens for one in setting.documents]
     stream = np.random.Generator(np.random.Philox(key=1))
-    moments, sampled, gradients = Moments({}, {}, {}, {}), [], []
+    sampled, gradients = [], []
     for start in range(0, len(documents), _BATCH):
-        batch = model.batch(
-            documents[start : start + _BATCH], [1] * len(documents[start : start + _BATCH])
-        )
-        states = model.upper(batch, is_adapted=True, has_graph=True)
+        some = documents[start : start + _BATCH]
+        batch = model.batch(some, [1] * len(some))
+        states = model.upper(batch, has_graph=True)
         labels = label_gradients(model, batch, states, stream.random(int(batch.weights.sum())))
         assert labels.sampled is not None
-        gradients.append(model.flow(states, labels.true).gradients)
-        drawn = model.flow(states, labels.sampled)
-        model.add_moments(moments, batch, drawn)
-        sampled.append(drawn.gradients)
-    whitener = fit(model.sites, moments, sampled, torch.Generator().manual_seed(0))
-    rows = torch.cat([torch.cat(whitener.features(one), 1) for one in gradients])  # (N, F)
-    wanted = torch.cat([torch.cat(whitener.features(one), 1) for one in _queries(setting, model)])
-    scores: np.ndarray = (rows @ wanted.T).numpy()
+        gradients.append(model.gradients(states, labels.true))
+        sampled.append(model.gradients(states, labels.sampled))
+    whitener = fit(model.sites, sampled, _ALL, torch.Generator().manual_seed(0))
+    sampled.clear()  # of a real model, each of these lists takes hundreds of megabytes
+    rows = torch.cat([torch.cat(whitener.whiten(one), 1) for one in gradients])  # (N, F)
+    gradients.clear()
+    columns = [rows @ torch.cat(whitener.whiten(one), 1).T for one in _queries(setting, model)]
+    scores: np.ndarray = torch.cat(columns, 1).numpy()  # (N, Q)
     return scores
 
 
-def _queries(setting: Setting, model: ProbedModel) -> list[dict[str, SiteGradient]]:
-    found = []
+def _queries(setting: Setting, model: ProbedModel) -> Iterator[Gradients]:
     for start in range(0, len(setting.queries), _BATCH):
         some = setting.queries[start : start + _BATCH]
         batch = model.batch([one.tokens for one in some], [len(one.prompt) for one in some])
-        states = model.upper(batch, is_adapted=True, has_graph=True)
+        states = model.upper(batch, has_graph=True)
         mean: Tensor = label_gradients(model, batch, states).true
         lengths = torch.tensor([len(one.answer) for one in some])[:, None, None]
-        found.append(model.flow(states, mean / lengths).gradients)
-    return found
+        yield model.gradients(states, mean / lengths)

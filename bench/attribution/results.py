@@ -8,8 +8,8 @@ import numpy as np
 from bench.attribution import measures
 from bench.attribution.measures import Estimate, estimate
 from bench.attribution.ours import Paid
-from bench.attribution.tiny import World
 from bench.attribution.truth import Subsets
+from bench.attribution.world import World
 from bench.table import Row, at_least, at_most
 
 INSIDE = ("held-out", "generated")
@@ -49,10 +49,14 @@ def method_rows(
 def ceiling_rows(worlds: Sequence[World]) -> list[Row]:
     """How well one training seed foretells another, on the same subsets."""
     rows: list[Row] = []
+    if any(len(world.whole) < 2 for world in worlds):
+        return []  # nothing to compare with
     people = [_seed_to_seed(world, world.by_contributor) for world in worlds]
-    documents = [_seed_to_seed(world, world.by_document) for world in worlds]
     rows += _rows("seed to seed: LDS contributor", estimate(np.concatenate(people)), None)
-    return rows + _rows("seed to seed: LDS document", estimate(np.concatenate(documents)), None)
+    documents = [_seed_to_seed(world, world.by_document) for world in worlds if world.by_document]
+    if documents:
+        rows += _rows("seed to seed: LDS document", estimate(np.concatenate(documents)), None)
+    return rows
 
 
 def nobody_rows(
@@ -115,7 +119,7 @@ def _own_lds(world: World, scored: Scored) -> np.ndarray:
 
 
 def _document_lds(world: World, scored: Scored) -> np.ndarray:
-    if scored.documents is None:
+    if scored.documents is None or world.by_document is None:
         return np.full(int(_is(world, *INSIDE).sum()), np.nan)
     losses = world.by_document.losses.mean(0)
     found = measures.lds(world.by_document.kept, scored.documents, losses)

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from bench.attribution import measures, ours
+from bench.attribution.kept import Kept
 from bench.attribution.setting import Document, Query, Setting
 from bench.attribution.truth import Retraining, trajectory
 from openledger.core.errors import InvalidInputError
@@ -92,7 +93,8 @@ def write_scores(arguments: Sequence[str]) -> int:
     torch.set_num_threads(1)  # the same sums in the same order
     with tempfile.TemporaryDirectory(prefix="openledger-bench-") as scratch:
         base = _base(chosen.base, Path(scratch) / "base", _precision(wanted))
-        found = score(base, wanted, examples, questions)
+        kept = Kept(Path(scratch) / "kept")  # of this run alone
+        found = score(base, wanted, examples, questions, kept)
     chosen.out.write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
     return 0
 
@@ -102,6 +104,7 @@ def score(
     wanted: _Recipe,
     examples: Sequence[_Example],
     questions: Sequence[_Question],
+    kept: Kept,
 ) -> dict[str, Answered]:
     """Train on the examples by the recipe and score every question, by its id.
 
@@ -110,7 +113,7 @@ def score(
     """
     documents = _documents(base, examples, wanted.max_length)
     recipe = _as_ours(wanted, len(documents))
-    retraining = Retraining(base, recipe, tuple(one.tokens for one in documents))
+    retraining = Retraining(base, recipe, tuple(one.tokens for one in documents), kept)
     checkpoints = trajectory(retraining, wanted.seed, _CHECKPOINTS)
     setting = Setting(base, checkpoints, documents, _queries(base, questions))
     exact = ours.ekfac(setting, [checkpoints[0].adapter, checkpoints[-1].adapter])

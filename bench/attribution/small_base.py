@@ -1,7 +1,8 @@
 """A base model small enough to be trained, and retrained hundreds of times, in a bench.
 
-A Llama of three layers reads half of the manual twice: enough to continue it badly, which is what
-attribution needs, a model that adapters improve. The same pages give the same model on one machine.
+A Llama of three layers reads the larger part of the manual twice: enough to continue it badly,
+which is what attribution needs, a model that adapters improve. The same pages give the same model
+on one machine.
 """
 
 import os

@@ -1,25 +1,27 @@
 """The job loop: claims jobs, runs their handlers, tries again what failed.
 
 Handlers are idempotent: a job runs at least once. One that takes long asks `is_stopping` and raises
-`StoppedError`: its job goes on at the next start, and the attempt does not count. One loop runs at
-a time in a home, since attribution and training share one copy of the base model.
+`StoppedError`: its job goes on at the next start, and the attempt does not count. It also calls
+`make_way` between its steps, so that short work of other kinds does not wait for its end. One
+thread does all, since attribution and training share the cores and one copy of the base model.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import structlog
 
 from openledger.core.errors import OpenLedgerError, StoppedError
 from openledger.storage import jobs
-from openledger.storage.database import Database
+from openledger.storage.database import Database, Transaction
 from openledger.storage.jobs import Job
 
 log = structlog.get_logger()
 
-Handler = Callable[[Job], None]
+Handler = Callable[[Sequence[Job]], None]
 
 LEASE_US = 600_000_000
+MOST_TOGETHER = 8
 _IDLE_S = 0.2
 
 
@@ -29,6 +31,8 @@ class Worker:
     Args:
         database: where jobs are.
         handlers: by kind of job.
+        together: kinds whose handler takes several jobs at once. If it fails they all are tried
+            again, each alone: one bad job does not keep the others from being done.
         chores: done between jobs, such as pumping the outbox.
         clock: microseconds since 1970.
     """
@@ -39,40 +43,51 @@ class Worker:
         handlers: Mapping[str, Handler],
         chores: Callable[[], None],
         clock: Callable[[], int],
+        together: Collection[str] = (),
     ) -> None:
         self._database = database
         self._handlers = handlers
+        self._together = frozenset(together)
+        self._running: set[str] = set()  # kinds
         self._chores = chores
         self._clock = clock
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def run_once(self) -> bool:
-        """Run one job that is due; whether it came to an end, good or bad."""
-        with self._database.transaction() as transaction:
-            job = jobs.claim(transaction, list(self._handlers), self._clock(), LEASE_US)
-        if job is None:
+        """Run what is due next, one job or several; whether it came to an end, good or bad."""
+        taken = self._claim()
+        if not taken:
             return False
+        kind, keys = taken[0].kind, [job.key for job in taken]
+        self._running.add(kind)
         try:
-            self._handlers[job.kind](job)
+            self._handlers[kind](taken)
         except StoppedError:
-            log.info("job stopped", kind=job.kind, key=job.key)
-            with self._database.transaction() as transaction:
-                jobs.give_back(transaction, job, self._clock())
+            log.info("job stopped", kind=kind, keys=keys)
+            self._end(taken, jobs.give_back)
             return False
         except OpenLedgerError as error:
-            log.warning("job failed", kind=job.kind, key=job.key, code=error.code, why=str(error))
-            self._fail(job, error)
+            log.warning("job failed", kind=kind, keys=keys, code=error.code, why=str(error))
+            self._fail(taken, error)
         except Exception as error:
-            log.exception("job broke", kind=job.kind, key=job.key)
-            self._fail(job, error)
+            log.exception("job broke", kind=kind, keys=keys)
+            self._fail(taken, error)
         else:
-            with self._database.transaction() as transaction:
-                jobs.complete(transaction, job, self._clock())
+            self._end(taken, jobs.complete)
+        finally:
+            self._running.discard(kind)
         return True
 
+    def make_way(self) -> None:
+        """Run what is due of other kinds than those under way, once."""
+        try:
+            self.run_once()
+        except Exception:
+            log.exception("worker stumbled")
+
     def drain(self) -> int:
-        """Run every job that is due now; how many there were."""
+        """Run every job that is due now; in how many turns."""
         count = 0
         while self.run_once():
             count += 1
@@ -93,9 +108,26 @@ class Worker:
         if self._thread is not None:
             self._thread.join()
 
-    def _fail(self, job: Job, error: Exception) -> None:
+    def _claim(self) -> list[Job]:
+        kinds = [kind for kind in self._handlers if kind not in self._running]
         with self._database.transaction() as transaction:
-            jobs.fail(transaction, job, str(error) or type(error).__name__, self._clock())
+            job = jobs.claim(transaction, kinds, self._clock(), LEASE_US)
+            if job is None:
+                return []
+            # What failed before runs alone from then on.
+            is_one_of_many = job.kind in self._together and job.attempt == 1
+            more = MOST_TOGETHER - 1 if is_one_of_many else 0
+            return [job, *jobs.claim_fresh(transaction, job.kind, self._clock(), LEASE_US, more)]
+
+    def _end(self, taken: Sequence[Job], end: Callable[[Transaction, Job, int], None]) -> None:
+        with self._database.transaction() as transaction:
+            for job in taken:
+                end(transaction, job, self._clock())
+
+    def _fail(self, taken: Sequence[Job], error: Exception) -> None:
+        with self._database.transaction() as transaction:
+            for job in taken:
+                jobs.fail(transaction, job, str(error) or type(error).__name__, self._clock())
 
     def _loop(self) -> None:
         while not self._stop.is_set():

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from openledger.attribution.attribute import Attributor
-from openledger.attribution.influence.gradients import ProbedModel
+from openledger.attribution.influence.gradients import Checkpoints, ProbedModel
 from openledger.attribution.release import TrainingExample, build
 from openledger.attribution.state import AttributionState, load_state
 from openledger.lm.base import BaseModel, load_base
 from openledger.lm.tiny import build_tiny
-from tests.attribution.releases import RECIPE, examples_of, some_model, some_text
+from tests.attribution.releases import RECIPE, examples_of, some_checkpoints, some_model, some_text
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +26,11 @@ def model(base: BaseModel) -> ProbedModel:
 
 
 @pytest.fixture(scope="session")
+def models(base: BaseModel) -> Checkpoints:
+    return some_checkpoints(base)
+
+
+@pytest.fixture(scope="session")
 def examples(base: BaseModel) -> list[TrainingExample]:
     """Nine documents of three accounts; the last two say nearly the same."""
     texts = [some_text(i) for i in range(8)]
@@ -34,11 +39,11 @@ def examples(base: BaseModel) -> list[TrainingExample]:
 
 @pytest.fixture(scope="session")
 def folder(
-    tmp_path_factory: pytest.TempPathFactory, model: ProbedModel, examples: list[TrainingExample]
+    tmp_path_factory: pytest.TempPathFactory, models: Checkpoints, examples: list[TrainingExample]
 ) -> Path:
     """Where the release's state stands; tests that alter it copy it."""
     folder = tmp_path_factory.mktemp("releases") / "1" / "attribution"
-    build(folder, model, examples, RECIPE)
+    build(folder, models, examples, RECIPE)
     return folder
 
 
@@ -48,5 +53,5 @@ def state(folder: Path) -> AttributionState:
 
 
 @pytest.fixture
-def attributor(state: AttributionState, model: ProbedModel) -> Attributor:
-    return Attributor(state, model)
+def attributor(state: AttributionState, models: Checkpoints) -> Attributor:
+    return Attributor(state, models)

@@ -6,15 +6,17 @@ from hashlib import sha256
 import numpy as np
 import torch
 
-from openledger.attribution.influence.gradients import ProbedModel
+from openledger.attribution.influence.gradients import Checkpoints, ProbedModel
 from openledger.attribution.release import Recipe, TrainingExample
-from openledger.core.types import Account, Digest
+from openledger.core.types import PARTS_PER_BILLION, Account, Digest
 from openledger.lm.base import BaseModel
 from openledger.lm.lora import Adapter, LoraHost, LoraPair, LoraShape, MixMember, random_adapter
+from openledger.settlement.shares import ClusterScore, Gain, MemberScores, Segment
 
 ADAPTER = Digest("a" * 64)
+EARLY = Digest("e" * 64)
 SEED = Digest("5" * 64)
-RECIPE = Recipe(ADAPTER, SEED, width=4_096)
+RECIPE = Recipe(ADAPTER, EARLY, SEED)
 SHAPE = LoraShape(4, 8, (2, 3))
 
 
@@ -31,6 +33,21 @@ def some_adapter(base: BaseModel, seed: int = 0, shape: LoraShape = SHAPE) -> Ad
 
 def some_model(base: BaseModel, seed: int = 0) -> ProbedModel:
     return ProbedModel(base, some_adapter(base, seed))
+
+
+def some_checkpoints(base: BaseModel) -> Checkpoints:
+    return Checkpoints(early=some_model(base, 1), final=some_model(base))
+
+
+def alone(model: ProbedModel) -> Checkpoints:
+    """Of a training so short that its first quarter is all of it."""
+    return Checkpoints(early=model, final=model)
+
+
+def stated(gain: Gain, clusters: tuple[ClusterScore, ...]) -> MemberScores:
+    """An answer of one segment, which one release alone gave."""
+    segment = Segment(1, gain, SEED, clusters)
+    return MemberScores(1, PARTS_PER_BILLION, gain.over_base_micronats, None, (segment,))
 
 
 def account(number: int) -> Account:

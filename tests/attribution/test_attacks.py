@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openledger.attribution.attribute import Attributor
+from openledger.attribution.attribute import Attributor, lay_out
 from openledger.attribution.credit.documents import ElsewhereText
-from openledger.attribution.influence.gradients import ProbedModel
+from openledger.attribution.influence.gradients import Checkpoints, ProbedModel
+from openledger.attribution.method import PLACEBO_MICRONATS_PER_TOKEN
 from openledger.attribution.release import build
 from openledger.attribution.state import AttributionState
 from openledger.core.errors import VerificationError
@@ -27,11 +28,18 @@ from openledger.settlement.shares import (
     Attribution,
     ClusterScore,
     Gain,
-    check_scores,
+    check_members,
+    combine,
     is_paid,
-    shares,
 )
-from tests.attribution.releases import RECIPE, account, examples_of, some_text, trained_adapter
+from tests.attribution.releases import (
+    RECIPE,
+    account,
+    examples_of,
+    some_text,
+    stated,
+    trained_adapter,
+)
 
 FULL = Gain(1, 1, PARTS_PER_BILLION)  # so that who earns is judged apart from how much
 VICTIM, COPIER = 1, 9
@@ -54,13 +62,14 @@ class Market:
     ) -> None:
         self.base = base
         rows = base.tokenizer.encode_documents(texts)
-        self.model = ProbedModel(base, trained_adapter(base, rows, epochs=6))
+        early, final = (ProbedModel(base, trained_adapter(base, rows, n)) for n in (2, 6))
+        self.models = Checkpoints(early, final)
         examples = examples_of(base, texts, owners)
-        self.state = build(folder / "state", self.model, examples, RECIPE, elsewhere=elsewhere)
+        self.state = build(folder / "state", self.models, examples, RECIPE, elsewhere=elsewhere)
 
     def scores(self, text: str, state: AttributionState | None = None) -> tuple[ClusterScore, ...]:
         ids = self.base.tokenizer.encode(text)
-        return Attributor(state or self.state, self.model).influence(ids[:PROMPT], ids[PROMPT:])
+        return Attributor(state or self.state, self.models).influence(ids[:PROMPT], ids[PROMPT:])
 
     def pays(
         self, texts: Iterable[str] = TEXTS, state: AttributionState | None = None
@@ -68,7 +77,7 @@ class Market:
         """Parts per billion by account, summed over answers."""
         paid: dict[Account, int] = {}
         for text in texts:
-            for share in shares(FULL, self.scores(text, state)).shares:
+            for share in combine([stated(FULL, self.scores(text, state))]).shares:
                 paid[share.account] = paid.get(share.account, 0) + share.weight_ppb
         return paid
 
@@ -242,8 +251,11 @@ def test_a_phrase_in_every_document_earns_nothing_where_answers_have_it(
 def _gain(market: Market, text: str, state: AttributionState) -> int:
     """Micronats over the base, placebo mean included."""
     ids = market.base.tokenizer.encode(text)
-    found = Attributor(state, market.model).attribute(ids[:PROMPT], ids[PROMPT:])
-    return found.gain.over_base_micronats + 200_000 * found.tokens
+    attributor = Attributor(state, market.models)
+    row = lay_out(ids[:PROMPT], ids[PROMPT:], [attributor.signatures])
+    assert row is not None
+    found = attributor.attribute(ids[:PROMPT], ids[PROMPT:])
+    return found.leave_one_out_micronats + PLACEBO_MICRONATS_PER_TOKEN * len(row.counted)
 
 
 @given(
@@ -259,10 +271,11 @@ def test_whoever_pays_for_his_own_answers_loses_the_platform_part(
     parts = [free * weight // sum(weights) for weight in weights]
     policy = SplitPolicy(BASIS_POINTS - sum(parts), *parts)
     farmer, platform = account(1), account(2)
-    roles = Roles(account(3), platform, *[farmer] * 6)
+    roles = Roles(account(3), platform, (farmer,), *[farmer] * 4)
     mine = (Share(farmer, share),) if share else ()
 
-    found = fee_parts(Wei(fee), policy, roles, Attribution(mine, PARTS_PER_BILLION - share))
+    made = Attribution(mine, PARTS_PER_BILLION - share)
+    found = fee_parts(Wei(fee), policy, roles, [PARTS_PER_BILLION], made)
 
     back = sum(part.amount for part in found if part.account == farmer)
     assert back <= fee - fee * MIN_PLATFORM_BPS // BASIS_POINTS
@@ -280,6 +293,6 @@ def test_scores_that_an_operator_invents_are_found(honest: Market) -> None:
         return (*true[:place], one, *true[place + 1 :])
 
     with pytest.raises(VerificationError, match="not the sum"):
-        check_scores(1, Gain(1, 2, 900_000_000), instead(clumsy))
-    check_scores(1, Gain(1, 2, 900_000_000), instead(clever))
+        check_members(2, [stated(Gain(1, 2, 900_000_000), instead(clumsy))])
+    check_members(2, [stated(Gain(1, 2, 900_000_000), instead(clever))])
     assert honest.scores(TEXTS[0]) == true != instead(clever)

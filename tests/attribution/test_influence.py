@@ -8,7 +8,7 @@ from openledger.attribution.attribute import Attributor
 from openledger.attribution.influence.gradients import ProbedModel, log_chances
 from openledger.attribution.release import build
 from openledger.lm.base import BaseModel
-from tests.attribution.releases import RECIPE, examples_of, some_text, trained_adapter
+from tests.attribution.releases import RECIPE, alone, examples_of, some_text, trained_adapter
 
 COUNT, RUNS, PROMPT = 10, 12, 6
 
@@ -25,11 +25,11 @@ def test_scores_rank_the_documents_that_retraining_shows_to_matter(
     rows = base.tokenizer.encode_documents(texts)
     model = ProbedModel(base, trained_adapter(base, rows, epochs=10))
     folder = tmp_path_factory.mktemp("influence") / "state"
-    state = build(folder, model, examples_of(base, texts, range(COUNT)), RECIPE)
+    state = build(folder, alone(model), examples_of(base, texts, range(COUNT)), RECIPE)
     generous = msgspec.structs.replace(state.rows, counts=state.rows.counts * 0)
-    attributor = Attributor(msgspec.structs.replace(state, rows=generous), model)
+    attributor = Attributor(msgspec.structs.replace(state, rows=generous), alone(model))
     scores = torch.tensor(
-        [[c.score for c in attributor.attribute(r[:PROMPT], r[PROMPT:]).clusters] for r in rows],
+        [[c.score for c in attributor.influence(r[:PROMPT], r[PROMPT:])] for r in rows],
         dtype=torch.float64,
     )
 
@@ -54,7 +54,7 @@ def _chances(base: BaseModel, rows: list[list[int]], subset: list[int]) -> torch
     found = []
     for row in rows:
         batch = model.batch([row], [PROMPT])
-        found.append(log_chances(model, batch, model.upper(batch, is_adapted=True)).mean())
+        found.append(log_chances(model, batch, model.upper(batch)).mean())
     return torch.stack(found)
 
 

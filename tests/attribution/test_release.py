@@ -6,7 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from openledger.attribution.influence.gradients import ProbedModel
+from openledger.attribution.influence.gradients import Checkpoints, ProbedModel
+from openledger.attribution.method import CHECKPOINTS
 from openledger.attribution.release import TrainingExample, build
 from openledger.attribution.state import (
     FACTORS,
@@ -22,7 +23,15 @@ from openledger.core.merkle import verify
 from openledger.core.types import Digest
 from openledger.lm.base import BaseModel
 from openledger.lm.lora import Adapter, LoraPair
-from tests.attribution.releases import RECIPE, SEED, account, examples_of, some_adapter, some_text
+from tests.attribution.releases import (
+    RECIPE,
+    SEED,
+    account,
+    alone,
+    examples_of,
+    some_adapter,
+    some_text,
+)
 
 
 def test_near_copies_share_a_cluster_and_others_stand_alone(state: AttributionState) -> None:
@@ -53,9 +62,9 @@ def test_the_training_root_commits_to_every_example_document_and_row(
 
 
 def test_building_again_gives_the_same_bytes(
-    tmp_path: Path, folder: Path, model: ProbedModel, examples: list[TrainingExample]
+    tmp_path: Path, folder: Path, models: Checkpoints, examples: list[TrainingExample]
 ) -> None:
-    again = build(tmp_path / "again", model, examples, RECIPE)
+    again = build(tmp_path / "again", models, examples, RECIPE)
 
     assert again.training_root == load_state(folder).training_root
     for name in (FACTORS, ROWS, MANIFEST):
@@ -63,35 +72,38 @@ def test_building_again_gives_the_same_bytes(
 
 
 def test_the_seed_and_the_order_of_training_change_the_root(
-    tmp_path: Path, model: ProbedModel, examples: list[TrainingExample], state: AttributionState
+    tmp_path: Path, models: Checkpoints, examples: list[TrainingExample], state: AttributionState
 ) -> None:
     other = msgspec.structs.replace(RECIPE, seed=Digest("6" * 64))
-    seeded = build(tmp_path / "a", model, examples, other)
-    turned = build(tmp_path / "b", model, examples[::-1], RECIPE)
+    seeded = build(tmp_path / "a", models, examples, other)
+    turned = build(tmp_path / "b", models, examples[::-1], RECIPE)
 
     assert len({seeded.training_root, turned.training_root, state.training_root}) == 3
 
 
 def test_examples_of_one_document_are_summed(
-    tmp_path: Path, model: ProbedModel, examples: list[TrainingExample]
+    tmp_path: Path, models: Checkpoints, examples: list[TrainingExample]
 ) -> None:
     joined = [msgspec.structs.replace(e, document=0, account=account(0)) for e in examples[:3]]
-    split = build(tmp_path / "split", model, examples[:3] + examples[4:], RECIPE)
-    whole = build(tmp_path / "whole", model, joined + examples[4:], RECIPE)
+    split = build(tmp_path / "split", models, examples[:3] + examples[4:], RECIPE)
+    whole = build(tmp_path / "whole", models, joined + examples[4:], RECIPE)
 
     apart = split.rows.clusters[:3].astype(float) * _steps(split)
     together = whole.rows.clusters[0].astype(float) * _steps(whole)
 
     assert len(whole.manifest.examples) == len(split.manifest.examples)
-    assert np.allclose(apart.sum(0), together, atol=4 * _steps(whole).max())
+    for one, other in zip(
+        np.split(apart.sum(0), CHECKPOINTS), np.split(together, CHECKPOINTS), strict=True
+    ):  # the balance of checkpoints is another, as the documents are
+        assert np.corrcoef(one, other)[0, 1] > 0.999
 
 
 def test_rows_do_not_depend_on_who_brought_the_documents(
-    tmp_path: Path, model: ProbedModel, examples: list[TrainingExample], state: AttributionState
+    tmp_path: Path, models: Checkpoints, examples: list[TrainingExample], state: AttributionState
 ) -> None:
     moved = [msgspec.structs.replace(e, account=account(i)) for i, e in enumerate(examples)]
 
-    other = build(tmp_path / "moved", model, moved, RECIPE)
+    other = build(tmp_path / "moved", models, moved, RECIPE)
 
     assert other.manifest.clusters == state.manifest.clusters
     assert other.manifest.placebo == state.manifest.placebo
@@ -99,34 +111,34 @@ def test_rows_do_not_depend_on_who_brought_the_documents(
 
 
 def test_progress_reaches_the_number_of_rows(
-    tmp_path: Path, model: ProbedModel, examples: list[TrainingExample]
+    tmp_path: Path, models: Checkpoints, examples: list[TrainingExample]
 ) -> None:
     seen: list[tuple[int, int]] = []
     build(
-        tmp_path / "state", model, examples, RECIPE, lambda done, total: seen.append((done, total))
+        tmp_path / "state", models, examples, RECIPE, lambda done, total: seen.append((done, total))
     )
 
     assert seen[-1][0] == seen[-1][1] > len(examples)
 
 
 def test_many_examples_are_measured_in_part_for_the_curvature(
-    tmp_path: Path, base: BaseModel, model: ProbedModel
+    tmp_path: Path, base: BaseModel, models: Checkpoints
 ) -> None:
     texts = [some_text(i, words=3) for i in range(300)]
 
-    state = build(tmp_path / "many", model, examples_of(base, texts, [0] * 300), RECIPE)
+    state = build(tmp_path / "many", models, examples_of(base, texts, [0] * 300), RECIPE)
 
     assert len(state.rows.clusters) == 300
     assert state.rows.clusters.any(axis=1).all()
 
 
 def test_sums_of_a_large_cluster_stay_within_their_bits(
-    tmp_path: Path, base: BaseModel, model: ProbedModel
+    tmp_path: Path, base: BaseModel, models: Checkpoints
 ) -> None:
     text = some_text(1, words=4)
     examples = examples_of(base, [text] * 300, [0] * 300)
 
-    state = build(tmp_path / "copies", model, examples, RECIPE)
+    state = build(tmp_path / "copies", models, examples, RECIPE)
 
     assert np.array_equal(
         state.rows.clusters[0].astype(int), state.rows.documents.astype(int).sum(0)
@@ -152,13 +164,13 @@ def test_sums_of_a_large_cluster_stay_within_their_bits(
 )
 def test_unfit_examples_are_refused(
     tmp_path: Path,
-    model: ProbedModel,
+    models: Checkpoints,
     examples: list[TrainingExample],
     change: Callable[[list[TrainingExample]], list[TrainingExample]],
     message: str,
 ) -> None:
     with pytest.raises(InvalidInputError, match=message):
-        build(tmp_path / "state", model, change(examples), RECIPE)
+        build(tmp_path / "state", models, change(examples), RECIPE)
 
 
 def test_gradients_that_are_not_finite_are_refused_and_nothing_is_written(
@@ -169,7 +181,7 @@ def test_gradients_that_are_not_finite_are_refused_and_nothing_is_written(
     broken = ProbedModel(base, Adapter(adapter.shape, adapter.base, pairs))
 
     with pytest.raises(InvalidInputError, match="no finite number"):
-        build(tmp_path / "state", broken, examples, RECIPE)
+        build(tmp_path / "state", alone(broken), examples, RECIPE)
 
     assert {path.suffix for path in tmp_path.iterdir()} == {".bin", ".json"}  # the cache alone
 
@@ -214,10 +226,10 @@ def test_a_state_of_another_method_is_refused(tmp_path: Path, folder: Path) -> N
     replace = msgspec.structs.replace
     manifest = load_state(folder).manifest
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
-    newer = replace(manifest, commitment=replace(manifest.commitment, method=2))
-    (copy / MANIFEST).write_bytes(encode(newer))
+    older = replace(manifest, commitment=replace(manifest.commitment, method=1))
+    (copy / MANIFEST).write_bytes(encode(older))
 
-    with pytest.raises(InvalidInputError, match="made by method 2"):
+    with pytest.raises(InvalidInputError, match="made by method 1"):
         load_state(copy)
 
 

@@ -5,15 +5,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from openledger.attribution.influence.curvature import Scale, Site, Whitener, kept
-from openledger.attribution.influence.sketch import Scales, layout
+from openledger.attribution.influence.curvature import Basis, Features, Site, Whitener, kept
+from openledger.attribution.influence.sketch import Scales
 from openledger.attribution.method import (
+    CHECKPOINTS,
     METHOD_VERSION,
     MOST_SIGNATURES,
     PLACEBO_ROWS,
+    ROWS_BYTES,
     SIGNATURE_TOKENS,
-    WIDTH,
 )
+from openledger.attribution.release import layout_of
 from openledger.attribution.state import (
     ClusterEntry,
     Commitment,
@@ -27,7 +29,7 @@ from openledger.attribution.state import (
     state_bytes,
     write_state,
 )
-from tests.attribution.releases import ADAPTER, SEED, account
+from tests.attribution.releases import ADAPTER, EARLY, SEED, account
 
 RANK, LAYERS, CONTRIBUTORS, DOCUMENTS = 8, 10, 100, 300
 HIDDEN, INNER, VALUES, VOCABULARY = 576, 1_536, 192, 49_152  # SmolLM2-135M
@@ -50,30 +52,37 @@ def sites() -> tuple[Site, ...]:
     )
 
 
-def some_whitener() -> Whitener:
+def some_whitener(width: int) -> Whitener:
     places = sites()
+    share = width // len(places)
     identity = torch.eye(RANK)
     return Whitener(
         sites=places,
-        wide_in={s.reads: torch.ones(s.inputs, kept(s.inputs)) for s in places},
-        wide_out={s.name: torch.ones(s.outputs, kept(s.outputs)) for s in places},
+        wide_in={s.reads: some_basis(s.inputs) for s in places},
+        wide_out={s.name: some_basis(s.outputs) for s in places},
         rank_out={s.name: identity.clone() for s in places},
         rank_in={s.name: identity.clone() for s in places},
-        scale_a={s.name: some_scale(s.inputs) for s in places},
-        scale_b={s.name: some_scale(s.outputs) for s in places},
+        features={s.name: some_features(share) for s in places},
     )
 
 
-def some_scale(width: int) -> Scale:
-    return Scale(torch.ones(RANK, kept(width)), torch.ones(RANK, width))
+def some_basis(dimension: int) -> Basis:
+    levels = torch.ones(dimension, kept(dimension), dtype=torch.int8)
+    return Basis(levels, torch.ones(kept(dimension)))
+
+
+def some_features(width: int) -> Features:
+    return Features(torch.arange(width, dtype=torch.int32), torch.ones(width).bfloat16())
 
 
 def test_the_state_of_the_default_release_is_within_64_mib(tmp_path: Path) -> None:
-    whitener = some_whitener()
-    shared = layout(whitener.sizes(), WIDTH)
+    stored = DOCUMENTS - 50 + 100 + PLACEBO_ROWS  # with fifty pairs
+    width = ROWS_BYTES // stored
+    whitener = some_whitener(width // CHECKPOINTS)
+    shared = layout_of(whitener)
     rows = Rows(
-        np.ones((DOCUMENTS - 50, shared.width), np.int16),
-        np.ones((100, shared.width), np.int8),  # fifty pairs
+        np.ones((DOCUMENTS - 50, shared.width), np.int8),
+        np.ones((100, shared.width), np.int8),
         np.ones((PLACEBO_ROWS, shared.width), np.int8),
         np.ones(VOCABULARY, np.int64),
         np.ones((MOST_SIGNATURES, SIGNATURE_TOKENS), np.int32),
@@ -81,7 +90,7 @@ def test_the_state_of_the_default_release_is_within_64_mib(tmp_path: Path) -> No
     wide, narrow = digest_of_row(rows.clusters[0]), digest_of_row(rows.documents[0])
     exponents = Scales((0,) * len(shared.widths))
     commitment = Commitment(
-        METHOD_VERSION, SEED, ADAPTER, SEED, sites(), shared, exponents, SEED,
+        METHOD_VERSION, SEED, ADAPTER, EARLY, SEED, sites(), shared, exponents, SEED,
         digest_of_row(rows.counts), digest_of_row(rows.signatures),
     )  # fmt: skip
     manifest = StateManifest(
@@ -101,5 +110,5 @@ def test_the_state_of_the_default_release_is_within_64_mib(tmp_path: Path) -> No
     write_state(tmp_path / "state", whitener, manifest, rows)
 
     assert state_bytes(tmp_path / "state") <= 64 * 2**20
-    assert shared.width > 0.99 * WIDTH
+    assert shared.width > 0.99 * width > 64_000
     assert load_state(tmp_path / "state").rows.clusters.shape == (DOCUMENTS - 50, shared.width)

@@ -14,6 +14,10 @@ from tests.docs.pages import ROOT
 # What must hold in every smoke run; "corpora" reads what the machine has fetched before.
 HOLDS: dict[str, set[str]] = {
     "attribution": set(),
+    "attribution_cost": {
+        "segments with something owed, answers",
+        "segments with something owed, long answers",
+    },
     "demo": {"the money identity holds"},
     "crash": {"kills that landed", "rounds that differ or are unsound"},
     "epoch": {"receipts in the epoch", "settlements on chain", "its bundle proves its epoch"},

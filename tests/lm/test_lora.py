@@ -14,6 +14,7 @@ from openledger.lm.lora import (
     MixedLinear,
     MixMember,
     Site,
+    added_up,
     banked,
     linear_at,
 )
@@ -81,6 +82,32 @@ def test_a_weighted_mix_of_different_ranks_equals_peft(
     host.set_mix([MixMember(ONE, 0.7), MixMember(TWO, -0.4)])
 
     assert (tiny.model(IDS).logits - expected).abs().max() < 1e-5
+
+
+def test_adapters_added_up_are_one_adapter(
+    tiny: BaseModel, adapter: Adapter, other: Adapter
+) -> None:
+    host = LoraHost(tiny.model, tiny.digest)
+    host.add(ONE, adapter)
+    host.add(TWO, other)
+    with host.mixed([MixMember(ONE, 0.7), MixMember(TWO, -0.4)]):
+        expected = tiny.model(IDS).logits
+    host.close()
+    whole = LoraHost(tiny.model, tiny.digest)
+    whole.add(ONE, added_up(tiny.model, [adapter, other], [0.7, -0.4]))
+    with whole.mixed([MixMember(ONE)]):
+        found = tiny.model(IDS).logits
+    whole.close()
+
+    assert (found - expected).abs().max() < 1e-5
+
+
+def test_adapters_of_two_bases_are_not_added_up(tiny: BaseModel, adapter: Adapter) -> None:
+    stranger = Adapter(adapter.shape, TWO, adapter.pairs)
+
+    for some in ([], [adapter, stranger]):
+        with pytest.raises(InvalidInputError, match="one base model"):
+            added_up(tiny.model, some, [1.0] * len(some))
 
 
 def test_the_previous_mix_comes_back_and_an_empty_one_is_the_base(

@@ -11,7 +11,6 @@ from openledger.settlement.receipt import (
     RECEIPT_VERSION,
     CallBody,
     CallReceipt,
-    MemberScores,
     MixMember,
     Private,
     Receipt,
@@ -19,7 +18,7 @@ from openledger.settlement.receipt import (
     make_statement,
     sign_call,
 )
-from openledger.settlement.shares import ClusterScore, DocumentScore, Gain
+from openledger.settlement.shares import ClusterScore, DocumentScore, Gain, MemberScores, Segment
 
 GATEWAY_KEY = b"\x07" * 32
 GATEWAY = address_of(GATEWAY_KEY)
@@ -28,7 +27,7 @@ PAYOUTS = account("0x" + "9a" * 20)
 PAYER = account("0x" + "cc" * 20)
 ALICE, BOB = account("0x" + "a1" * 20), account("0x" + "b0" * 20)
 TERMS = Terms(1, Price(Wei(1_000), Wei(3_001), Wei(7)), SplitPolicy())
-ROLES = Roles(commons=PAYOUTS, platform=account("0x" + "70" * 20), builder=BOB, node=GATEWAY)
+ROLES = Roles(commons=PAYOUTS, platform=account("0x" + "70" * 20), builders=(BOB,), node=GATEWAY)
 SECRET = Digest("05" * 32)
 
 
@@ -38,7 +37,8 @@ def scores(alice: int = 30, bob: int = 10, gain: int = 50) -> tuple[MemberScores
         ClusterScore(0, alice, 0, (DocumentScore(0, ALICE, alice),)),
         ClusterScore(1, bob, 0, (DocumentScore(1, BOB, bob),)),
     )
-    return (MemberScores(1, 10**9, Gain(gain, 100, 900_000_000), Digest("dd" * 32), clusters),)
+    segment = Segment(20, Gain(gain, 100, 900_000_000), Digest("dd" * 32), clusters)
+    return (MemberScores(1, 10**9, gain, None, (segment,)),)
 
 
 def private(number: int, payer: Account = PAYER) -> Private:
@@ -46,19 +46,28 @@ def private(number: int, payer: Account = PAYER) -> Private:
     return Private(SECRET, payer, str(number), "1 2 3", "4 5", "{}", "nonce")
 
 
-def body(number: int, *, output_tokens: int = 20, refund: str | None = None) -> CallBody:
+MIX = (MixMember(1, "bob/tunes@1", Digest("ad" * 32), Digest("77" * 32), 10**9),)
+
+
+def body(
+    number: int,
+    *,
+    output_tokens: int = 20,
+    refund: str | None = None,
+    mix: tuple[MixMember, ...] = MIX,
+) -> CallBody:
     """The body of the gateway's call `number`."""
     return CallBody(
         receipt_id=receipt_id(number.to_bytes(16, "big")),
         base=Digest("ba" * 32),
-        mix=(MixMember(1, "bob/tunes@1", Digest("ad" * 32), Digest("77" * 32), 10**9),),
+        mix=mix,
         terms=TERMS,
         input_tokens=11,
         output_tokens=output_tokens,
         finish="stop",
         refund=refund,
         engine="test",
-        method=1,
+        method=2,
         private=private(number).digests(),
     )
 

@@ -1,37 +1,51 @@
 """A receipt holds, and nothing about it can be changed."""
 
+from collections.abc import Sequence
+from random import Random
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openledger.core.encoding import decode, digest_of, salted_digest
+from openledger.core.encoding import decode, digest_of, encode, salted_digest
 from openledger.core.errors import VerificationError
 from openledger.core.signing import sign_typed
-from openledger.core.types import PARTS_PER_BILLION, Wei
-from openledger.settlement.parts import COMMONS, Roles, fee_parts
+from openledger.core.types import PARTS_PER_BILLION, Account, Wei
+from openledger.settlement.parts import COMMONS, Part, Roles, fee_parts
 from openledger.settlement.price import SplitPolicy
 from openledger.settlement.receipt import (
+    NO_TRAINING_ROOT,
     Receipt,
     SignedCall,
     SignedStatement,
     StatementBody,
     canonical,
-    combine,
     make_statement,
+    read_statement,
     sign_call,
     verify_call,
     verify_chain,
     verify_follows,
     verify_statement,
 )
-from openledger.settlement.shares import Attribution
+from openledger.settlement.shares import (
+    Attribution,
+    MemberScores,
+    Unscored,
+    combine,
+    member_ppb,
+)
 from tests.settlement.ledger import (
+    ALICE,
+    BOB,
     DOMAIN,
     GATEWAY,
     GATEWAY_KEY,
+    MIX,
     PAYOUTS,
     ROLES,
+    body,
     call,
     pair,
     private,
@@ -111,7 +125,7 @@ def test_the_chain_has_no_gap_and_no_edit() -> None:
     ("path", "value", "message"),
     [
         (("statement", "version"), 9, "different versions"),
-        (("body", "method"), 2, "different versions"),
+        (("body", "method"), 1, "different versions"),
         (("statement", "call"), "00" * 32, "another call"),
         (("statement", "body"), "00" * 32, "another call or body"),
     ],
@@ -167,9 +181,11 @@ def test_a_resigned_statement_with_scores_that_no_method_gives_is_found(
     signed = call(None)
     honest = make_statement(DOMAIN, signed, scores(), ROLES, GATEWAY_KEY)
     (member,) = honest.body.members
-    first, *others = member.clusters
+    (segment,) = member.segments
+    first, *others = segment.clusters
     changed = (msgspec.structs.replace(first, **cluster), *others)
-    members = (msgspec.structs.replace(member, clusters=changed),)
+    segment = msgspec.structs.replace(segment, clusters=changed)
+    members = (msgspec.structs.replace(member, segments=(segment,)),)
     body = msgspec.structs.replace(honest.body, members=members)
 
     with pytest.raises(VerificationError, match=message):
@@ -186,11 +202,152 @@ def test_a_resigned_call_with_fewer_than_no_tokens_is_found(field: str) -> None:
         verify_call(DOMAIN, sign_call(DOMAIN, struct, body, GATEWAY_KEY))
 
 
-def test_method_one_attributes_one_release() -> None:
-    signed = call(None)
+def unscored(reason: Unscored | None) -> MemberScores:
+    return MemberScores(1, 10**9, 0, reason, ())
 
-    with pytest.raises(VerificationError, match="not a mix of 2"):
-        make_statement(DOMAIN, signed, scores() * 2, ROLES, GATEWAY_KEY)
+
+def stated(signed: SignedCall, *members: MemberScores, roles: Roles = ROLES) -> None:
+    """Verify what a gateway signs for this call."""
+    verify_statement(DOMAIN, signed, make_statement(DOMAIN, signed, members, roles, GATEWAY_KEY))
+
+
+NO_MANIFEST = (msgspec.structs.replace(MIX[0], training_root=NO_TRAINING_ROOT),)
+
+
+@pytest.mark.parametrize(
+    ("of_body", "reason"),
+    [
+        ({"refund": "engine_fault"}, Unscored.FREE),
+        ({"output_tokens": 0}, Unscored.NO_ANSWER),
+        ({"mix": NO_MANIFEST}, Unscored.NO_MANIFEST),
+        ({}, Unscored.NOT_FINITE),
+    ],
+)
+def test_what_has_no_scores_says_why_and_pays_no_contributor(
+    of_body: dict[str, object], reason: Unscored
+) -> None:
+    signed = call(None, **of_body)  # type: ignore[arg-type]  # the keywords of `body`
+    stated(signed, unscored(reason))
+
+    made = make_statement(DOMAIN, signed, (unscored(reason),), ROLES, GATEWAY_KEY)
+    assert made.body.attribution == Attribution((), PARTS_PER_BILLION)
+    assert "data" not in {part.role for part in made.body.parts}
+    assert sum(part.amount for part in made.body.parts) == signed.call.fee
+    for other in set(Unscored) - {reason}:
+        if other is not Unscored.NOT_FINITE:
+            with pytest.raises(VerificationError, match="the call makes it"):
+                stated(signed, unscored(other))
+
+
+def test_segments_are_cut_as_the_method_cuts_them() -> None:
+    signed = call(None, output_tokens=300)
+    (member,) = scores()
+    (whole,) = member.segments
+    cut = [msgspec.structs.replace(whole, tokens=100)] * 3
+    long = msgspec.structs.replace(member, leave_one_out_micronats=150, segments=tuple(cut))
+    stated(signed, long)
+
+    uneven = msgspec.structs.replace(cut[0], tokens=101), msgspec.structs.replace(cut[0], tokens=99)
+    for segments in (tuple(cut[:2]), (*uneven, cut[2])):
+        gain = sum(segment.gain.over_base_micronats for segment in segments)
+        other = msgspec.structs.replace(member, leave_one_out_micronats=gain, segments=segments)
+        with pytest.raises(VerificationError, match="not those that the method cuts"):
+            stated(signed, other)
+
+
+TWO = (
+    msgspec.structs.replace(MIX[0], weight_ppb=7 * 10**8),
+    msgspec.structs.replace(MIX[0], release=2, name="alice/airs@1", weight_ppb=3 * 10**8),
+)
+
+
+def duo(first: int, second: int) -> tuple[MemberScores, ...]:
+    """Two releases by what each added, both made of Alice's and Bob's data."""
+    (one,) = scores()
+    return tuple(
+        msgspec.structs.replace(
+            one, release=mixed.release, weight_ppb=mixed.weight_ppb, leave_one_out_micronats=added
+        )
+        for mixed, added in zip(TWO, (first, second), strict=True)
+    )
+
+
+def test_a_mix_pays_builders_by_what_their_releases_added_not_by_weight() -> None:
+    signed = call(None, mix=TWO)
+    roles = msgspec.structs.replace(ROLES, builders=(BOB, ALICE))
+    stated(signed, *duo(10, 30), roles=roles)
+
+    made = make_statement(DOMAIN, signed, duo(10, 30), roles, GATEWAY_KEY)
+    builders = {part.account: part.amount for part in made.body.parts if part.role == "builder"}
+    assert builders == {BOB: 4, ALICE: 12}
+    assert made.body.attribution == combine(scores())
+
+
+def test_a_mix_to_which_nobody_added_leaves_both_parts_to_commons() -> None:
+    signed = call(None, mix=TWO)
+    roles = msgspec.structs.replace(ROLES, builders=(BOB, ALICE))
+    made = make_statement(DOMAIN, signed, duo(0, -5), roles, GATEWAY_KEY)
+
+    verify_statement(DOMAIN, signed, made)
+    assert {part.role for part in made.body.parts} == {"platform", "node", COMMONS}
+
+
+def test_each_member_of_a_mix_has_its_builder_and_stands_there_once() -> None:
+    with pytest.raises(VerificationError, match="mix of 2 has 1 builders"):
+        verify_statement(DOMAIN, call(None, mix=TWO), _of_two(ROLES))
+    twice = (TWO[0], msgspec.structs.replace(TWO[1], release=1))
+    members = tuple(msgspec.structs.replace(one, release=1) for one in duo(1, 2))
+    roles = msgspec.structs.replace(ROLES, builders=(BOB, ALICE))
+    with pytest.raises(VerificationError, match="stands twice"):
+        stated(call(None, mix=twice), *members, roles=roles)
+
+
+def _of_two(roles: Roles) -> SignedStatement:
+    """As `make_statement` makes it for both builders, but signed with other roles."""
+    both = msgspec.structs.replace(ROLES, builders=(BOB, ALICE))
+    made = make_statement(DOMAIN, call(None, mix=TWO), duo(1, 2), both, GATEWAY_KEY)
+    return _sign_body(made, msgspec.structs.replace(made.body, roles=roles))
+
+
+@given(
+    st.integers(0, 10**24).map(Wei),
+    st.lists(st.integers(-(10**6), 10**6), min_size=2, max_size=5),
+    st.randoms(use_true_random=False),
+)
+def test_the_parts_of_a_mix_sum_to_the_fee_in_whatever_order_its_members_stand(
+    fee: Wei, added: list[int], order: Random
+) -> None:
+    (one,) = scores()
+    members = [
+        msgspec.structs.replace(one, release=number, leave_one_out_micronats=gain)
+        for number, gain in enumerate(added)
+    ]
+    builders = [Account(f"0x{number:040x}") for number in range(len(added))]
+
+    def divided(places: Sequence[int]) -> tuple[Part, ...]:
+        mix = [members[place] for place in places]
+        roles = msgspec.structs.replace(ROLES, builders=tuple(builders[p] for p in places))
+        return fee_parts(fee, SplitPolicy(), roles, member_ppb(mix), combine(mix))
+
+    places = list(range(len(added)))
+    plain = divided(places)
+    order.shuffle(places)
+
+    assert sum(part.amount for part in plain) == fee
+    assert divided(places) == plain
+
+
+def test_a_statement_of_another_method_is_refused_by_name() -> None:
+    raw = encode(pair(None).statement)
+    assert read_statement(raw) == pair(None).statement
+    with pytest.raises(VerificationError, match="attribution method 1"):
+        read_statement(raw.replace(b'"method":2', b'"method":1'))
+
+    older = msgspec.structs.replace(body(1), method=1)
+    struct = msgspec.structs.replace(call(None).call, body=digest_of(older))
+    signed = sign_call(DOMAIN, struct, older, GATEWAY_KEY)
+    with pytest.raises(VerificationError, match="attribution method 1"):
+        stated(signed, *scores())
 
 
 def test_the_platform_part_never_returns_to_the_gateway() -> None:
@@ -204,17 +361,19 @@ def test_the_platform_part_never_returns_to_the_gateway() -> None:
 
 @given(st.integers(0, 10**24).map(Wei), st.integers(0, 100), st.integers(0, 100))
 def test_parts_sum_to_the_fee(fee: Wei, alice: int, bob: int) -> None:
-    attribution = combine(scores(alice, bob))
+    members = scores(alice, bob)
 
-    parts = fee_parts(fee, SplitPolicy(), ROLES, attribution)
+    parts = fee_parts(fee, SplitPolicy(), ROLES, member_ppb(members), combine(members))
 
     assert sum(part.amount for part in parts) == fee
 
 
 def test_what_nobody_earns_goes_to_commons() -> None:
-    alone = Roles(commons=PAYOUTS, platform=ROLES.platform, builder=ROLES.builder)
+    alone = Roles(commons=PAYOUTS, platform=ROLES.platform, builders=ROLES.builders)
 
-    parts = fee_parts(Wei(10_000), SplitPolicy(), alone, Attribution((), PARTS_PER_BILLION))
+    parts = fee_parts(
+        Wei(10_000), SplitPolicy(), alone, [10**9], Attribution((), PARTS_PER_BILLION)
+    )
 
     assert {part.role: part.amount for part in parts} == {
         "platform": 1_000,

@@ -1,23 +1,33 @@
 """Shares: integer, complete, blind to identity."""
 
+from random import Random
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from openledger.core.errors import VerificationError
-from openledger.core.types import PARTS_PER_BILLION, Account
+from openledger.core.types import PARTS_PER_BILLION, Account, Digest
 from openledger.settlement.shares import (
+    Attribution,
     ClusterScore,
     CreditPart,
     DocumentScore,
     Gain,
-    check_scores,
+    MemberScores,
+    Segment,
+    Unscored,
+    check_members,
+    check_method,
+    combine,
     data_share_ppb,
     is_paid,
-    shares,
+    member_ppb,
+    segment_lengths,
 )
 
+CAP_PPB = 900_000_000
 ALICE, BOB = Account("0x" + "a1" * 20), Account("0x" + "b0" * 20)
 gains = st.builds(
     Gain, st.integers(-(10**9), 10**9), st.integers(-(10**6), 10**10), st.integers(0, 10**9)
@@ -40,6 +50,44 @@ def cluster_lists(draw: st.DrawFn) -> tuple[ClusterScore, ...]:
         floor = draw(st.integers(0, 2**48))
         clusters.append(ClusterScore(number, sum(scores), floor, documents))
     return tuple(clusters)
+
+
+def segment(gain: Gain, clusters: tuple[ClusterScore, ...], tokens: int = 5) -> Segment:
+    return Segment(tokens, gain, Digest("d" * 64), clusters)
+
+
+def member(*segments: Segment, release: int = 1, added: int | None = None) -> MemberScores:
+    """A release; without `added` the gain over the base, as for one that answered alone."""
+    if added is None:
+        added = sum(one.gain.over_base_micronats for one in segments)
+    return MemberScores(release, PARTS_PER_BILLION, added, None, segments)
+
+
+def shares(gain: Gain, clusters: tuple[ClusterScore, ...]) -> Attribution:
+    """Of a short answer by one release."""
+    return combine([member(segment(gain, clusters))])
+
+
+def total(made: Attribution) -> int:
+    return sum(share.weight_ppb for share in made.shares)
+
+
+members = st.builds(
+    lambda pieces, added: member(*(segment(*piece) for piece in pieces), added=added),
+    st.lists(st.tuples(gains, cluster_lists(), st.integers(1, 128)), max_size=3),
+    st.integers(-(10**9), 10**9),
+)
+
+
+@st.composite
+def mixes(draw: st.DrawFn) -> list[MemberScores]:
+    """Members in any order, each release once; several may have added the same."""
+    found = draw(st.lists(members, min_size=1, max_size=4))
+    numbers = draw(st.permutations(range(1, len(found) + 1)))
+    return [
+        msgspec.structs.replace(one, release=number)
+        for one, number in zip(found, numbers, strict=True)
+    ]
 
 
 @given(gains, cluster_lists())
@@ -140,22 +188,130 @@ def test_the_cap_holds() -> None:
 
 
 def test_the_cap_is_the_methods() -> None:
-    check_scores(1, Gain(1, 2, 900_000_000), ())
-    check_scores(1, Gain(0, 0, 7), ())
+    check_members(2, [member(segment(Gain(1, 2, CAP_PPB), ()))])
     with pytest.raises(VerificationError, match="not the cap"):
-        check_scores(1, Gain(1, 2, PARTS_PER_BILLION), ())
+        check_members(2, [member(segment(Gain(1, 2, PARTS_PER_BILLION), ()))])
 
 
 def test_a_cluster_is_the_sum_of_its_documents() -> None:
-    gain = Gain(1, 2, 900_000_000)
-    check_scores(1, gain, (ClusterScore(0, 5, 9, ()),))
+    gain = Gain(1, 2, CAP_PPB)
+    check_members(2, [member(segment(gain, (ClusterScore(0, 5, 9, ()),)))])
+    wrong = ClusterScore(0, 5, 0, (DocumentScore(0, ALICE, 6),))
     with pytest.raises(VerificationError, match="not the sum"):
-        check_scores(1, gain, (ClusterScore(0, 5, 0, (DocumentScore(0, ALICE, 6),)),))
+        check_members(2, [member(segment(gain, (wrong,)))])
 
 
 def test_a_part_without_weight_is_refused() -> None:
+    gain = Gain(1, 2, CAP_PPB)
     parts = (CreditPart(ALICE, 1), CreditPart(BOB, 0))
     cluster = ClusterScore(0, 5, 0, (DocumentScore(0, ALICE, 5, parts),))
 
     with pytest.raises(VerificationError, match="no weight"):
-        check_scores(1, Gain(1, 2, 900_000_000), (cluster,))
+        check_members(2, [member(segment(gain, (cluster,)))])
+
+
+def test_another_method_is_refused_by_name() -> None:
+    check_method(2)
+    with pytest.raises(VerificationError, match=r"attribution method 1, .* knows 2"):
+        check_method(1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"segments": ()}, {"unscored": Unscored.NOT_FINITE}],
+    ids=["neither", "both"],
+)
+def test_a_member_has_scores_or_a_reason_for_none(changes: dict[str, object]) -> None:
+    honest = member(segment(Gain(1, 2, CAP_PPB), ()))
+
+    with pytest.raises(VerificationError, match="or a reason"):
+        check_members(2, [msgspec.structs.replace(honest, **changes)])
+
+
+def test_members_of_one_mix_agree_about_its_gain() -> None:
+    one, other = segment(Gain(1, 2, CAP_PPB), ()), segment(Gain(1, 9, CAP_PPB), ())
+    check_members(2, [member(one), member(other, release=2, added=-7)])
+    third = segment(Gain(2, 9, CAP_PPB), ())
+    with pytest.raises(VerificationError, match="differ about its gain"):
+        check_members(2, [member(one), member(third, release=2)])
+
+
+def test_who_answered_alone_added_the_gain_over_the_base() -> None:
+    with pytest.raises(VerificationError, match="something else"):
+        check_members(2, [member(segment(Gain(1, 2, CAP_PPB), ()), added=2)])
+
+
+@given(st.integers(0, 5_000))
+def test_an_answer_is_cut_into_few_and_equal_segments(tokens: int) -> None:
+    cut = segment_lengths(tokens)
+
+    assert sum(cut) == tokens
+    assert len(cut) == -(-tokens // 128)
+    assert all(0 < length <= 128 for length in cut)
+    assert not cut or max(cut) - min(cut) <= 1
+
+
+def test_a_short_answer_is_one_segment() -> None:
+    assert [segment_lengths(tokens) for tokens in (0, 1, 128, 129)] == [[], [1], [128], [65, 64]]
+
+
+def test_segments_count_by_their_tokens() -> None:
+    """Nobody's half of an answer is not paid to whoever made the other half."""
+    by_alice = segment(Gain(9, 10, CAP_PPB), (ClusterScore(0, 5, 0, (_all_of(ALICE),)),), 100)
+    by_bob = segment(Gain(5, 10, CAP_PPB), (ClusterScore(0, 5, 0, (_all_of(BOB),)),), 60)
+    nobodys = segment(Gain(-1, 10, CAP_PPB), (), 40)
+
+    made = combine([member(by_alice, by_bob, nobodys)])
+
+    assert {s.account: s.weight_ppb for s in made.shares} == {ALICE: 450_000_000, BOB: 150_000_000}
+
+
+@given(mixes())
+def test_a_mix_of_long_answers_is_divided_whole(mix: list[MemberScores]) -> None:
+    made = combine(mix)
+
+    assert total(made) + made.nobody_ppb == PARTS_PER_BILLION
+    assert sum(member_ppb(mix)) in (0, PARTS_PER_BILLION)
+    assert min(member_ppb(mix)) >= 0
+
+
+@given(mixes(), st.randoms(use_true_random=False))
+def test_the_order_of_the_members_decides_nothing(mix: list[MemberScores], order: Random) -> None:
+    shuffled = list(mix)
+    order.shuffle(shuffled)
+    parts = {one.release: part for one, part in zip(mix, member_ppb(mix), strict=True)}
+
+    assert combine(shuffled) == combine(mix)
+    assert [parts[one.release] for one in shuffled] == member_ppb(shuffled)
+
+
+@given(gains, cluster_lists())
+def test_who_adds_nothing_takes_nothing_from_the_others(
+    gain: Gain, clusters: tuple[ClusterScore, ...]
+) -> None:
+    alone = member(segment(gain, clusters), added=7)
+    idle = member(segment(gain, clusters), release=2, added=0)
+
+    assert member_ppb([alone, idle]) == [PARTS_PER_BILLION, 0]
+    assert combine([alone, idle]) == combine([alone])
+
+
+def test_a_mix_to_which_nobody_added_pays_nobody() -> None:
+    owed = segment(Gain(9, 10, CAP_PPB), (ClusterScore(0, 5, 0, (_all_of(ALICE),)),))
+    mix = [member(owed, added=0), member(owed, release=2, added=-1)]
+
+    assert member_ppb(mix) == [0, 0]
+    assert combine(mix) == Attribution((), PARTS_PER_BILLION)
+
+
+def test_a_member_without_scores_leaves_its_part_to_nobody() -> None:
+    owed = segment(Gain(99, 100, CAP_PPB), (ClusterScore(0, 5, 0, (_all_of(ALICE),)),))
+    unknown = MemberScores(2, 1, 300, Unscored.NO_MANIFEST, ())
+
+    made = combine([member(owed, added=100), unknown])
+
+    assert [share.weight_ppb for share in made.shares] == [225_000_000]
+
+
+def _all_of(account: Account) -> DocumentScore:
+    return DocumentScore(0, account, 5)

@@ -9,7 +9,7 @@ from openledger.storage.database import Database
 from openledger.storage.jobs import Job, JobState, NewJob
 from tests.storage.rows import QuickDatabase
 
-LEASE = 100
+LEASE, NOW = 100, 10_000_000
 
 
 def _new(key: str = "one", attempts: int = 3, kind: str = "attribute") -> NewJob:
@@ -63,6 +63,24 @@ def _claimed(database: Database, now: int) -> Job:
         job = jobs.claim(transaction, ["attribute"], now, LEASE)
     assert job is not None
     return job
+
+
+def test_jobs_that_were_never_tried_are_taken_together(database: Database) -> None:
+    with database.transaction() as transaction:
+        for place, key in enumerate("abcd"):
+            jobs.enqueue(transaction, jobs.NewJob("score", key, b""), NOW, NOW + place)
+        jobs.enqueue(transaction, jobs.NewJob("other", "e", b""), NOW)
+        tried = jobs.claim(transaction, ["score"], NOW, LEASE)
+        assert tried is not None
+        jobs.fail(transaction, tried, "no", NOW - jobs.delay(1))
+        taken = jobs.claim_fresh(transaction, "score", NOW + 2, LEASE, 5)
+        rest = jobs.claim_fresh(transaction, "score", NOW + 3, LEASE, 0)
+
+    assert [(job.key, job.state, job.attempt) for job in taken] == [
+        ("b", JobState.RUNNING, 1),
+        ("c", JobState.RUNNING, 1),
+    ]
+    assert rest == []
 
 
 def test_a_done_job_keeps_its_result(database: Database) -> None:

@@ -10,30 +10,40 @@ import pytest
 from safetensors import SafetensorError
 
 from openledger.attribution import state as attribution_state
+from openledger.attribution.influence.gradients import ProbedModel
 from openledger.attribution.release import Recipe, build
-from openledger.core.errors import DigestMismatchError, NotFoundError, OpenLedgerError
+from openledger.core.errors import (
+    DigestMismatchError,
+    NotFoundError,
+    NothingToSettleError,
+    OpenLedgerError,
+)
 from openledger.core.ids import parse_release_name
-from openledger.core.types import Digest
+from openledger.core.types import PARTS_PER_BILLION, Digest, ReceiptId
 from openledger.flows.data.obtain import SOURCES, Package, Registry, Source
 from openledger.flows.model.train import flow
 from openledger.flows.model.train.plan import attribution_folder
+from openledger.flows.money.attribute import Member
 from openledger.flows.money.infer import answer
 from openledger.flows.money.infer.request import CallRequest
 from openledger.lm import checkpoint
 from openledger.lm.base import load_base
 from openledger.lm.checkpoint import save_adapter
+from openledger.lm.lora import Adapter, LoraPair
 from openledger.lm.tokenizer import Tokenizer
+from openledger.settlement.receipt import read_statement
 from openledger.storage.records.model import releases
 from openledger.storage.records.model.releases import Release
 from openledger.storage.records.money import balances, calls
 from openledger.training.steps import state as training_state
 from openledger.web.operations import models as operations
+from openledger.web.operations import receipts
 from openledger.web.work import worker_of
 from openledger.wiring import models as wired
 from openledger.wiring.models import Models
 from openledger.wiring.platform import Platform, now_us
 from tests import market as fair
-from tests.attribution.releases import SEED, examples_of, some_adapter, some_model, some_text
+from tests.attribution.releases import SEED, alone, examples_of, some_adapter, some_model, some_text
 from tests.fakes import FailingTransport
 from tests.serving.tiny import llama_adapter
 
@@ -224,7 +234,7 @@ def test_a_state_that_is_not_the_one_on_chain_pays_nobody(market: Platform) -> N
     examples = examples_of(base, [some_text(i) for i in range(4)], [0, 1, 2, 3])
     digest = save_adapter(market.home.adapter("new"), some_adapter(base), base.name)
     market.home.adapter("new").rename(market.home.adapter(digest))
-    state = build(folder, some_model(base), examples, Recipe(digest, SEED, width=4_096))
+    state = build(folder, alone(some_model(base)), examples, Recipe(digest, digest, SEED))
     with market.database.read() as transaction:
         published = releases.by_name(transaction, parse_release_name(fair.MODEL))
     release = msgspec.structs.replace(
@@ -234,8 +244,103 @@ def test_a_state_that_is_not_the_one_on_chain_pays_nobody(market: Platform) -> N
         folder=str(folder.parent.relative_to(market.home.root)),
         training_root=state.training_root,
     )
-    assert market.models.scorer(release) is market.models.scorer(release)
+    only = (Member(release, PARTS_PER_BILLION),)
+    assert market.models.scorer(only) is market.models.scorer(only)
 
     moved = msgspec.structs.replace(release, id="other", training_root=Digest("1" * 64))
     with pytest.raises(DigestMismatchError, match="training root"):
-        market.models.scorer(moved)
+        market.models.scorer((Member(moved, PARTS_PER_BILLION),))
+
+
+@pytest.fixture
+def attributed(market: Platform) -> Release:
+    """A release with a real adapter and its attribution state, whose answers gain over the base."""
+    base = market.models.base(market.models.precision)
+    calm = some_adapter(base)
+    pairs = {site: LoraPair(pair.a, pair.b * 30) for site, pair in calm.pairs.items()}
+    lively = Adapter(calm.shape, calm.base, pairs)
+    digest = save_adapter(market.home.adapter("new"), lively, base.name)
+    market.home.adapter("new").rename(market.home.adapter(digest))
+    run = fair.trained(market, "whole", digest)
+    folder = attribution_folder(market.home.run(run.op))
+    examples = examples_of(base, [some_text(i) for i in range(4)], [0, 1, 2, 3])
+    state = build(folder, alone(ProbedModel(base, lively)), examples, Recipe(digest, digest, SEED))
+    offer = msgspec.structs.replace(
+        fair.offer(run, "whole"),
+        training_root=state.training_root,
+        training_size=state.training_size,
+    )
+    release = market.publish.run(offer)
+    market.models.serve(release)
+    return release
+
+
+def ask_whole(market: Platform) -> ReceiptId:
+    request = CallRequest(fair.payer(market).address, "openledger/whole", "X:1\n", max_tokens=9)
+    made = answer.start(market.models.desk, request)
+    list(made)
+    assert made.result().fee > 0
+    return made.result().receipt_id
+
+
+def make_due(market: Platform) -> None:
+    """As if every wait were over."""
+    with market.database.transaction() as transaction:
+        transaction.connection.exec_driver_sql("UPDATE jobs SET run_at = 0")
+
+
+@pytest.mark.parametrize("is_gone", [True, False], ids=["missing", "altered"])
+@pytest.mark.parametrize("name", [attribution_state.ROWS, attribution_state.MANIFEST])
+def test_a_call_waits_unpaid_while_a_file_of_its_release_is_bad(
+    market: Platform, attributed: Release, name: str, is_gone: bool
+) -> None:
+    file = attribution_folder(market.home.root / attributed.folder) / name
+    whole = file.read_bytes()
+    receipt = ask_whole(market)
+    file.unlink()
+    if not is_gone:
+        file.write_bytes(whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:])
+    worker = worker_of(market)
+    worker.drain()
+    waiting = receipts.show(market, receipts.ShowReceipt(receipt))
+    with pytest.raises(NothingToSettleError):
+        market.settle.run()
+    file.write_bytes(whole)
+    make_due(market)
+    worker.drain()
+    shown = receipts.show(market, receipts.ShowReceipt(receipt))
+
+    assert (waiting.state, waiting.parts, waiting.bundle) == (receipts.PENDING, (), b"")
+    assert "tried again" in waiting.notes[0]
+    assert (shown.state, shown.notes) == ("attributed", ())
+    assert sum(part.amount for part in shown.parts) == shown.fee
+    assert market.settle.run().size == 1
+
+
+@pytest.mark.slow
+def test_calls_are_attributed_between_the_steps_of_a_run(
+    market: Platform, attributed: Release
+) -> None:
+    """In every stage, in the midst of whatever the training has set up on the base model."""
+    choice = operations.RecipeChoice(epochs=1, rank=2, last_layers=1, scored_tunes=1)
+    made = operations.start(market, operations.NewRun((fair.DATANET,), "run", "run", choice=choice))
+    worker = worker_of(market)
+    asked: dict[str, ReceiptId] = {}
+
+    def tell(step: flow.Step) -> None:
+        if step.stage not in asked:
+            asked[step.stage] = ask_whole(market)
+
+    market.models.tell = tell
+    turns = worker.drain()
+    run = operations.show_run(market, operations.Which(made.id))
+    with market.database.read() as transaction:
+        said = [calls.statement(transaction, receipt) for receipt in asked.values()]
+
+    assert turns == 1  # all of them within the one turn of the run
+    assert run.state == "trained"
+    assert set(asked) >= {"reading", "training", "measuring", flow.BUILDING, flow.SCORING}
+    statements = [read_statement(row.record).body for row in said if row is not None]
+    assert len(statements) == len(asked)
+    assert all(body.members[0].segments[0].clusters for body in statements)
+    assert market.settle.run().size == len(asked)

@@ -121,8 +121,8 @@ def _nothing(one: Stage) -> Found:
     tokenizer, victim = one.base.tokenizer, one.contributors[0]
     count = sum(document.contributor == victim for document in one.documents)
     forged = {
-        "random text": forgeries.random_texts(tokenizer, count, one.seed),
-        "shuffled text": forgeries.shuffled_texts(tokenizer, one.documents, count, one.seed),
+        "random text": forgeries.random_texts(tokenizer, count, one.plan.seed),
+        "shuffled text": forgeries.shuffled_texts(tokenizer, one.documents, count, one.plan.seed),
         "keyword stuffing": forgeries.stuffed_texts(tokenizer, one.documents, victim, count),
     }
     documents = [*one.documents, *(document for some in forged.values() for document in some)]
@@ -137,7 +137,7 @@ def _nothing(one: Stage) -> Found:
 def _inflation(one: Stage) -> Found:
     forger = one.contributors[0]
     own = one.about({forger})
-    longer = forgeries.inflated(one.base.tokenizer, _of(one.documents, forger), one.seed)
+    longer = forgeries.inflated(one.base.tokenizer, _of(one.documents, forger), one.plan.seed)
     documents = _replaced(one.documents, longer)
     after = payer(one, documents).pays(one.queries)
     name = "gradient-norm inflation"
@@ -167,7 +167,7 @@ def _splits(one: Stage) -> Found:
             msgspec.structs.replace(document, contributor=f"{forger} {place}")
             for document, place in zip(theirs, places, strict=True)
         ]
-        after = payer(one, _replaced(one.documents, moved), one.adapter).pays(one.queries)
+        after = payer(one, _replaced(one.documents, moved), one.checkpoints).pays(one.queries)
         found[f"splitting {name}: paid with / without"] = Tally(
             _sum(after, sorted(_names(moved))), _sum(one.paid, [forger])
         )
@@ -194,7 +194,7 @@ def _laundering(one: Stage) -> Found:
     originals = [document for document in one.documents if document.contributor in victims]
     forged = forgeries.copies(originals)
     documents = _replaced(one.documents, forged)
-    after = payer(one, documents, one.adapter, originals).pays(one.queries)
+    after = payer(one, documents, one.checkpoints, originals).pays(one.queries)
     had, kept = _sum(one.paid, victims), _sum(after, victims)
     return {
         "copy instead of the original: victim keeps": Tally(kept, had),
@@ -207,14 +207,14 @@ def _laundering(one: Stage) -> Found:
 def _farming(_: Stage) -> Found:
     """A payer who built the release and holds all of its data."""
     attacker, others = Account("0x" + "aa" * 20), Account("0x" + "bb" * 20)
-    roles = Roles(commons=others, platform=others, builder=attacker)
+    roles = Roles(commons=others, platform=others, builders=(attacker,))
     free = BASIS_POINTS - MIN_PLATFORM_BPS
     cap = max(CAP_PPB_OF_METHOD.values())
     mine = Attribution((Share(attacker, cap),), PARTS_PER_BILLION - cap)
     fee, back = Wei(10**18), 0
     for builder in (0, free):
         policy = SplitPolicy(MIN_PLATFORM_BPS, builder, 0, 0, 0, free - builder)
-        parts = fee_parts(fee, policy, roles, mine)
+        parts = fee_parts(fee, policy, roles, [PARTS_PER_BILLION], mine)
         back = max(back, sum(part.amount for part in parts if part.account == attacker))
     return {"farming own queries: paid back / fee": Tally(back, fee)}
 
@@ -225,8 +225,8 @@ def _invention(one: Stage) -> Found:
     A checker builds the release again and scores the answer again; he refuses shares that differ
     from his by more than half a point in all.
     """
-    stated = payer(one, one.documents, one.adapter).influence(one.queries)
-    checked = payer(one, one.documents, one.adapter).influence(one.queries)
+    stated = payer(one, one.documents, one.checkpoints).influence(one.queries)
+    checked = payer(one, one.documents, one.checkpoints).influence(one.queries)
     refused = found = altered = 0
     for number, (theirs, mine) in enumerate(zip(stated, checked, strict=True)):
         right = divided(mine)
@@ -292,7 +292,7 @@ def _sum(
 
 def _mean_scores(one: Stage, documents: Sequence[Document]) -> np.ndarray:
     """(N,) what each document's content scores over all queries: an attacker can find it out."""
-    attacked = payer(one, one.documents, one.adapter)
+    attacked = payer(one, one.documents, one.checkpoints)
     place = {document.id: number for number, document in enumerate(one.documents)}
     cluster = attacked.clusters
     scores = np.zeros(max(cluster) + 1)

@@ -6,37 +6,52 @@ influence as the product scores it, divided by the product's rules as if its gai
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 
 import msgspec
 import numpy as np
+import torch
 
-from bench.attribution import ours
-from bench.attribution.corpus import Pages, draw
+from bench.attribution import ours, tiny
+from bench.attribution.kept import Kept
 from bench.attribution.setting import Checkpoint, Document, Query, Setting
-from bench.attribution.small_base import small_base
-from bench.attribution.tiny import PROMPT_TOKENS, RECIPE, Scale, documents_of, queries_of
-from bench.attribution.truth import Retraining, written
-from openledger.attribution.attribute import Attributor
+from bench.attribution.suites import Draw
+from bench.attribution.truth import Retraining, trajectory
+from bench.attribution.world import Plan, queries_of
+from openledger.attribution.attribute import Attributor, lay_out
 from openledger.attribution.method import PLACEBO_MICRONATS_PER_TOKEN
-from openledger.core.types import PARTS_PER_BILLION, Account
+from openledger.core.types import PARTS_PER_BILLION, Account, Digest
 from openledger.lm.base import BaseModel
-from openledger.lm.lora import Adapter
-from openledger.settlement.shares import Attribution, ClusterScore, Gain, shares
+from openledger.settlement.shares import (
+    Attribution,
+    ClusterScore,
+    Gain,
+    MemberScores,
+    Segment,
+    combine,
+)
 
 _FULL = Gain(over_base_micronats=1, over_null_micronats=1, cap_ppb=PARTS_PER_BILLION)
+_ANY = Digest("0" * 64)  # of a query vector that is not stated
 
 
 class Stage(msgspec.Struct, frozen=True):
     """One data seed before anybody attacks."""
 
-    base: BaseModel
-    documents: tuple[Document, ...]
-    adapter: Adapter
+    plan: Plan
+    kept: Kept
+    checkpoints: tuple[Checkpoint, ...]
+    queries: tuple[Query, ...]  # held-out and generated
     paid: Mapping[str, np.ndarray]  # by contributor, (Q,) before any attack
-    queries: tuple[Query, ...]  # held-out and generated, equally many of each contributor
-    seed: int
-    seeds: tuple[int, ...]  # of the trainings behind each figure of the truth
+
+    @property
+    def base(self) -> BaseModel:
+        """What everybody tunes."""
+        return self.plan.base
+
+    @property
+    def documents(self) -> tuple[Document, ...]:
+        """Of the honest contributors."""
+        return self.plan.texts.documents
 
     @property
     def contributors(self) -> tuple[str, ...]:
@@ -46,32 +61,29 @@ class Stage(msgspec.Struct, frozen=True):
     def about(self, names: Collection[str]) -> np.ndarray:
         """(Q,) whether each query is about one of these contributors' subjects."""
         people = self.contributors
-        each = len(self.queries) // 2 // len(people)
-        owners = [people[place // each] for place in range(each * len(people))] * 2
+        each = len(self.plan.texts.held_out) // len(people)
+        owners = [people[int(query.id.rpartition("/")[2]) // each] for query in self.queries]
         return np.array([owner in names for owner in owners])
 
 
-def stage(pages: Pages, cache: Path, seed: int, scale: Scale) -> Stage:
+def stage(draw: Draw) -> Stage:
     """Draw a Datanet and train on it, as the suite does."""
-    base = small_base(cache, pages, scale.base_steps)
-    datanet = draw(pages.pool, base.tokenizer, seed, scale.size)
-    documents = documents_of(base, datanet)
-    adapter = taught(base, documents)
-    pieces = [piece for some in datanet.held_out for piece in some]
-    prompts = [piece[:PROMPT_TOKENS] for piece in pieces]
-    answers = written(base, adapter, prompts, len(pieces[0]) - PROMPT_TOKENS, seed)
-    held_out = [(piece[:PROMPT_TOKENS], piece[PROMPT_TOKENS:]) for piece in pieces]
-    generated = list(zip(prompts, answers, strict=True))
-    queries = (*queries_of("held-out", held_out), *queries_of("generated", generated))
-    quiet = Stage(base, documents, adapter, {}, queries, seed, tuple(range(1, scale.seeds + 1)))
-    paid = payer(quiet, documents, adapter).pays(queries)
+    torch.set_num_threads(1)  # the same sums in the same order, whatever the machine does
+    pages, scale = draw.tiny()
+    plan = tiny.plan(pages, draw.cache / "models", draw.seed, scale)
+    untrained = Stage(plan, draw.kept, (), (), {})
+    checkpoints = taught(untrained, plan.texts.documents)
+    retraining = _retraining(untrained, plan.texts.documents)
+    asked = queries_of(plan, retraining, checkpoints[-1].adapter)
+    queries = tuple(query for query in asked if query.kind != "outside")
+    quiet = Stage(plan, draw.kept, checkpoints, queries, {})
+    paid = payer(quiet, quiet.documents, checkpoints).pays(queries)
     return msgspec.structs.replace(quiet, paid=paid)
 
 
-def taught(base: BaseModel, documents: Sequence[Document]) -> Adapter:
-    """The adapter that these documents make."""
-    everything = np.ones((1, len(documents)), np.int8)
-    return _retraining(base, documents).adapters(everything, 0)[0]
+def taught(one: Stage, documents: Sequence[Document]) -> tuple[Checkpoint, ...]:
+    """The adapter that these documents make, as it grows."""
+    return trajectory(_retraining(one, documents), 0, one.plan.retrainings.checkpoints)
 
 
 class Payer(msgspec.Struct, frozen=True):
@@ -95,31 +107,31 @@ class Payer(msgspec.Struct, frozen=True):
 
     def gained(self, queries: Sequence[Query]) -> float:
         """Nats over the base in all, before the placebo mean is taken off."""
-        found = [self.attributor.attribute(one.prompt, one.answer) for one in queries]
-        return (
-            sum(
-                one.gain.over_base_micronats + PLACEBO_MICRONATS_PER_TOKEN * one.tokens
-                for one in found
-            )
-            / 1e6
-        )
+        total = 0
+        for one in queries:
+            row = lay_out(one.prompt, one.answer, [self.attributor.signatures])
+            found = self.attributor.attribute(one.prompt, one.answer)
+            total += found.leave_one_out_micronats
+            total += PLACEBO_MICRONATS_PER_TOKEN * (len(row.counted) if row else 0)
+        return total / 1e6
 
 
 def divided(clusters: tuple[ClusterScore, ...]) -> Attribution:
     """Who is paid for an answer of these scores, apart from gain."""
-    return shares(_FULL, clusters)
+    segment = Segment(1, _FULL, _ANY, clusters)
+    return combine([MemberScores(0, PARTS_PER_BILLION, 1, None, (segment,))])
 
 
 def payer(
     one: Stage,
     documents: Sequence[Document],
-    adapter: Adapter | None = None,
+    checkpoints: tuple[Checkpoint, ...] = (),
     elsewhere: Sequence[Document] = (),
 ) -> Payer:
-    """The release of these documents and their adapter; trained here where none is given."""
+    """The release of these documents and their checkpoints; trained here where none is given."""
     setting = Setting(
         base=one.base,
-        checkpoints=(Checkpoint(adapter or taught(one.base, documents), 0.0),),
+        checkpoints=checkpoints or taught(one, documents),
         documents=tuple(documents),
         queries=one.queries,
         elsewhere=tuple(elsewhere),
@@ -136,14 +148,16 @@ def effects(
     everything = [True] * len(documents)
     without = [[one.contributor not in group for one in documents] for group in groups]
     kept = np.array([everything, *without], dtype=np.int8)
-    found = _retraining(one.base, documents).losses(kept, one.queries, one.seeds, _say_nothing)
+    seeds = range(1, one.plan.retrainings.seeds + 1)
+    found = _retraining(one, documents).losses(kept, one.queries, seeds, _say_nothing)
     losses = found.losses.mean(0)  # (1 + G, Q)
     rise: np.ndarray = losses[1:] - losses[0]
     return rise
 
 
-def _retraining(base: BaseModel, documents: Sequence[Document]) -> Retraining:
-    return Retraining(base, RECIPE, tuple(one.tokens for one in documents))
+def _retraining(one: Stage, documents: Sequence[Document]) -> Retraining:
+    rows = tuple(document.tokens for document in documents)
+    return Retraining(one.base, one.plan.recipe, rows, one.kept, one.plan.retrainings.together)
 
 
 def _say_nothing(adapters: int) -> None:

@@ -2,7 +2,7 @@
 
 Scores are (N, Q), documents and queries in the setting's order; above zero, the document made the
 answer likelier. A peer whose package is not installed is left out by name and with the reason:
-`pip install 'openledger[bench]'` brings them all.
+`pip install 'openledger[bench]'` brings all but kronfluence, which asks for another torch.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from bench.attribution.peers import controls, dattri, embedding, gradient, lexical
+from bench.attribution.peers import controls, dattri, embedding, gradient, kronfluence, lexical
 from bench.attribution.setting import Setting
 
 Peer = Callable[[Setting], np.ndarray]
@@ -28,6 +28,7 @@ PEERS: Mapping[str, Peer] = {
     "dattri-llm gradient dot": dattri.gradient_dot,
     "dattri-llm EK-FAC": dattri.ekfac,
     "dattri-llm EK-FAC, relative damping": dattri.ekfac_relative,
+    "kronfluence EK-FAC, relative damping": kronfluence.ekfac,
 }
 
 _NEEDS = {
@@ -36,7 +37,10 @@ _NEEDS = {
     "dattri-llm gradient dot": ("dattri_llm", "peft"),
     "dattri-llm EK-FAC": ("dattri_llm", "peft"),
     "dattri-llm EK-FAC, relative damping": ("dattri_llm", "peft"),
+    "kronfluence EK-FAC, relative damping": kronfluence.PACKAGES,
 }
+_EXTRA = "pip install 'openledger[bench]'"
+_CURES = {"kronfluence EK-FAC, relative damping": kronfluence.CURE}
 
 
 def left_out() -> dict[str, str]:
@@ -46,7 +50,7 @@ def left_out() -> dict[str, str]:
         for name, packages in _NEEDS.items()
     }
     return {
-        name: f"{' and '.join(packages)} not installed: pip install 'openledger[bench]'"
+        name: f"{' and '.join(packages)} not installed: {_CURES.get(name, _EXTRA)}"
         for name, packages in missing.items()
         if packages
     }

@@ -13,27 +13,20 @@ What has to be known of version 0.1.0:
   proportion to the mean eigenvalue, as others use it, are run.
 """
 
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers.models.llama import LlamaForCausalLM
 
-from bench.attribution.peers.passes import Row, document_rows, query_rows
+from bench.attribution.peers.passes import document_rows, query_rows
+from bench.attribution.peers.tuned import NO_LOSS, Sample, Samples, peft_model, scratch
 from bench.attribution.setting import Setting
-from openledger.lm.checkpoint import save_adapter
 
-_NO_LOSS = -100  # the label of a token without a loss, as transformers has it
 _RELATIVE_DAMPING = 0.1  # of each matrix's mean eigenvalue
-
-_Sample = dict[str, Tensor]
 
 
 class _Score(Protocol):
@@ -46,7 +39,7 @@ class _Score(Protocol):
 
 class _Attributor(Protocol):
     def attribute(
-        self, train: Dataset[_Sample], test: Dataset[_Sample], **options: object
+        self, train: Dataset[Sample], test: Dataset[Sample], **options: object
     ) -> _Score: ...
 
 
@@ -72,35 +65,20 @@ def ekfac_relative(setting: Setting) -> np.ndarray:
     return _run(setting, EKFACAttributor, options)
 
 
-class _Samples(Dataset[_Sample]):
-    """Rows as the model is called with them."""
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, place: int) -> _Sample:
-        row = self._rows[place]
-        labels = [_NO_LOSS] * row.start + list(row.tokens[row.start :])
-        return {"input_ids": torch.tensor(row.tokens), "labels": torch.tensor(labels)}
-
-
 def _run(
     setting: Setting, attributor: Callable[..., _Attributor], options: dict[str, float | bool]
 ) -> np.ndarray:
     from dattri_llm import REGISTER_ALL, AttributionArguments, AttributionTask, HookManagerConfig
 
-    documents, queries = _Samples(document_rows(setting)), _Samples(query_rows(setting))
-    with _scratch() as folder:
+    documents, queries = Samples(document_rows(setting)), Samples(query_rows(setting))
+    with scratch() as folder:
         arguments = AttributionArguments(
             output_dir=str(folder),
             per_device_train_batch_size=1,
             per_device_eval_batch_size=1,
             use_cpu=True,
         )
-        model = _load(setting, folder / "adapter")
+        model = peft_model(setting, folder / "adapter")
         task = AttributionTask(_summed_loss, model, target_func=_mean_loss)
         with warnings.catch_warnings():
             # Nothing that learns stands below the lowest adapted layer: its input has no gradient.
@@ -118,39 +96,16 @@ def _run(
     return found
 
 
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    """A folder that goes away, with the temporary folders that the package would leave behind."""
-    usual = tempfile.tempdir
-    with tempfile.TemporaryDirectory() as folder:
-        tempfile.tempdir = folder
-        try:
-            yield Path(folder)
-        finally:
-            tempfile.tempdir = usual
-
-
-def _load(setting: Setting, folder: Path) -> torch.nn.Module:
-    """The final adapter by peft, on a base model of its own, in the setting's precision."""
-    from peft import PeftModel
-
-    save_adapter(folder, setting.adapter, setting.base.name)
-    dtype = setting.base.model.lm_head.weight.dtype
-    base = LlamaForCausalLM.from_pretrained(setting.base.folder, dtype=dtype)
-    model: torch.nn.Module = PeftModel.from_pretrained(base, folder, is_trainable=True)
-    return model
-
-
-def _mean_loss(model: torch.nn.Module, batch: _Sample) -> Tensor:
+def _mean_loss(model: torch.nn.Module, batch: Sample) -> Tensor:
     loss: Tensor = model(**batch).loss
     return loss
 
 
-def _summed_loss(model: torch.nn.Module, batch: _Sample) -> Tensor:
-    return _mean_loss(model, batch) * (batch["labels"][:, 1:] != _NO_LOSS).sum()
+def _summed_loss(model: torch.nn.Module, batch: Sample) -> Tensor:
+    return _mean_loss(model, batch) * (batch["labels"][:, 1:] != NO_LOSS).sum()
 
 
-def _names(samples: _Samples) -> list[str]:
+def _names(samples: Samples) -> list[str]:
     """What the package calls each sample."""
     from dattri_llm import hash_sample
 

@@ -50,15 +50,14 @@ def groups(model: ProbedModel, rows: Sequence[Row]) -> Iterator[Group]:
 
 def gradients(model: ProbedModel, batch: Batch) -> Tensor:
     """(B, K) of each row's summed loss in all K values of the adapter, float32."""
-    states = model.upper(batch, is_adapted=True, has_graph=True)
-    flow = model.flow(states, label_gradients(model, batch, states).true)
-    sites = flow.gradients.values()
+    states = model.upper(batch, has_graph=True)
+    sites = model.gradients(states, label_gradients(model, batch, states).true).values()
     parts = [factor.flatten(1).float() for site in sites for factor in (site.a, site.b)]
     return torch.cat(parts, dim=1)
 
 
 def mean_states(model: ProbedModel, batch: Batch) -> Tensor:
     """(B, D) of each row: the mean of the last states from which its tokens with a loss came."""
-    states = model.upper(batch, is_adapted=True).float()  # (B, T - 1, D)
+    states = model.upper(batch).float()  # (B, T - 1, D)
     weights = batch.weights[:, :, None]  # (B, T - 1, 1)
     return (states * weights).sum(1) / weights.sum(1)

@@ -1,12 +1,17 @@
 """Scores one answer against a release: integer gain and integer influence, then shares.
 
 The gain compares the adapter with its base on the answer's own tokens, at temperature 1. The query
-vector is the gradient of the answer's mean loss, whitened and projected as the training rows were;
-its dot products with the rows are exact integers. From there `settlement.shares` is arithmetic
-that anyone can redo. No float leaves this module.
+vector is the gradient of the mean loss of a segment of the answer at each checkpoint of the
+adapter, whitened as the training rows were; its dot products with the rows are exact integers.
+From there `settlement.shares` is arithmetic that anyone can redo. No float leaves this module.
+
+An answer goes through the model alone and once, however many segments it has: in a batch with
+others its numbers would depend on what else was in the queue.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from math import isqrt
 
 import msgspec
@@ -17,11 +22,12 @@ from torch import Tensor
 from openledger.attribution.credit.signatures import Signatures
 from openledger.attribution.influence.gradients import (
     Batch,
+    Checkpoints,
     ProbedModel,
     label_gradients,
     log_chances,
 )
-from openledger.attribution.influence.sketch import Sketch, dot, quantise_query
+from openledger.attribution.influence.sketch import dot, quantise_query
 from openledger.attribution.method import (
     CAP_PPB,
     LONGEST_SEQUENCE,
@@ -31,15 +37,19 @@ from openledger.attribution.method import (
 )
 from openledger.attribution.state import AttributionState, DocumentEntry, digest_of_row
 from openledger.core.errors import DigestMismatchError
-from openledger.core.types import Digest
+from openledger.core.types import PARTS_PER_BILLION
 from openledger.settlement.shares import (
     Attribution,
     ClusterScore,
     DocumentScore,
     Gain,
+    MemberScores,
+    Segment,
+    Unscored,
+    combine,
     data_share_ppb,
     is_paid,
-    shares,
+    segment_lengths,
 )
 
 _MICRO = 1_000_000
@@ -47,107 +57,179 @@ _NO_QUERY = np.zeros(0, np.int16)
 
 
 class AnswerAttribution(msgspec.Struct, frozen=True):
-    """Whose data made one answer, with the integers it follows from."""
+    """One member's part in one answer, in the integers from which money follows."""
 
-    tokens: int  # that count: something stands before them, and they are in no signature
-    gain: Gain
-    query: Digest  # of the query vector; of no bytes where nothing was owed and none was made
-    clusters: tuple[ClusterScore, ...]  # all of them, in order; none where nothing was owed
-    attribution: Attribution
+    unscored: Unscored | None  # why there are no segments
+    leave_one_out_micronats: int  # gain of the mix over the mix without this member
+    segments: tuple[Segment, ...]  # of all clusters, in order; without any where nothing was owed
+
+    @property
+    def attribution(self) -> Attribution:
+        """The shares of an answer to which this release alone added."""
+        return combine([MemberScores(0, PARTS_PER_BILLION, *msgspec.structs.astuple(self))])
+
+
+class Chances(msgspec.Struct, frozen=True):
+    """Natural log-probabilities of the answer's tokens that count, at temperature 1."""
+
+    adapted: Tensor  # (N,) under all adapters of the mix
+    plain: Tensor  # (N,) under the base alone
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A prompt and its answer, as one sequence for a model."""
+
+    ids: tuple[int, ...]
+    begin: int  # of the answer
+    tokens: int  # of the whole answer
+    # Places of the answer's tokens that have a gain: something stands before them, and they are in
+    # no signature.
+    counted: tuple[int, ...]
+
+    def segments(self) -> list[slice]:
+        """Where each segment of the answer stands among the tokens that count."""
+        ends = accumulate(segment_lengths(self.tokens), initial=self.begin)
+        marks = [bisect_left(self.counted, end) for end in ends]
+        return [slice(first, last) for first, last in pairwise(marks)]
+
+    def batch(self, model: ProbedModel) -> Batch:
+        """For a model; only the tokens that count have a loss."""
+        batch = model.batch([self.ids], [len(self.ids)])
+        batch.weights[0, [place - 1 for place in self.counted]] = 1
+        return batch
+
+
+class _Reading(msgspec.Struct, frozen=True):
+    """An answer as one checkpoint sees it."""
+
+    model: ProbedModel
+    states: Tensor  # (1, T - 1, D) with their graph
+    loss: Tensor  # (1, T - 1, D) gradients of each token's loss in them
 
 
 class Attributor:
     """One release, ready to score answers; not safe to share between threads."""
 
-    def __init__(self, state: AttributionState, model: ProbedModel) -> None:
-        """Join a state with the model it was made from.
+    def __init__(self, state: AttributionState, models: Checkpoints) -> None:
+        """Join a state with the models it was made from.
 
         Raises:
             DigestMismatchError: the state belongs to another base model or other adapted layers.
         """
         commitment = state.manifest.commitment
-        if (commitment.base, commitment.sites) != (model.base.digest, model.sites):
-            raise DigestMismatchError("this attribution state belongs to another base or adapter")
+        for model in models.both:
+            if (commitment.base, commitment.sites) != (model.base.digest, model.sites):
+                raise DigestMismatchError("this attribution state is of another base or adapter")
         self._state = state
-        self._model = model
-        self._sketch = Sketch(commitment.seed, commitment.layout)
+        self._models = models
+        self._model = models.final
         self._null_logs = _null_logs(state.rows.counts)
-        self._signatures = Signatures(state.rows.signatures)
+        self.signatures = Signatures(state.rows.signatures)
         self._sharing = _documents_by_cluster(state)
 
     def attribute(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> AnswerAttribution:
-        """Attribute one answer.
+        """Attribute one answer that this release gave alone.
 
         Tokens are exactly those that the model saw and gave; a prompt too long for the method is
         cut from its start. An answer without tokens, without gain over the base, or for which the
         model yields numbers that are not finite, pays no contributor.
         """
-        batch = self._batch(prompt_ids, answer_ids)
-        if batch is None:
-            return _owed_to_nobody(0, Gain(0, 0, CAP_PPB))
-        tokens = int(batch.weights.sum())
-        states = self._model.upper(batch, is_adapted=True, has_graph=True)
-        gain = self._gain(batch, states)
-        if data_share_ppb(gain) == 0:
-            return _owed_to_nobody(tokens, gain)
-        vector = self._vector(batch, states)
-        if not bool(torch.isfinite(vector).all()):
-            return _owed_to_nobody(tokens, Gain(0, 0, CAP_PPB))
-        query = self._quantised(vector)
-        clusters = self._score(query)
-        return AnswerAttribution(
-            tokens, gain, digest_of_row(query), clusters, shares(gain, clusters)
+        row = lay_out(prompt_ids, answer_ids, [self.signatures])
+        if row is None:
+            return unscored(Unscored.NO_ANSWER)
+        batch, states = self._read(row)
+        plain = self._model.upper(batch, is_adapted=False)
+        chances = Chances(
+            log_chances(self._model, batch, states.detach()),
+            log_chances(self._model, batch, plain),
         )
+        added = gain_of(chances.adapted, chances.plain)
+        return self._segments(row, batch, states, chances, added)
+
+    def attribute_in_mix(self, row: Row, chances: Chances, added: int | None) -> AnswerAttribution:
+        """Attribute one answer that several members gave, at this one's own parameters.
+
+        Args:
+            row: the answer.
+            chances: under the whole mix and under the base.
+            added: micronats that the mix lost without this member; None: no finite number.
+        """
+        return self._segments(row, *self._read(row), chances, added)
 
     def influence(
         self, prompt_ids: Sequence[int], answer_ids: Sequence[int]
     ) -> tuple[ClusterScore, ...]:
-        """Score an answer whether or not anything is owed for it; none for one without tokens."""
-        batch = self._batch(prompt_ids, answer_ids)
-        if batch is None:
-            return ()
-        states = self._model.upper(batch, is_adapted=True, has_graph=True)
-        return self._score(self._quantised(self._vector(batch, states)))
+        """Score a whole answer, without segments, whether or not anything is owed for it.
 
-    def _batch(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Batch | None:
-        """One row; None where no token of the answer counts.
-
-        The first token of all does not, having nothing before it, nor does one in a signature.
+        None for one without tokens that count.
         """
-        answer = list(answer_ids)[:LONGEST_SEQUENCE]
-        prompt = list(prompt_ids)[max(0, len(prompt_ids) + len(answer) - LONGEST_SEQUENCE) :]
-        start = max(1, len(prompt))
-        row = [*prompt, *answer]
-        if len(row) <= start:
+        row = lay_out(prompt_ids, answer_ids, [self.signatures])
+        if row is None or not row.counted:
+            return ()
+        vector = self._vector(self._readings(*self._read(row)), row.counted)
+        return self._score(self._quantised(vector))
+
+    def _read(self, row: Row) -> tuple[Batch, Tensor]:
+        batch = row.batch(self._model)
+        return batch, self._model.upper(batch, has_graph=True)
+
+    def _readings(self, batch: Batch, states: Tensor) -> list[_Reading]:
+        """At each checkpoint; `states` are those of the final one."""
+        early = self._models.early
+        return [
+            _Reading(model, at, label_gradients(model, batch, at).true)
+            for model, at in (
+                (early, early.upper(batch, has_graph=True)),
+                (self._model, states),
+            )
+        ]
+
+    def _segments(
+        self, row: Row, batch: Batch, states: Tensor, chances: Chances, added: int | None
+    ) -> AnswerAttribution:
+        places = row.segments()
+        gains = [self._gain(row, chances, place) for place in places]
+        owed = [gain for gain in gains if gain is not None]
+        if added is None or len(owed) < len(gains):
+            return unscored(Unscored.NOT_FINITE)
+        readings: list[_Reading] = []
+        if any(data_share_ppb(gain) for gain in owed):
+            readings = self._readings(batch, states)
+        segments = []
+        for tokens, place, gain in zip(segment_lengths(row.tokens), places, owed, strict=True):
+            query, clusters = _NO_QUERY, tuple[ClusterScore, ...]()
+            if readings and data_share_ppb(gain):
+                vector = self._vector(readings, row.counted[place])
+                if not bool(torch.isfinite(vector).all()):
+                    return unscored(Unscored.NOT_FINITE)
+                query = self._quantised(vector)
+                clusters = self._score(query)
+            segments.append(Segment(tokens, gain, digest_of_row(query), clusters))
+        return AnswerAttribution(None, added, tuple(segments))
+
+    def _gain(self, row: Row, chances: Chances, place: slice) -> Gain | None:
+        """What a segment's tokens gained; None where that is no finite number."""
+        adapted = chances.adapted[place]
+        null = self._null_logs[[row.ids[at] for at in row.counted[place]]]
+        over_base, over_null = gain_of(adapted, chances.plain[place]), _micronats(adapted - null)
+        if over_base is None or over_null is None:
             return None
-        batch = self._model.batch([row], [start])
-        batch.weights[0, torch.tensor(self._signatures.cover(row)[1:])] = 0
-        return batch if bool(batch.weights.any()) else None
+        return Gain(over_base, sum(over_null), CAP_PPB)
 
     def _quantised(self, vector: Tensor) -> np.ndarray:
         commitment = self._state.manifest.commitment
         return quantise_query(vector, commitment.layout, commitment.scales)
 
-    def _gain(self, batch: Batch, states: Tensor) -> Gain:
-        with_adapter = log_chances(self._model, batch, states.detach())  # (N,)
-        plain = self._model.upper(batch, is_adapted=False)
-        without = log_chances(self._model, batch, plain)
-        tokens = batch.ids[0, 1:][batch.weights[0] > 0]
-        gains = [with_adapter - without, with_adapter - self._null_logs[tokens]]
-        if not all(bool(torch.isfinite(gain).all()) for gain in gains):
-            return Gain(0, 0, CAP_PPB)
-        over_base, over_null = ([round(g * _MICRO) for g in gain.tolist()] for gain in gains)
-        capped = sum(min(g, TOKEN_GAIN_CAP_MICRONATS) for g in over_base)
-        return Gain(
-            over_base_micronats=capped - PLACEBO_MICRONATS_PER_TOKEN * len(over_base),
-            over_null_micronats=sum(over_null),
-            cap_ppb=CAP_PPB,
-        )
-
-    def _vector(self, batch: Batch, states: Tensor) -> Tensor:
-        gradient = label_gradients(self._model, batch, states).true / batch.weights.sum()
-        features = self._state.whitener.features(self._model.flow(states, gradient).gradients)
-        return self._sketch.project(features)[0]  # (P,)
+    def _vector(self, readings: Sequence[_Reading], counted: Sequence[int]) -> Tensor:
+        """(P,) of the mean loss of the tokens at these places of the sequence."""
+        before = [place - 1 for place in counted]  # the states that predict them
+        features = []
+        for one in readings:
+            gradient = torch.zeros_like(one.loss)
+            gradient[:, before] = one.loss[:, before] / len(before)
+            found = one.model.gradients(one.states, gradient)
+            features += self._state.whitener.whiten(found)
+        return torch.cat(features, dim=1)[0]
 
     def _score(self, query: np.ndarray) -> tuple[ClusterScore, ...]:
         manifest, rows = self._state.manifest, self._state.rows
@@ -194,8 +276,54 @@ class _Noise:
         return isqrt(total // len(self._pairs))
 
 
-def _owed_to_nobody(tokens: int, gain: Gain) -> AnswerAttribution:
-    return AnswerAttribution(tokens, gain, digest_of_row(_NO_QUERY), (), shares(gain, ()))
+def lay_out(
+    prompt_ids: Sequence[int], answer_ids: Sequence[int], signatures: Sequence[Signatures]
+) -> Row | None:
+    """One sequence; None where no token of the answer has anything before it.
+
+    Args:
+        prompt_ids: what was asked.
+        answer_ids: what was answered.
+        signatures: of every release that took part; what stands in any of them does not count, so
+            that all of them measure one gain.
+    """
+    answer = list(answer_ids)[:LONGEST_SEQUENCE]
+    prompt = list(prompt_ids)[max(0, len(prompt_ids) + len(answer) - LONGEST_SEQUENCE) :]
+    start = max(1, len(prompt))
+    ids = (*prompt, *answer)
+    if len(ids) <= start:
+        return None
+    covers = [some.cover(ids) for some in signatures]
+    counted = [at for at in range(start, len(ids)) if not any(cover[at] for cover in covers)]
+    return Row(ids, len(prompt), len(answer_ids), tuple(counted))
+
+
+def gain_of(more: Tensor, less: Tensor) -> int | None:
+    """Micronats by which some tokens are likelier under `more` than under `less`.
+
+    Args:
+        more: (N,) log-probabilities.
+        less: (N,) log-probabilities.
+
+    Returns:
+        The sum, each token's gain capped, less the placebo mean; None where it is not finite.
+    """
+    gains = _micronats(more - less)
+    if gains is None:
+        return None
+    capped = sum(min(one, TOKEN_GAIN_CAP_MICRONATS) for one in gains)
+    return capped - PLACEBO_MICRONATS_PER_TOKEN * len(gains)
+
+
+def unscored(reason: Unscored) -> AnswerAttribution:
+    """What is said of an answer without scores."""
+    return AnswerAttribution(reason, 0, ())
+
+
+def _micronats(nats: Tensor) -> list[int] | None:
+    if not bool(torch.isfinite(nats).all()):
+        return None
+    return [round(one * _MICRO) for one in nats.tolist()]
 
 
 def _null_logs(counts: np.ndarray) -> Tensor:

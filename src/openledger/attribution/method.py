@@ -1,4 +1,4 @@
-"""The constants of method version 1: fixed for every release, so that none can be tuned to pay.
+"""The constants of method version 2: fixed for every release, so that none can be tuned to pay.
 
 A change of any of them is a new version. Why each has its value: docs/protocol/attribution.md.
 """
@@ -6,16 +6,20 @@ A change of any of them is a new version. Why each has its value: docs/protocol/
 from openledger.core.types import PARTS_PER_BILLION
 from openledger.settlement.shares import CAP_PPB_OF_METHOD
 
-METHOD_VERSION = 1
+METHOD_VERSION = 2
 
-# Influence: <W g, W u> with W = F^(-1/2) by EK-FAC on each LoRA matrix.
-DAMPING = 0.1  # times the mean eigenvalue of each matrix
-KEPT_DIVISOR = 4  # a factor of dimension D keeps D / 4 eigenvectors, the rest is a diagonal tail
-KEPT_LEAST = 64
-CURVATURE_TOKENS = 32_768  # the curvature is estimated on about that many tokens at most
-CURVATURE_EXAMPLES = 256  # and on about that many rows at most, placebo rows included
-COVARIANCE_TOKENS = 8_192  # of those tokens, about that many at most give the eigenbases
-WIDTH = 16_384  # numbers in a row
+# Influence: <W g, W u> with W = F^(-1/2) by EK-FAC on each LoRA matrix, summed over two moments of
+# the training: after a quarter of its steps, and at its end.
+CHECKPOINTS = 2
+DAMPING = 1.0  # times the mean eigenvalue of each matrix
+KEPT_DIVISOR = 4  # a factor of dimension D keeps D / 4 eigenvectors
+KEPT_LEAST = 128
+CURVATURE_TOKENS = 16_384  # the curvature is estimated on about that many tokens at most
+CURVATURE_EXAMPLES = 128  # and on about that many rows at most, placebo rows included
+ROWS_BYTES = 32 * 2**20  # the fewer rows, the more numbers each may have
+LEAST_WIDTH = 16_384  # numbers in a row, both checkpoints together
+MOST_WIDTH = 262_144
+BALANCED_ON = 512  # about so many documents at most say how scores at the checkpoints compare
 
 # Credit: content clusters and their noise floors.
 SHINGLE_BYTES = 12
@@ -45,7 +49,7 @@ MOST_SIGNATURES = 65_536
 
 # Gain: how much of the answer the adapter made.
 TOKEN_GAIN_CAP_MICRONATS = 3_000_000  # one token counts for no more than that
-PLACEBO_MICRONATS_PER_TOKEN = 200_000  # what sampling alone gains an adapter off its subject
+PLACEBO_MICRONATS_PER_TOKEN = 100_000  # of what sampling alone gains an adapter off its subject
 CAP_PPB = CAP_PPB_OF_METHOD[METHOD_VERSION]  # the base model made at least a tenth of every answer
 NULL_PSEUDOCOUNT = 1  # added to each token of the vocabulary in the unigram null model
 LONGEST_SEQUENCE = 2_048  # tokens; longer ones are cut, prompts from their start

@@ -1,12 +1,13 @@
 """Builds the attribution state of a release, once, from its adapter and its training examples.
 
-One forward pass and two backward passes per example: one for labels drawn from the model, which
-measure the curvature, one for the true labels, which are the example's own gradient. Everything
-random follows from the seed of the run. On one machine the same input gives the same bytes.
+Each example passes forward and back once at each checkpoint, for its own gradient; some of them
+back once more, for labels drawn from the model, which measure the curvature.
+Everything random follows from the seed of the run. On one machine the same input gives the same
+bytes.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,24 +20,31 @@ from openledger.attribution.credit.clusters import cluster
 from openledger.attribution.credit.documents import CreditDocument, ElsewhereText
 from openledger.attribution.credit.parts import parts_of
 from openledger.attribution.credit.signatures import signatures
-from openledger.attribution.influence.curvature import Moments, SiteGradient, Whitener, fit, rounded
-from openledger.attribution.influence.gradients import Batch, ProbedModel, label_gradients
+from openledger.attribution.influence.curvature import Gradients, Whitener, fit
+from openledger.attribution.influence.gradients import (
+    Batch,
+    Checkpoints,
+    ProbedModel,
+    label_gradients,
+)
 from openledger.attribution.influence.sketch import (
+    Layout,
     Scales,
-    Sketch,
-    layout,
     quantise_rows,
     scales_for,
 )
 from openledger.attribution.method import (
-    COVARIANCE_TOKENS,
+    BALANCED_ON,
+    CHECKPOINTS,
     CURVATURE_EXAMPLES,
     CURVATURE_TOKENS,
+    LEAST_WIDTH,
     LONGEST_SEQUENCE,
     METHOD_VERSION,
+    MOST_WIDTH,
     PLACEBO_ROWS,
     PLACEBO_TOKENS,
-    WIDTH,
+    ROWS_BYTES,
 )
 from openledger.attribution.state import (
     AttributionState,
@@ -60,7 +68,6 @@ _BATCH_TOKENS = 2_048  # padding included
 _UNSET = Digest("0" * 64)  # of a file that is not written yet
 
 Progress = Callable[[int, int], None]
-Gradients = Mapping[str, SiteGradient]
 
 
 class TrainingExample(msgspec.Struct, frozen=True):
@@ -85,13 +92,13 @@ class Recipe(msgspec.Struct, frozen=True):
     """What is built, and from where its randomness comes."""
 
     adapter: Digest
+    early: Digest  # the adapter after a quarter of its training
     seed: Digest
-    width: int = WIDTH
 
 
 def build(
     folder: Path,
-    model: ProbedModel,
+    models: Checkpoints,
     examples: Sequence[TrainingExample],
     recipe: Recipe,
     progress: Progress | None = None,
@@ -102,10 +109,11 @@ def build(
     Args:
         folder: what stood there before is replaced. Beside it the output of the frozen layers is
             cached; the cache of the training on the same rows is used.
-        model: the adapter on its base; bfloat16 is many times faster where the CPU has it.
+        models: the adapter on its base; bfloat16 is many times faster where the CPU has it.
         examples: in the order of the training manifest.
-        recipe: identity, seed and width.
-        progress: is told (rows done, rows in all); rows of the curvature are done twice.
+        recipe: identity and seed.
+        progress: is told (rows done, rows in all); each row is done once a checkpoint, those of the
+            curvature once more.
         elsewhere: what the network holds besides; the first to commit a passage keeps its credit.
 
     Raises:
@@ -114,14 +122,15 @@ def build(
     """
     documents = _documents(examples)
     trained = [row for example in examples for row in example.rows]
+    model = models.final
     hidden = hidden_cache(folder.parent, model.base, model.split.first, trained)
-    work = _Passes(model, recipe.seed, trained, hidden, progress)
-    whitener = work.fit_curvature()
-    sketch = Sketch(recipe.seed, layout(whitener.sizes(), recipe.width))
-    projected = work.project(whitener, sketch)  # (rows + placebo, P)
-    vectors = _sum_by_document(projected, examples, documents)
     numbers = cluster([document.text for document in documents])
-    scales, whole = _quantise(vectors, sketch, numbers)
+    owners = _owners(examples, documents)
+    work = _Passes(models, recipe.seed, trained, hidden, progress)
+    whitener = work.fit_curvature(_width(numbers) // CHECKPOINTS)
+    parts = layout_of(whitener)
+    vectors = _balanced(work.sums(whitener, owners), len(documents))
+    scales, whole = _quantise(vectors, parts, numbers)
     counts = np.bincount(
         np.concatenate([example.ids for example in examples]), minlength=model.vocabulary
     ).astype(np.int64)
@@ -130,20 +139,27 @@ def build(
         method=METHOD_VERSION,
         base=model.base.digest,
         adapter=recipe.adapter,
+        early=recipe.early,
         seed=recipe.seed,
         sites=model.sites,
-        layout=sketch.layout,
+        layout=parts,
         scales=scales,
         factors=_UNSET,
         null_model=digest_of_row(counts),
         signatures=digest_of_row(rows.signatures),
     )
     stream = np.random.Generator(np.random.Philox(key=_key(recipe.seed, "sense")))
-    parts = parts_of(model, documents, elsewhere, stream)
-    entries = _entries(documents, parts, numbers, rows, _energies(whole, sketch, scales))
+    owned = parts_of(model, documents, elsewhere, stream)
+    entries = _entries(documents, owned, numbers, rows, _energies(whole, parts, scales))
     listed = tuple(ExampleEntry(example.digest, example.document) for example in examples)
     write_state(folder, whitener, StateManifest(commitment, listed, *entries, _UNSET), rows)
     return load_state(folder)
+
+
+def layout_of(whitener: Whitener) -> Layout:
+    """How a row is made up: the features of each site, once for each checkpoint."""
+    widths = whitener.widths * CHECKPOINTS
+    return Layout(widths, widths)
 
 
 class _Passes:
@@ -151,50 +167,57 @@ class _Passes:
 
     def __init__(
         self,
-        model: ProbedModel,
+        models: Checkpoints,
         seed: Digest,
         rows: Sequence[Sequence[int]],
         hidden: HiddenCache,
         progress: Progress | None,
     ) -> None:
-        self._model = model
+        self._models = models
         self._stream = np.random.Generator(np.random.Philox(key=_key(seed, "curvature")))
         self._seed = seed
         trained = [list(row[:LONGEST_SEQUENCE]) for row in rows]
         placebo = _placebo(trained, seed)
         self._rows = [*trained, *placebo]
         self._hidden = hidden
-        self._placebo_hidden = model.batch(placebo, [1] * len(placebo)).hidden
+        self._placebo_hidden = models.final.batch(placebo, [1] * len(placebo)).hidden
         self._batches = _batches(self._rows)
-        self._kept: dict[int, Gradients] = {}  # by batch: computed on the way
+        self._kept: dict[tuple[int, int], Gradients] = {}  # by checkpoint and batch
         self._progress = progress
-        self._done, self._total = 0, len(self._rows)
+        self._done, self._total = 0, CHECKPOINTS * len(self._rows)
 
-    def fit_curvature(self) -> Whitener:
-        """EK-FAC from an even selection of the batches."""
+    def fit_curvature(self, width: int) -> Whitener:
+        """EK-FAC from an even selection of the batches, at each checkpoint in turn."""
         tokens = sum(map(len, self._rows))
         stride = max(1, -(-tokens // CURVATURE_TOKENS), -(-len(self._rows) // CURVATURE_EXAMPLES))
         chosen = range(0, len(self._batches), stride)
         self._total += sum(len(self._batches[index]) for index in chosen)
-        read = sum(len(self._rows[row]) for index in chosen for row in self._batches[index])
-        spacing = max(1, -(-read // COVARIANCE_TOKENS))
-        moments = Moments({}, {}, {}, {})
         sampled = []
-        for index in chosen:
-            self._kept[index], drawn = self._measure_both(self._batches[index], moments, spacing)
+        for turn, index in enumerate(chosen):
+            at = turn % CHECKPOINTS
+            true, drawn = self._measure_both(self._batches[index], self._models.both[at])
+            self._kept[at, index] = true
             sampled.append(drawn)
             self._tell(len(self._batches[index]))
         search = torch.Generator().manual_seed(_key(self._seed, "eigenvectors") % 2**63)
-        return rounded(fit(self._model.sites, moments, sampled, search))
+        return fit(self._models.final.sites, sampled, width, search)
 
-    def project(self, whitener: Whitener, sketch: Sketch) -> Tensor:
-        """(rows, P) of every row's whitened and projected gradient."""
-        projected = torch.zeros(len(self._rows), sketch.layout.width)
-        for index, members in enumerate(self._batches):
-            gradients = self._kept.pop(index, None) or self._measure(members)
-            projected[torch.tensor(members)] = sketch.project(whitener.features(gradients))
-            self._tell(len(members))
-        return projected
+    def sums(self, whitener: Whitener, owners: Sequence[int]) -> list[Tensor]:
+        """For each checkpoint (owners + placebo, F): the summed features of each owner's rows.
+
+        Args:
+            whitener: makes the features.
+            owners: the place of each training row's owner; each placebo row is its own.
+        """
+        place = torch.tensor([*owners, *range(max(owners) + 1, max(owners) + 1 + PLACEBO_ROWS)])
+        sums = [torch.zeros(int(place[-1]) + 1, sum(whitener.widths)) for _ in range(CHECKPOINTS)]
+        for at, (total, model) in enumerate(zip(sums, self._models.both, strict=True)):
+            for index, members in enumerate(self._batches):
+                kept = self._kept.pop((at, index), None)
+                found = whitener.whiten(kept or self._measure(members, model))
+                total.index_add_(0, place[torch.tensor(members)], torch.cat(found, dim=1))
+                self._tell(len(members))
+        return sums
 
     def _tell(self, rows: int) -> None:
         self._done += rows
@@ -208,26 +231,23 @@ class _Passes:
             (self._hidden[i] if i < trained else self._placebo_hidden[i - trained])[: len(row)]
             for i, row in zip(members, rows, strict=True)
         ]
-        return self._model.batch(rows, [1] * len(rows), hidden)
+        return self._models.final.batch(rows, [1] * len(rows), hidden)
 
-    def _measure(self, members: Sequence[int]) -> Gradients:
+    def _measure(self, members: Sequence[int], model: ProbedModel) -> Gradients:
         batch = self._batch(members)
-        states = self._model.upper(batch, is_adapted=True, has_graph=True)
-        labels = label_gradients(self._model, batch, states)
-        return _finite(members, self._model.flow(states, labels.true).gradients)
+        states = model.upper(batch, has_graph=True)
+        return _finite(members, model.gradients(states, label_gradients(model, batch, states).true))
 
     def _measure_both(
-        self, members: Sequence[int], moments: Moments, spacing: int
+        self, members: Sequence[int], model: ProbedModel
     ) -> tuple[Gradients, Gradients]:
         batch = self._batch(members)
-        states = self._model.upper(batch, is_adapted=True, has_graph=True)
+        states = model.upper(batch, has_graph=True)
         uniforms = self._stream.random(sum(batch.lengths) - len(members))
-        labels = label_gradients(self._model, batch, states, uniforms)
+        labels = label_gradients(model, batch, states, uniforms)
         assert labels.sampled is not None
-        true = _finite(members, self._model.flow(states, labels.true).gradients)
-        drawn = self._model.flow(states, labels.sampled)
-        self._model.add_moments(moments, batch, drawn, spacing)
-        return true, drawn.gradients
+        true = _finite(members, model.gradients(states, labels.true))
+        return true, model.gradients(states, labels.sampled)
 
 
 def _documents(examples: Sequence[TrainingExample]) -> list[CreditDocument]:
@@ -282,23 +302,41 @@ def _finite(members: Sequence[int], gradients: Gradients) -> Gradients:
     return gradients
 
 
-def _sum_by_document(
-    projected: Tensor, examples: Sequence[TrainingExample], documents: Sequence[CreditDocument]
-) -> Tensor:
-    """(documents + placebo, P); a document is the sum of its examples' rows."""
+def _owners(examples: Sequence[TrainingExample], documents: Sequence[CreditDocument]) -> list[int]:
+    """The place of the document of each training row."""
     place = {document.number: i for i, document in enumerate(documents)}
-    owner = torch.tensor([place[one.document] for one in examples for _ in one.rows])
-    sums = torch.zeros(len(documents), projected.shape[1])
-    sums.index_add_(0, owner, projected[: len(owner)])
-    return torch.cat([sums, projected[len(owner) :]])
+    return [place[one.document] for one in examples for _ in one.rows]
 
 
-def _quantise(vectors: Tensor, sketch: Sketch, numbers: Sequence[int]) -> tuple[Scales, np.ndarray]:
+def _width(numbers: Sequence[int]) -> int:
+    """How many numbers a row may have, by how many rows are to be stored."""
+    sizes = Counter(numbers)
+    rows = len(sizes) + PLACEBO_ROWS + sum(size for size in sizes.values() if size > 1)
+    return max(LEAST_WIDTH, min(MOST_WIDTH, ROWS_BYTES // rows))
+
+
+def _balanced(vectors: Sequence[Tensor], documents: int) -> Tensor:
+    """(documents + placebo, P): the checkpoints side by side, made to count alike.
+
+    They count alike when the scores of documents for each other are equally large, as the answers
+    to be scored are not known yet.
+    """
+    some = range(0, documents, -(-documents // BALANCED_ON))
+    alike = []
+    for one in vectors:
+        scores = (one[some] @ one[some].T).abs()
+        others = scores.sum() - scores.trace()
+        mean = others / (len(some) * (len(some) - 1)) if others > 0 else scores.mean()
+        alike.append(one / mean if mean > 0 else one)
+    return torch.cat(alike, dim=1)
+
+
+def _quantise(vectors: Tensor, parts: Layout, numbers: Sequence[int]) -> tuple[Scales, np.ndarray]:
     """Integers fine enough, whose sums over any cluster stay within 16 bits."""
-    scales = scales_for(vectors, sketch.layout)
+    scales = scales_for(vectors, parts)
     largest = max(np.bincount(numbers))
     while True:
-        whole = quantise_rows(vectors, sketch.layout, scales)
+        whole = quantise_rows(vectors, parts, scales)
         if largest * int(np.abs(whole).max(initial=0)) <= np.iinfo(np.int16).max:
             return scales, whole
         scales = Scales(tuple(exponent + 1 for exponent in scales.exponents))
@@ -310,14 +348,17 @@ def _rows(whole: np.ndarray, numbers: Sequence[int], counts: np.ndarray, runs: n
         sums[number] += row
     sizes = Counter(numbers)
     shared = [i for i, number in enumerate(numbers) if sizes[number] > 1]
+    if np.abs(sums).max(initial=0) <= np.iinfo(np.int8).max:
+        sums = sums.astype(np.int8)
     return Rows(sums, whole[shared], whole[len(numbers) :], counts, runs)
 
 
-def _energies(whole: np.ndarray, sketch: Sketch, scales: Scales) -> list[int]:
+def _energies(whole: np.ndarray, parts: Layout, scales: Scales) -> list[int]:
     """Squared lengths of the rows, exact, in units of the finest scale in use."""
     squares = whole.astype(np.int64) ** 2
-    starts = np.cumsum([0, *sketch.layout.widths[:-1]])
-    by_part = np.add.reduceat(squares, starts, axis=1)  # (rows, parts)
+    ends = np.cumsum(parts.widths)
+    running = np.concatenate([np.zeros((len(squares), 1), np.int64), squares.cumsum(1)], axis=1)
+    by_part = np.diff(running[:, [0, *ends]], axis=1)  # (rows, parts), some of them empty
     used = [e for e, total in zip(scales.exponents, by_part.sum(0), strict=True) if total]
     finest = min(used, default=0)
     shifts = [2 * max(0, exponent - finest) for exponent in scales.exponents]

@@ -23,7 +23,7 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 from torch import Tensor
 
-from openledger.attribution.influence.curvature import Scale, Site, Whitener
+from openledger.attribution.influence.curvature import Basis, Features, Site, Whitener
 from openledger.attribution.influence.sketch import Layout, Scales
 from openledger.attribution.method import METHOD_VERSION
 from openledger.core.encoding import decode, encode
@@ -83,11 +83,12 @@ class Commitment(msgspec.Struct, frozen=True):
     method: int
     base: Digest
     adapter: Digest
-    seed: Digest  # of the run: sampled labels, placebo and projection follow from it
+    early: Digest  # the adapter after a quarter of its training
+    seed: Digest  # of the run: sampled labels and placebo follow from it
     sites: tuple[Site, ...]
     layout: Layout
     scales: Scales
-    factors: Digest  # of the file
+    factors: Digest  # of the file; they also say which numbers a row is made of
     null_model: Digest  # of the token counts
     signatures: Digest  # of the runs of tokens that do not count
 
@@ -111,7 +112,7 @@ class StateManifest(msgspec.Struct, frozen=True):
 class Rows(msgspec.Struct, frozen=True):
     """The integers that answers are scored with."""
 
-    clusters: np.ndarray  # (K, P) int16
+    clusters: np.ndarray  # (K, P) int8, or int16 where a cluster's sum needs it
     documents: np.ndarray  # (N, P) int8, only of documents that share a cluster, in their order
     placebo: np.ndarray  # (M, P) int8
     counts: np.ndarray  # (V,) int64, how often each token stands in the training data
@@ -221,35 +222,26 @@ def _check_rows(rows: np.ndarray, digests: Sequence[Digest]) -> None:
 
 def _named(whitener: Whitener) -> dict[str, Tensor]:
     named: dict[str, Tensor] = {}
-    for kind in ("wide_in", "wide_out"):
-        for name, tensor in _tensors(whitener, kind).items():
-            named[f"{kind}:{name}"] = tensor.bfloat16().contiguous()
-    for kind in ("rank_out", "rank_in"):
-        for name, tensor in _tensors(whitener, kind).items():
-            named[f"{kind}:{name}"] = tensor.contiguous()
-    for kind, scales in (("a", whitener.scale_a), ("b", whitener.scale_b)):
-        for name, scale in scales.items():
-            named[f"head_{kind}:{name}"] = scale.head.bfloat16().contiguous()
-            named[f"tail_{kind}:{name}"] = scale.tail.bfloat16().contiguous()
+    for kind, bases in (("in", whitener.wide_in), ("out", whitener.wide_out)):
+        for name, basis in bases.items():
+            named |= {f"levels_{kind}:{name}": basis.levels, f"steps_{kind}:{name}": basis.steps}
+    for kind, ranks in (("out", whitener.rank_out), ("in", whitener.rank_in)):
+        named |= {f"rank_{kind}:{name}": basis.contiguous() for name, basis in ranks.items()}
+    for name, chosen in whitener.features.items():
+        named |= {f"places:{name}": chosen.places, f"scales:{name}": chosen.scales}
     return named
-
-
-def _tensors(whitener: Whitener, kind: str) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = getattr(whitener, kind)
-    return tensors
 
 
 def _whitener(sites: tuple[Site, ...], named: Mapping[str, Tensor]) -> Whitener:
     kinds: dict[str, dict[str, Tensor]] = {}
     for key, tensor in named.items():
         kind, _, name = key.partition(":")
-        kinds.setdefault(kind, {})[name] = tensor.float()
+        kinds.setdefault(kind, {})[name] = tensor
     return Whitener(
         sites=sites,
-        wide_in=kinds["wide_in"],
-        wide_out=kinds["wide_out"],
+        wide_in={n: Basis(v, kinds["steps_in"][n]) for n, v in kinds["levels_in"].items()},
+        wide_out={n: Basis(v, kinds["steps_out"][n]) for n, v in kinds["levels_out"].items()},
         rank_out=kinds["rank_out"],
         rank_in=kinds["rank_in"],
-        scale_a={n: Scale(h, kinds["tail_a"][n]) for n, h in kinds["head_a"].items()},
-        scale_b={n: Scale(h, kinds["tail_b"][n]) for n, h in kinds["head_b"].items()},
+        features={n: Features(p, kinds["scales"][n]) for n, p in kinds["places"].items()},
     )

@@ -25,7 +25,7 @@ def show(
 ) -> None:
     """Show a receipt; with --bundle, write it for a checker."""
     from openledger.core.errors import UnavailableError
-    from openledger.web.operations.receipts import SHOW, ShowReceipt
+    from openledger.web.operations.receipts import PENDING, SHOW, ShowReceipt
 
     with told((here := of(context)).output):
         found = here.act(SHOW, ShowReceipt(receipt, is_private=private))
@@ -47,8 +47,9 @@ def show(
         head = f"{found.receipt}: {found.model}, {open_amount(found.fee)} OPEN, {state}"
         nobody = f"nobody's data: {percent(found.nobody_ppb)} of the data money, to commons"
         parts = [table(["role", "who", "OPEN", "share"], rows), nobody]
-        waits = ["whose data made it is not known yet; look again in a moment"]
-        here.output.result(found, "\n".join([head, *(parts if found.parts else waits)]))
+        if found.state == PENDING:
+            parts = ["whose data made it is not known yet; look again in a moment"]
+        here.output.result(found, "\n".join([head, *found.notes, *parts]))
 
 
 @app.command(epilog="Example: openledger receipt verify receipt.json --anchors anchors.json")

@@ -256,6 +256,36 @@ def banked(model: LlamaForCausalLM, adapters: Sequence[Adapter]) -> Iterator[Ban
             replace_linear(model, site, linear.base)
 
 
+def added_up(
+    model: LlamaForCausalLM, adapters: Sequence[Adapter], weights: Sequence[float]
+) -> Adapter:
+    """One adapter that is the weighted sum of several as functions: their factors side by side.
+
+    Raises:
+        InvalidInputError: there is none, or they belong to several base models.
+    """
+    if len({adapter.base for adapter in adapters}) != 1:
+        raise InvalidInputError("adapters of one base model can be added up, at least one")
+    shapes = [adapter.shape for adapter in adapters]
+    rank = sum(shape.rank for shape in shapes)
+    layers = tuple(sorted({layer for shape in shapes for layer in shape.layers}))
+    targets = tuple(t for t in TARGETS if any(t in shape.targets for shape in shapes))
+    whole = LoraShape(rank, rank, layers, targets)  # a scale of 1
+    pairs = {}
+    for site in whole.sites:
+        linear = linear_at(model, site)
+        a, b = torch.zeros(rank, linear.in_features), torch.zeros(linear.out_features, rank)
+        first = 0
+        for adapter, weight in zip(adapters, weights, strict=True):
+            rows = slice(first, first + adapter.shape.rank)
+            if site in adapter.pairs:
+                a[rows] = adapter.pairs[site].a
+                b[:, rows] = adapter.pairs[site].b * (weight * adapter.shape.scale)
+            first += adapter.shape.rank
+        pairs[site] = LoraPair(a, b)
+    return Adapter(whole, adapters[0].base, pairs)
+
+
 def linear_at(model: LlamaForCausalLM, site: Site) -> nn.Linear:
     """The plain linear layer at a site, below whatever wraps it.
 

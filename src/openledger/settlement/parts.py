@@ -1,19 +1,22 @@
 """Who gets which wei of one fee.
 
-Invariant: the parts of a fee sum to it exactly. A role that nobody fills, and the data money that
-no contributor's data earned, go to commons.
+Invariant: the parts of a fee sum to it exactly. A role that nobody fills, and what no builder's
+release or contributor's data earned, go to commons.
 """
+
+from collections.abc import Sequence
 
 import msgspec
 
 from openledger.core.errors import VerificationError
-from openledger.core.types import Account, Wei
+from openledger.core.types import PARTS_PER_BILLION, Account, Wei
 from openledger.settlement.price import SplitPolicy
 from openledger.settlement.shares import Attribution
 from openledger.settlement.split import apportion
 
 COMMONS = "commons"
 DATA = "data"
+BUILDER = "builder"
 
 
 class Roles(msgspec.Struct, frozen=True):
@@ -21,7 +24,7 @@ class Roles(msgspec.Struct, frozen=True):
 
     commons: Account  # the Payouts contract itself: no key moves it
     platform: Account
-    builder: Account
+    builders: tuple[Account, ...]  # of the members of the mix, in its order
     node: Account | None = None
     verifiers: Account | None = None
     stakers: Account | None = None
@@ -38,11 +41,16 @@ class Part(msgspec.Struct, frozen=True):
 
 
 def fee_parts(
-    fee: Wei, policy: SplitPolicy, roles: Roles, attribution: Attribution
+    fee: Wei,
+    policy: SplitPolicy,
+    roles: Roles,
+    member_ppb: Sequence[int],
+    attribution: Attribution,
 ) -> tuple[Part, ...]:
     """Divide a fee among roles, and its data part among contributors.
 
-    Roles come in the policy's order, contributors by account; parts of zero are left out.
+    The builder part goes to the members of the mix, by what each of them earns. Roles come in the
+    policy's order, contributors by account; parts of zero are left out.
     """
     names = policy.__struct_fields__
     amounts = apportion(fee, [getattr(policy, name) for name in names])
@@ -50,23 +58,39 @@ def fee_parts(
     for name, amount in zip(names, amounts, strict=True):
         if name == DATA:
             parts += _data_parts(amount, roles.commons, attribution)
-            continue
-        account = getattr(roles, name)
-        filled = account is not None
-        parts.append(
-            Part(name if filled else COMMONS, account if filled else roles.commons, Wei(amount))
-        )
+        elif name == BUILDER:
+            parts += _builder_parts(amount, roles, member_ppb)
+        else:
+            account = getattr(roles, name)
+            filled = account is not None
+            payee = account if filled else roles.commons
+            parts.append(Part(name if filled else COMMONS, payee, Wei(amount)))
     return _merged(parts)
 
 
-def check_roles(roles: Roles, gateway: Account) -> None:
-    """Refuse a split in which washing one's own calls could pay.
+def check_roles(roles: Roles, gateway: Account, members: int) -> None:
+    """Refuse a split in which washing one's own calls could pay, or a builder is missing.
 
     Raises:
-        VerificationError: the platform part would return to the serving gateway.
+        VerificationError: the platform part would return to the serving gateway, or there are
+            more or fewer builders than members of the mix.
     """
     if roles.platform == gateway:
         raise VerificationError("the platform part goes to the gateway that served the call")
+    if len(roles.builders) != members:
+        raise VerificationError(f"a mix of {members} has {len(roles.builders)} builders")
+
+
+def _builder_parts(amount: int, roles: Roles, member_ppb: Sequence[int]) -> list[Part]:
+    # By account: with equal remainders the order of the members decides nothing.
+    order = sorted(range(len(member_ppb)), key=lambda place: (roles.builders[place], place))
+    weights = [member_ppb[place] for place in order]
+    *earned, nobody = apportion(amount, [*weights, PARTS_PER_BILLION - sum(weights)])
+    parts = [
+        Part(BUILDER, roles.builders[place], Wei(part))
+        for place, part in zip(order, earned, strict=True)
+    ]
+    return [*parts, Part(COMMONS, roles.commons, Wei(nobody))]
 
 
 def _data_parts(amount: int, commons: Account, attribution: Attribution) -> list[Part]:

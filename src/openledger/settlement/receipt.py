@@ -15,16 +15,26 @@ from itertools import pairwise
 
 import msgspec
 
-from openledger.core.encoding import digest_of, encode, salted_digest
+from openledger.core.encoding import decode, digest_of, encode, from_wire, salted_digest
 from openledger.core.errors import VerificationError
 from openledger.core.signing import Domain, TypedRecord, digest_typed, sign_typed, verify_typed
 from openledger.core.types import Account, Digest, ReceiptId, Wei, as_bytes
 from openledger.settlement.parts import Part, Roles, check_roles, fee_parts
 from openledger.settlement.price import Terms, fee
-from openledger.settlement.shares import Attribution, ClusterScore, Gain, check_scores, shares
+from openledger.settlement.shares import (
+    Attribution,
+    MemberScores,
+    Unscored,
+    check_members,
+    check_method,
+    combine,
+    member_ppb,
+    segment_lengths,
+)
 
 RECEIPT_VERSION = 1
 NO_PREVIOUS = Digest("0" * 64)
+NO_TRAINING_ROOT = Digest("0" * 64)  # of a release whose training data nobody knows
 
 
 class CallReceipt(TypedRecord, frozen=True):
@@ -159,16 +169,6 @@ class CallBody(msgspec.Struct, frozen=True):
     private: PrivateDigests
 
 
-class MemberScores(msgspec.Struct, frozen=True):
-    """The integers from which one member's shares follow."""
-
-    release: int
-    weight_ppb: int  # its part of the data money
-    gain: Gain
-    query: Digest  # of the quantised query vector
-    clusters: tuple[ClusterScore, ...]
-
-
 class StatementBody(msgspec.Struct, frozen=True):
     """Whose data made the answer, and every part of the fee."""
 
@@ -196,6 +196,16 @@ class SignedStatement(msgspec.Struct, frozen=True):
     signature: str
 
 
+class _Method(msgspec.Struct):
+    method: int
+
+
+class StatedMethod(msgspec.Struct):
+    """What every version of a statement has, whatever its members look like."""
+
+    body: _Method
+
+
 class Receipt(msgspec.Struct, frozen=True):
     """The pair; final."""
 
@@ -217,7 +227,9 @@ def make_statement(
 ) -> SignedStatement:
     """Derive shares and parts from integer scores, and sign them."""
     attribution = combine(members)
-    parts = fee_parts(signed.call.fee, signed.body.terms.policy, roles, attribution)
+    parts = fee_parts(
+        signed.call.fee, signed.body.terms.policy, roles, member_ppb(members), attribution
+    )
     body = StatementBody(
         signed.body.receipt_id, signed.body.method, members, attribution, roles, parts
     )
@@ -226,15 +238,14 @@ def make_statement(
     return SignedStatement(statement, body, sign_typed(domain, statement, private_key))
 
 
-def combine(members: tuple[MemberScores, ...]) -> Attribution:
-    """The shares of a whole mix, from each member's scores.
+def read_statement(raw: bytes) -> SignedStatement:
+    """Read a stored statement back.
 
     Raises:
-        VerificationError: the method of this version attributes one member only.
+        VerificationError: it is none, or follows a method that this version does not know.
     """
-    if len(members) != 1:
-        raise VerificationError(f"method 1 attributes one release, not a mix of {len(members)}")
-    return shares(members[0].gain, members[0].clusters)
+    check_method(from_wire(raw, StatedMethod).body.method)
+    return decode(raw, SignedStatement)
 
 
 def leaf(domain: Domain, receipt: Receipt) -> bytes:
@@ -305,6 +316,7 @@ def verify_statement(domain: Domain, signed: SignedCall, statement: SignedStatem
     body, head = statement.body, statement.statement
     if head.version != RECEIPT_VERSION or body.method != signed.body.method:
         raise VerificationError("call and statement name different versions")
+    check_method(body.method)
     if head.call != digest_typed(domain, signed.call) or head.body != digest_of(body):
         raise VerificationError("the statement belongs to another call or body")
     verify_typed(domain, head, statement.signature, signed.call.gateway)
@@ -313,19 +325,43 @@ def verify_statement(domain: Domain, signed: SignedCall, statement: SignedStatem
     _check_members(signed, body)
     if combine(body.members) != body.attribution:
         raise VerificationError("the shares do not follow from the scores")
-    check_roles(body.roles, signed.call.gateway)
-    policy = signed.body.terms.policy
-    if fee_parts(signed.call.fee, policy, body.roles, body.attribution) != body.parts:
+    check_roles(body.roles, signed.call.gateway, len(body.members))
+    policy, earned = signed.body.terms.policy, member_ppb(body.members)
+    if fee_parts(signed.call.fee, policy, body.roles, earned, body.attribution) != body.parts:
         raise VerificationError("the parts do not follow from fee, policy and shares")
 
 
+def why_unscored(call: SignedCall, member: MixMember) -> Unscored | None:
+    """The reason for which a member can have no scores, as far as the call alone tells."""
+    tokens = call.body.output_tokens
+    if call.call.fee == 0:
+        return Unscored.FREE
+    if member.training_root == NO_TRAINING_ROOT:
+        return Unscored.NO_MANIFEST
+    if tokens == 0 or call.body.input_tokens + tokens < 2:
+        return Unscored.NO_ANSWER
+    return None
+
+
 def _check_members(signed: SignedCall, body: StatementBody) -> None:
-    if tuple(m.release for m in body.members) != tuple(m.release for m in signed.body.mix):
+    mix = signed.body.mix
+    if tuple(m.release for m in body.members) != tuple(m.release for m in mix):
         raise VerificationError("the statement attributes other releases than answered")
-    for member, mixed in zip(body.members, signed.body.mix, strict=True):
+    if len({member.release for member in mix}) != len(mix):
+        raise VerificationError("a release stands twice in the mix")
+    for member, mixed in zip(body.members, mix, strict=True):
         if member.weight_ppb != mixed.weight_ppb:
             raise VerificationError("call and statement weigh the mix differently")
-        check_scores(body.method, member.gain, member.clusters)
+        reason = why_unscored(signed, mixed)
+        if member.unscored not in ((None, Unscored.NOT_FINITE) if reason is None else (reason,)):
+            raise VerificationError(
+                f"release {member.release} has no scores as {member.unscored}, "
+                f"the call makes it {reason}"
+            )
+        cut = [segment.tokens for segment in member.segments]
+        if cut and cut != segment_lengths(signed.body.output_tokens):
+            raise VerificationError("the segments are not those that the method cuts")
+    check_members(body.method, body.members)
 
 
 def verify_chain(domain: Domain, calls: tuple[CallReceipt, ...]) -> None:

@@ -1,9 +1,11 @@
 """From the integer scores of one answer to shares in parts per billion.
 
 Pure and integer, so that anyone redoes it to the last part from a public receipt. The rules are
-those of method version 1 (docs/protocol/attribution.md):
+those of method version 2 (docs/protocol/attribution.md):
 
-- The answer's gain over the base model decides how much goes to contributors at all.
+- The members of a mix divide an answer by what each of them added to it, its leave-one-out gain.
+- A long answer is scored in segments, which count by their tokens.
+- A segment's gain over the base model decides how much goes to contributors at all.
 - Credit units are content clusters, fixed at release and blind to identity. A cluster's noise
   floor is subtracted, and what falls below the floors goes to nobody, never to the others.
 - Inside a paid cluster credit goes to documents by the positive part of their score, and an
@@ -12,18 +14,31 @@ those of method version 1 (docs/protocol/attribution.md):
   without an account is nobody's.
 """
 
+from collections.abc import Sequence
+from enum import StrEnum
+
 import msgspec
 
 from openledger.core.errors import VerificationError
-from openledger.core.types import PARTS_PER_BILLION, Account, Share
+from openledger.core.types import PARTS_PER_BILLION, Account, Digest, Share
 from openledger.settlement.split import apportion
 
 # The most that contributors can get of an answer, by version of the attribution method.
-CAP_PPB_OF_METHOD = {1: 900_000_000}
+CAP_PPB_OF_METHOD = {2: 900_000_000}
+SEGMENT_TOKENS = 128  # longer answers are cut
+
+
+class Unscored(StrEnum):
+    """Why an answer has no scores, so that its data part goes to commons."""
+
+    FREE = "free"  # nothing was charged: there is nothing to divide
+    NO_ANSWER = "no_answer"  # no token of it has anything before it
+    NO_MANIFEST = "no_manifest"  # the adapter came without one: nobody knows its training data
+    NOT_FINITE = "not_finite"  # the model gave infinite gradients or chances, or no numbers
 
 
 class Gain(msgspec.Struct, frozen=True):
-    """What the adapter added to this answer, in millionths of a nat, summed over its tokens."""
+    """What the adapters added to these tokens, in millionths of a nat, summed over them."""
 
     over_base_micronats: int  # capped per token, less the placebo mean; may be negative
     over_null_micronats: int  # the same tokens against the null model of the method version
@@ -55,6 +70,25 @@ class ClusterScore(msgspec.Struct, frozen=True):
     documents: tuple[DocumentScore, ...]  # empty where the cluster is not paid
 
 
+class Segment(msgspec.Struct, frozen=True):
+    """The scores of one stretch of the answer; its share of the answer is that of its tokens."""
+
+    tokens: int
+    gain: Gain
+    query: Digest  # of the quantised query vector; of no bytes where nothing is owed
+    clusters: tuple[ClusterScore, ...]  # none where nothing is owed
+
+
+class MemberScores(msgspec.Struct, frozen=True):
+    """The integers from which one member's part of an answer, and the shares in it, follow."""
+
+    release: int
+    weight_ppb: int  # in the mix, as the call receipt has it; it decides no money
+    leave_one_out_micronats: int  # gain of the mix over the mix without this member
+    unscored: Unscored | None  # why there are no segments
+    segments: tuple[Segment, ...]
+
+
 class Attribution(msgspec.Struct, frozen=True):
     """Who made the answer; contributors and nobody sum to 1_000_000_000."""
 
@@ -62,12 +96,18 @@ class Attribution(msgspec.Struct, frozen=True):
     nobody_ppb: int
 
 
-def data_share_ppb(gain: Gain) -> int:
-    """The part of the data money that the answer owes to contributors together."""
+def segment_lengths(tokens: int) -> list[int]:
+    """Cut an answer into as few segments as may be, as equal as may be, longer ones first."""
+    count = -(-tokens // SEGMENT_TOKENS)
+    return apportion(tokens, [1] * count)
+
+
+def data_share_ppb(gain: Gain, of_ppb: int = PARTS_PER_BILLION) -> int:
+    """What contributors together are owed of `of_ppb` parts that show this gain."""
     if gain.over_base_micronats <= 0 or gain.over_null_micronats <= 0:
         return 0
-    share = PARTS_PER_BILLION * gain.over_base_micronats // gain.over_null_micronats
-    return min(share, gain.cap_ppb)
+    share = of_ppb * gain.over_base_micronats // gain.over_null_micronats
+    return min(share, of_ppb * gain.cap_ppb // PARTS_PER_BILLION)
 
 
 def is_paid(cluster: ClusterScore) -> bool:
@@ -75,44 +115,105 @@ def is_paid(cluster: ClusterScore) -> bool:
     return cluster.score > cluster.floor
 
 
-def check_scores(method: int, gain: Gain, clusters: tuple[ClusterScore, ...]) -> None:
+def check_method(method: int) -> None:
+    """Refuse a version of the method whose rules are not here.
+
+    Raises:
+        VerificationError: it is such a version.
+    """
+    if method not in CAP_PPB_OF_METHOD:
+        known = ", ".join(map(str, CAP_PPB_OF_METHOD))
+        raise VerificationError(
+            f"this receipt follows attribution method {method}, this version of openledger knows "
+            f"{known}: check it with one that knows {method}"
+        )
+
+
+def check_members(method: int, members: Sequence[MemberScores]) -> None:
     """Check that integers of a statement are such as the method can give.
 
     Raises:
-        VerificationError: the cap is not the method's, a floor is negative, a paid cluster has no
-            documents, a cluster is not the sum of its documents, or a part of a document has no
-            weight.
+        VerificationError: a member has scores and a reason for having none, or neither; a cap is
+            not the method's, a floor is negative, a paid cluster has no documents, a cluster is
+            not the sum of its documents, a part of a document has no weight, the members differ
+            about the gain of the mix, or a single one added something else than that gain.
     """
-    # A call that cost nothing is not scored: its gain is 0 whatever the cap.
-    if gain.over_base_micronats and gain.cap_ppb != CAP_PPB_OF_METHOD.get(method):
-        raise VerificationError(f"{gain.cap_ppb} is not the cap of attribution method {method}")
-    for cluster in clusters:
-        if cluster.floor < 0:
-            raise VerificationError(f"the floor of cluster {cluster.cluster} is below zero")
-        if is_paid(cluster) and not cluster.documents:
-            raise VerificationError(f"cluster {cluster.cluster} is paid, but has no documents")
-        total = sum(document.score for document in cluster.documents)
-        if cluster.documents and total != cluster.score:
-            raise VerificationError(f"cluster {cluster.cluster} is not the sum of its documents")
-        parts = [part for document in cluster.documents for part in document.parts]
-        if any(part.weight <= 0 for part in parts):
-            raise VerificationError(f"cluster {cluster.cluster} has a document's part of no weight")
+    check_method(method)
+    for member in members:
+        if (member.unscored is None) != bool(member.segments):
+            raise VerificationError(
+                f"release {member.release} needs scores, or a reason for having none, not both"
+            )
+        for segment in member.segments:
+            _check_segment(CAP_PPB_OF_METHOD[method], segment)
+    gains = [[s.gain.over_base_micronats for s in one.segments] for one in members if one.segments]
+    if any(gain != gains[0] for gain in gains):
+        raise VerificationError("the members of the mix differ about its gain over the base")
+    if len(members) == 1 and members[0].leave_one_out_micronats != sum(map(sum, gains)):
+        raise VerificationError("the only member added something else than the gain over the base")
 
 
-def shares(gain: Gain, clusters: tuple[ClusterScore, ...]) -> Attribution:
-    """Divide 1_000_000_000 parts among contributors and nobody."""
-    positive = [max(0, cluster.score) for cluster in clusters]
-    net = [max(0, cluster.score - cluster.floor) for cluster in clusters]
-    total = data_share_ppb(gain)
-    if total == 0 or sum(net) == 0:
-        return Attribution((), PARTS_PER_BILLION)
-    *parts, _ = apportion(total, [*net, sum(positive) - sum(net)])
+def member_ppb(members: Sequence[MemberScores]) -> list[int]:
+    """The part of builder and data money that each member of a mix earns.
+
+    In proportion to what each added to the answer; one that added nothing earns nothing, and when
+    none did nobody earns: the parts then sum to 0, otherwise to 1_000_000_000. Equal remainders go
+    to the lower release, so the order of the members decides nothing. What stands alone divides
+    with nobody.
+    """
+    if len(members) == 1:
+        return [PARTS_PER_BILLION]
+    order = sorted(range(len(members)), key=lambda place: members[place].release)
+    gains = [max(0, members[place].leave_one_out_micronats) for place in order]
+    parts = apportion(PARTS_PER_BILLION if sum(gains) else 0, gains)
+    by_place = dict(zip(order, parts, strict=True))
+    return [by_place[place] for place in range(len(members))]
+
+
+def combine(members: Sequence[MemberScores]) -> Attribution:
+    """The shares of a whole answer, from the scores of all members of its mix."""
     earned: dict[Account, int] = {}
-    for cluster, part in zip(clusters, parts, strict=True):
-        if part:
-            _credit(cluster, part, earned)
+    for member, part in zip(members, member_ppb(members), strict=True):
+        if not member.segments:
+            continue
+        pieces = apportion(part, [segment.tokens for segment in member.segments])
+        for segment, piece in zip(member.segments, pieces, strict=True):
+            _divide(segment, piece, earned)
     paid = tuple(Share(account, earned[account]) for account in sorted(earned) if earned[account])
     return Attribution(paid, PARTS_PER_BILLION - sum(share.weight_ppb for share in paid))
+
+
+def _check_segment(cap_ppb: int, segment: Segment) -> None:
+    if segment.gain.cap_ppb != cap_ppb:
+        raise VerificationError(f"{segment.gain.cap_ppb} is not the cap of the method, {cap_ppb}")
+    for cluster in segment.clusters:
+        _check_cluster(cluster)
+
+
+def _check_cluster(cluster: ClusterScore) -> None:
+    if cluster.floor < 0:
+        raise VerificationError(f"the floor of cluster {cluster.cluster} is below zero")
+    if is_paid(cluster) and not cluster.documents:
+        raise VerificationError(f"cluster {cluster.cluster} is paid, but has no documents")
+    total = sum(document.score for document in cluster.documents)
+    if cluster.documents and total != cluster.score:
+        raise VerificationError(f"cluster {cluster.cluster} is not the sum of its documents")
+    parts = [part for document in cluster.documents for part in document.parts]
+    if any(part.weight <= 0 for part in parts):
+        raise VerificationError(f"cluster {cluster.cluster} has a document's part of no weight")
+
+
+def _divide(segment: Segment, amount: int, earned: dict[Account, int]) -> None:
+    """Credit what of `amount` parts the segment owes to contributors."""
+    positive = [max(0, cluster.score) for cluster in segment.clusters]
+    net = [max(0, cluster.score - cluster.floor) for cluster in segment.clusters]
+    total = data_share_ppb(segment.gain, amount)
+    if total == 0 or sum(net) == 0:
+        return
+    *parts, _ = apportion(total, [*net, sum(positive) - sum(net)])
+    for cluster, part in zip(segment.clusters, parts, strict=True):
+        if part:
+            _credit(cluster, part, earned)
 
 
 def _credit(cluster: ClusterScore, part: int, earned: dict[Account, int]) -> None:

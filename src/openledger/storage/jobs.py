@@ -91,17 +91,19 @@ def claim(transaction: Transaction, kinds: Sequence[str], now: int, lease: int) 
         if job.attempt >= job.max_attempts:
             _store(transaction, job.id, now, state=JobState.DEAD.value, lease_until=None)
             continue
-        _store(
-            transaction,
-            job.id,
-            now,
-            state=JobState.RUNNING.value,
-            lease_until=now + lease,
-            fencing=job.fencing + 1,
-            attempt=job.attempt + 1,
-        )
+        _take(transaction, job, now, lease)
         return get(transaction, job.id)
     return None
+
+
+def claim_fresh(transaction: Transaction, kind: str, now: int, lease: int, limit: int) -> list[Job]:
+    """Take more jobs of one kind that are due and were never tried, those that wait longest."""
+    is_due = and_(jobs.c.state == JobState.QUEUED.value, jobs.c.run_at <= now, jobs.c.attempt == 0)
+    query = select(jobs).where(jobs.c.kind == kind, is_due).order_by(jobs.c.run_at, jobs.c.id)
+    found = every(transaction, held(transaction, query.limit(limit), skip=True), Job)
+    for job in found:
+        _take(transaction, job, now, lease)
+    return [get(transaction, job.id) for job in found]
 
 
 def reclaim(transaction: Transaction, kinds: Sequence[str], now: int) -> int:
@@ -228,6 +230,18 @@ def _next_due(transaction: Transaction, kinds: Sequence[str], now: int) -> Job |
     query = select(jobs).where(jobs.c.kind.in_(kinds), is_due)
     ordered = query.order_by(jobs.c.run_at, jobs.c.id)
     return first(transaction, held(transaction, ordered, skip=True), Job)
+
+
+def _take(transaction: Transaction, job: Job, now: int, lease: int) -> None:
+    _store(
+        transaction,
+        job.id,
+        now,
+        state=JobState.RUNNING.value,
+        lease_until=now + lease,
+        fencing=job.fencing + 1,
+        attempt=job.attempt + 1,
+    )
 
 
 def _store(transaction: Transaction, job_id: str, now: int, **values: object) -> None:

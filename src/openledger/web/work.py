@@ -1,5 +1,6 @@
 """The worker of an opened home: the server runs it in a thread, commands until nothing is due."""
 
+from openledger.flows.money.infer.request import ATTRIBUTE_JOB
 from openledger.storage import jobs
 from openledger.wiring.platform import Platform, now_us
 from openledger.worker import Worker
@@ -15,6 +16,8 @@ def worker_of(platform: Platform) -> Worker:
     models = platform.models
     with platform.database.transaction() as transaction:
         jobs.reclaim(transaction, list(models.handlers), now_us())
-    worker = Worker(platform.database, models.handlers, models.chores, now_us)
-    models.is_stopping = worker.is_stopping
+    worker = Worker(
+        platform.database, models.handlers, models.chores, now_us, together=(ATTRIBUTE_JOB,)
+    )
+    models.is_stopping, models.make_way = worker.is_stopping, worker.make_way
     return worker

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,9 @@ import msgspec
 import structlog
 
 from openledger.attribution.attribute import Attributor
-from openledger.attribution.influence.gradients import ProbedModel
+from openledger.attribution.influence.gradients import probed_checkpoints
+from openledger.attribution.mix import Member as ReadyMember
+from openledger.attribution.mix import Mix
 from openledger.attribution.state import load_state
 from openledger.chain.index.rows import StoredEvent
 from openledger.core.encoding import digest_of
@@ -21,7 +23,7 @@ from openledger.core.types import Account, Digest
 from openledger.flows.data.obtain import SOURCES, obtain
 from openledger.flows.model.train.flow import Tell, train
 from openledger.flows.model.train.plan import Workshop, attribution_folder
-from openledger.flows.money.attribute import Attribute, Scorer
+from openledger.flows.money.attribute import Attribute, Member, Scorer
 from openledger.flows.money.infer.answer import refund_orphans
 from openledger.flows.money.infer.request import ATTRIBUTE_JOB, Config, Desk
 from openledger.lm.base import DTYPES, BaseModel, load_base, read_manifest, use_threads
@@ -32,6 +34,7 @@ from openledger.serving.embedded import EmbeddedEngine
 from openledger.serving.engine import AdapterRef, Engine
 from openledger.serving.engine import Config as EngineConfig
 from openledger.serving.runner import LlamaRunner, ResidentAdapter
+from openledger.settlement.receipt import NO_TRAINING_ROOT
 from openledger.storage import jobs
 from openledger.storage.database import Transaction
 from openledger.storage.jobs import Job
@@ -41,6 +44,7 @@ from openledger.storage.records.model.runs import TRAIN_JOB, RunState
 from openledger.storage.records.money import balances, calls, idempotency
 from openledger.training.recipe import Precision, Recipe, best_precision
 from openledger.wiring.platform import now_us
+from openledger.worker import Handler
 
 if TYPE_CHECKING:
     from openledger.wiring.platform import Platform
@@ -54,7 +58,7 @@ _CHORES_EVERY_US = 1_000_000
 _ERASE_EVERY_US = 3_600 * 1_000_000
 _MOVES = ("Deposited", "ExitRequested", "Exited")
 _TINY_RECIPE = Recipe(last_layers=2, epochs=16, learning_rate_micro=20_000)
-_MOST_SCORERS = 4  # releases kept ready for attribution
+_MOST_SCORERS = 4  # mixes kept ready for attribution
 
 
 class Models:
@@ -63,13 +67,14 @@ class Models:
     def __init__(self, platform: "Platform") -> None:
         self._platform = platform
         self._bases: dict[Precision, BaseModel] = {}
-        self._scorers: dict[str, Attributor] = {}
+        self._scorers: dict[tuple[tuple[str, int], ...], Mix] = {}
         threads = platform.settings.models.threads or os.cpu_count() or 1
         use_threads(threads)
         self._threads = threads
         self._next_chores = self._next_erasure = 0
         self.tell: Tell = lambda _: None  # who hears of a run's steps
-        self.is_stopping: Callable[[], bool] = lambda: False  # whether a run is to make way
+        self.is_stopping: Callable[[], bool] = lambda: False  # whether a run is to end here
+        self.make_way: Callable[[], None] = lambda: None  # called between the steps of a run
 
     @cached_property
     def base_folder(self) -> Path:
@@ -154,19 +159,28 @@ class Models:
             clock=now_us,
         )
 
-    def scorer(self, release: Release) -> Scorer:
-        """The attribution state of a release, ready to score."""
-        if release.id not in self._scorers:
+    def scorer(self, members: tuple[Member, ...]) -> Scorer:
+        """The releases of one mix, ready to score its answers."""
+        key = tuple((one.release.id, one.weight_ppb) for one in members)
+        if key not in self._scorers:
             while len(self._scorers) >= _MOST_SCORERS:
                 self._scorers.pop(next(iter(self._scorers)))
-            base = self.base(self.precision)
-            adapter = load_adapter(
-                self._platform.home.adapter(release.adapter), base, release.adapter
-            )
+            ready = [self._ready(one) for one in members]
+            self._scorers[key] = Mix(self.base(self.precision), ready)
+        return self._scorers[key]
+
+    def _ready(self, member: Member) -> ReadyMember:
+        release, base = member.release, self.base(self.precision)
+        adapter = load_adapter(self._platform.home.adapter(release.adapter), base, release.adapter)
+        attributor = None
+        if release.training_root != NO_TRAINING_ROOT:
             folder = attribution_folder(self._platform.home.root / release.folder)
             state = load_state(folder, expected_root=release.training_root)
-            self._scorers[release.id] = Attributor(state, ProbedModel(base, adapter))
-        return self._scorers[release.id]
+            early = state.manifest.commitment.early
+            folder_of = self._platform.home.adapter
+            models = probed_checkpoints(base, folder_of, early, release.adapter)
+            attributor = Attributor(state, models)
+        return ReadyMember(adapter, member.weight_ppb, attributor)
 
     @property
     def workshop(self) -> Workshop:
@@ -208,12 +222,12 @@ class Models:
         return self._platform.settings.models.base == TINY
 
     @property
-    def handlers(self) -> Mapping[str, Callable[[Job], None]]:
+    def handlers(self) -> Mapping[str, Handler]:
         """What the worker does, by kind of job."""
         return {
             ATTRIBUTE_JOB: self._attribute,
-            TRAIN_JOB: self._train,
-            REFRESH_JOB: self._refresh,
+            TRAIN_JOB: _each(self._train),
+            REFRESH_JOB: _each(self._refresh),
         }
 
     def chores(self) -> None:
@@ -245,8 +259,8 @@ class Models:
         self.engine.load(AdapterRef(adapter, self._platform.home.adapter(adapter)))
         return self.engine
 
-    def _attribute(self, job: Job) -> None:
-        self.attribute.run(parse_receipt_id(job.key))
+    def _attribute(self, taken: Sequence[Job]) -> None:
+        self.attribute.run([parse_receipt_id(job.key) for job in taken])
 
     def _refresh(self, job: Job) -> None:
         self._platform.fund.refresh(Account(job.payload.decode()))
@@ -264,8 +278,10 @@ class Models:
             raise
 
     def _check_stop(self) -> None:
+        """Between two steps of a run: end it, or let what is quick and due go first."""
         if self.is_stopping():
             raise StoppedError("the process is asked to end; the run goes on at its next start")
+        self.make_way()
 
     def _note_failure(self, run_id: str, reason: str) -> None:
         try:
@@ -277,6 +293,16 @@ class Models:
 
     def _ref(self, release: Release) -> AdapterRef:
         return AdapterRef(release.adapter, self._platform.home.adapter(release.adapter))
+
+
+def _each(run: Callable[[Job], None]) -> Handler:
+    """A handler that takes jobs one by one."""
+
+    def handle(taken: Sequence[Job]) -> None:
+        for job in taken:
+            run(job)
+
+    return handle
 
 
 def _queue_refresh(transaction: Transaction, event: StoredEvent) -> None:

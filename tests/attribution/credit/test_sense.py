@@ -15,12 +15,14 @@ from openledger.attribution.release import build
 from openledger.core.types import PARTS_PER_BILLION, Account
 from openledger.lm.base import BaseModel, load_base
 from openledger.lm.tiny import build_tiny
-from openledger.settlement.shares import ClusterScore, CreditPart, Gain, shares
+from openledger.settlement.shares import ClusterScore, CreditPart, Gain, combine
 from tests.attribution.releases import (
     RECIPE,
     account,
+    alone,
     examples_of,
     some_adapter,
+    stated,
     trained_adapter,
 )
 
@@ -119,9 +121,9 @@ def test_random_and_stuffed_text_earns_nothing(tmp_path: Path, reader: BaseModel
     empty = [tokenizer.decode(noise(300, 1)), tokenizer.decode(heap(reader, 1))]
     owners = [*[i % 3 + 1 for i in range(6)], RANDOM, STUFFED]
     rows = tokenizer.encode_documents([*texts, *empty])
-    model = ProbedModel(reader, trained_adapter(reader, rows, epochs=4))
+    models = alone(ProbedModel(reader, trained_adapter(reader, rows, epochs=4)))
     examples = examples_of(reader, [*texts, *empty], owners)
-    state = build(tmp_path / "state", model, examples, RECIPE)
+    state = build(tmp_path / "state", models, examples, RECIPE)
     documents = tuple(
         msgspec.structs.replace(entry, parts=()) for entry in state.manifest.documents
     )
@@ -133,7 +135,7 @@ def test_random_and_stuffed_text_earns_nothing(tmp_path: Path, reader: BaseModel
     assert [one.parts == nothing for one in state.manifest.documents] == [False] * 6 + [True] * 2
     for owner, answer in zip((RANDOM, STUFFED), rows[6:], strict=True):
         clusters, unjudged = (
-            Attributor(one, model).influence(answer[:12], answer[12:]) for one in (state, naive)
+            Attributor(one, models).influence(answer[:12], answer[12:]) for one in (state, naive)
         )
         assert account(owner) not in paid(clusters)
         assert account(owner) in paid(unjudged)
@@ -141,4 +143,4 @@ def test_random_and_stuffed_text_earns_nothing(tmp_path: Path, reader: BaseModel
 
 def paid(clusters: tuple[ClusterScore, ...]) -> set[Account]:
     full = Gain(1, 1, PARTS_PER_BILLION)
-    return {share.account for share in shares(full, clusters).shares}
+    return {share.account for share in combine([stated(full, clusters)]).shares}

@@ -1,20 +1,15 @@
 import torch
 from torch import Tensor
 
-from openledger.attribution.influence.curvature import (
-    Moments,
-    Site,
-    SiteGradient,
-    Whitener,
-    fit,
-    rounded,
-)
+from openledger.attribution.influence.curvature import Site, SiteGradient, Whitener, fit, kept
+from openledger.attribution.method import DAMPING
 
-R, D_IN, D_OUT = 3, 40, 300
+R, D_IN, D_OUT = 3, 40, 600
 SITE = Site("site", "read", D_IN, D_OUT, R)
+ALL = R * (kept(D_IN) + kept(D_OUT))
 
 
-def sample(count: int, seed: int) -> tuple[dict[str, SiteGradient], Moments]:
+def sample(count: int, seed: int) -> dict[str, SiteGradient]:
     """Gradients that are outer products of vectors with known, very unequal covariances."""
     generator = torch.Generator().manual_seed(seed)
     slope_in, slope_out = torch.logspace(0, -2, D_IN), torch.logspace(0, -3, D_OUT)
@@ -24,23 +19,16 @@ def sample(count: int, seed: int) -> tuple[dict[str, SiteGradient], Moments]:
     rank_in = torch.randn(count, R, generator=generator)
     a = rank_out[:, :, None] * wide_in[:, None, :]
     b = wide_out[:, :, None] * rank_in[:, None, :]
-    moments = Moments(
-        {"read": wide_in.T @ wide_in},
-        {"site": wide_out.T @ wide_out},
-        {"site": rank_out.T @ rank_out},
-        {"site": rank_in.T @ rank_in},
-    )
-    return {"site": SiteGradient(a, b)}, moments
+    return {"site": SiteGradient(a, b)}
 
 
-def fitted(count: int = 3_000, seed: int = 0) -> Whitener:
-    gradients, moments = sample(count, seed)
-    return fit([SITE], moments, [gradients], torch.Generator().manual_seed(1))
+def fitted(count: int = 2_000, seed: int = 0, width: int = ALL) -> Whitener:
+    return fit([SITE], [sample(count, seed)], width, torch.Generator().manual_seed(1))
 
 
 def damped_inverse(flat: Tensor, queries: Tensor) -> Tensor:
     fisher = flat.T @ flat
-    ridge = 0.1 * fisher.trace() / len(fisher) * torch.eye(len(fisher))
+    ridge = DAMPING * fisher.trace() / len(fisher) * torch.eye(len(fisher))
     found: Tensor = queries @ torch.linalg.solve(fisher + ridge, queries.T)
     return found
 
@@ -49,66 +37,90 @@ def correlation(one: Tensor, other: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])
 
 
+def products(whitener: Whitener, gradients: dict[str, SiteGradient]) -> Tensor:
+    features = whitener.whiten(gradients)[0]
+    return features @ features.T
+
+
 def test_whitened_products_are_those_of_the_damped_inverse_fisher() -> None:
-    gradients, moments = sample(6_000, 0)
-    whitener = fit([SITE], moments, [gradients], torch.Generator().manual_seed(1))
-    queries, _ = sample(30, 1)
-    features = whitener.features(queries)[0]
+    gradients, queries = sample(6_000, 0), sample(30, 1)
+    whitener = fit([SITE], [gradients], ALL, torch.Generator().manual_seed(1))
     exact = damped_inverse(gradients["site"].a.flatten(1), queries["site"].a.flatten(1))
     exact = exact + damped_inverse(gradients["site"].b.flatten(1), queries["site"].b.flatten(1))
     off = ~torch.eye(30, dtype=torch.bool)
 
-    ours = features @ features.T
+    ours = products(whitener, queries)
 
     assert correlation(ours[off], exact[off]) > 0.9
     assert correlation(ours.diagonal(), exact.diagonal()) > 0.9
 
 
-def test_whitening_makes_directions_alike() -> None:
+def test_no_direction_outweighs_another_once_whitened() -> None:
     whitener = fitted()
-    features = whitener.features(sample(2_000, 2)[0])[0]
-    energy = features.square().mean(0)
-    kept = R * 40
+    energy = whitener.whiten(sample(2_000, 2))[0].square().sum(0)
 
-    assert features.shape[1] == whitener.sizes()[0] == R * (40 + D_IN + 75 + D_OUT)
-    assert energy[:kept].max() / energy[:kept].mean() < 5
+    assert len(energy) == whitener.widths[0] == ALL
+    assert energy.max() < 1.5  # one a direction, were the two samples the same
 
 
-def test_what_the_kept_vectors_leave_stays_small_but_counts() -> None:
-    whitener = fitted()
-    features = whitener.features(sample(200, 3)[0])[0]
-    tail = features[:, -R * D_OUT :]
+def test_the_strongest_features_tell_more_than_their_number() -> None:
+    queries = sample(200, 3)
+    everything = fitted()
+    energy = everything.whiten(queries)[0].square().sum()
 
-    assert 0 < tail.square().sum() < 0.5 * features.square().sum()
+    for part in (2, 4, 8):
+        few = fitted(width=ALL // part)
+
+        assert few.widths == (ALL // part,)
+        assert few.whiten(queries)[0].square().sum() > 1.3 * energy / part
+    assert (
+        correlation(products(fitted(width=ALL // 2), queries), products(everything, queries)) > 0.9
+    )
+
+
+def test_features_are_shared_among_sites_by_what_they_tell() -> None:
+    loud, faint = Site("loud", "a", D_IN, D_IN, R), Site("faint", "b", D_IN, D_IN, R)
+    generator = torch.Generator().manual_seed(0)
+    flat = torch.randn(500, R, D_IN, generator=generator)
+    steep = flat * torch.logspace(0, -4, D_IN)  # few directions stand above the damping
+    gradients = {
+        "loud": SiteGradient(flat, flat.transpose(1, 2)),
+        "faint": SiteGradient(steep, steep.transpose(1, 2)),
+    }
+
+    whitener = fit([loud, faint], [gradients], 200, torch.Generator().manual_seed(1))
+
+    assert sum(whitener.widths) == 200
+    assert whitener.widths[0] > whitener.widths[1]
 
 
 def test_features_are_linear() -> None:
     whitener = fitted()
-    gradients, _ = sample(4, 5)
+    gradients = sample(4, 5)
     site = gradients["site"]
     summed = {"site": SiteGradient(site.a.sum(0, keepdim=True), site.b.sum(0, keepdim=True))}
 
     assert torch.allclose(
-        whitener.features(summed)[0], whitener.features(gradients)[0].sum(0), atol=1e-4
+        whitener.whiten(summed)[0], whitener.whiten(gradients)[0].sum(0), atol=1e-4
     )
 
 
 def test_a_matrix_without_gradients_earns_nothing() -> None:
-    gradients, moments = sample(50, 0)
+    gradients = sample(50, 0)
     site = gradients["site"]
     silent = {"site": SiteGradient(torch.zeros_like(site.a), site.b)}
-    whitener = fit([SITE], moments, [silent], torch.Generator().manual_seed(1))
+    heard = R * kept(D_OUT)
 
-    features = whitener.features(gradients)[0]
+    whitener = fit([SITE], [silent], heard, torch.Generator().manual_seed(1))
 
-    assert not features[:, : R * 80].any()
+    features = whitener.whiten(gradients)[0]
+    only_b = {"site": SiteGradient(torch.zeros_like(site.a), site.b)}
+    assert torch.equal(features, whitener.whiten(only_b)[0])
     assert torch.isfinite(features).all()
+    assert features.any()
 
 
-def test_fitting_is_deterministic_and_rounding_costs_little() -> None:
-    gradients, _ = sample(20, 7)
+def test_fitting_is_deterministic() -> None:
     one, other = fitted(), fitted()
-    exact, coarse = one.features(gradients)[0], rounded(one).features(gradients)[0]
 
-    assert torch.equal(exact, other.features(gradients)[0])
-    assert correlation(exact @ exact.T, coarse @ coarse.T) > 0.999
+    assert torch.equal(one.whiten(sample(20, 7))[0], other.whiten(sample(20, 7))[0])

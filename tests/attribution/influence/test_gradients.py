@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from openledger.attribution.influence.curvature import Moments, SiteGradient
+from openledger.attribution.influence.curvature import SiteGradient
 from openledger.attribution.influence.gradients import ProbedModel, label_gradients, log_chances
 from openledger.core.errors import InvalidInputError
 from openledger.core.types import Digest
@@ -28,8 +28,8 @@ def by_autograd(base: BaseModel, adapter: Adapter, row: list[int], start: int) -
 
 def gradients(model: ProbedModel, rows: list[list[int]]) -> dict[str, SiteGradient]:
     batch = model.batch(rows, STARTS[: len(rows)])
-    states = model.upper(batch, is_adapted=True, has_graph=True)
-    return model.flow(states, label_gradients(model, batch, states).true).gradients
+    states = model.upper(batch, has_graph=True)
+    return model.gradients(states, label_gradients(model, batch, states).true)
 
 
 def test_gradients_are_those_of_plain_autograd_row_by_row(base: BaseModel) -> None:
@@ -95,7 +95,7 @@ def test_log_chances_are_those_of_the_model(base: BaseModel) -> None:
     model = ProbedModel(base, adapter)
     row = base.tokenizer.encode(TEXTS[1])
     batch = model.batch([row], [4])
-    adapted = log_chances(model, batch, model.upper(batch, is_adapted=True))
+    adapted = log_chances(model, batch, model.upper(batch))
     plain = log_chances(model, batch, model.upper(batch, is_adapted=False))
 
     logs = torch.log_softmax(base.model(torch.tensor([row])).logits[0, :-1], -1)
@@ -110,7 +110,7 @@ def test_drawn_labels_follow_the_model(base: BaseModel, model: ProbedModel) -> N
     """Over the whole distribution, the gradient of drawn labels has mean zero."""
     row = base.tokenizer.encode(TEXTS[1])[:3]
     batch = model.batch([row] * 2_000, [2] * 2_000)
-    states = model.upper(batch, is_adapted=True)
+    states = model.upper(batch)
     uniforms = (np.arange(2_000) + 0.5) / 2_000
 
     labels = label_gradients(model, batch, states, uniforms)
@@ -128,24 +128,6 @@ def test_layers_that_read_the_same_share_a_name(model: ProbedModel) -> None:
     assert reads["2.self_attn.q_proj"] == reads["2.self_attn.v_proj"] == "2.qkv"
     assert reads["2.mlp.gate_proj"] == reads["2.mlp.up_proj"] == "2.mlp"
     assert len(set(reads.values())) == 8  # four vectors in each of two layers
-
-
-def test_moments_are_taken_at_every_nth_token_with_a_loss(
-    base: BaseModel, model: ProbedModel
-) -> None:
-    rows = [base.tokenizer.encode(text) for text in TEXTS[:2]]
-    batch = model.batch(rows, [2, 3])
-    states = model.upper(batch, is_adapted=True, has_graph=True)
-    flow = model.flow(states, label_gradients(model, batch, states).true)
-    site = model.sites[0]
-    first, second = flow.received[site.name]
-    received = torch.cat([first[1 : len(rows[0]) - 1], second[2 : len(rows[1]) - 1]])
-
-    for spacing in (1, 3):
-        total = Moments({}, {}, {}, {})
-        model.add_moments(total, batch, flow, spacing)
-        wanted = received[::spacing].T @ received[::spacing]
-        assert torch.allclose(total.wide_out[site.name], wanted, rtol=1e-4)
 
 
 def test_another_base_is_refused(base: BaseModel) -> None:

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.attribution import peers
+from bench.attribution import ours, peers
 from bench.attribution.peers import PEERS, available, gradient, left_out
 from bench.attribution.peers.passes import document_rows, groups, query_rows
 from bench.attribution.setting import Query, Setting
@@ -13,6 +13,7 @@ from openledger.lm.lora import Adapter, LoraHost, MixMember
 from tests.attribution.releases import ADAPTER
 
 DATTRI = [name for name in PEERS if name.startswith("dattri-llm")]
+KRONFLUENCE = "kronfluence EK-FAC, relative damping"
 FINDS_ITS_SOURCE = ["bm25", "longest span", "gradient dot", "gradient cosine", "tracin"]
 
 # peft 0.21 still asks transformers 5.23 by a name that goes away in v6.
@@ -46,7 +47,7 @@ def autograd(setting: Setting, adapter: Adapter, row: tuple[int, ...], start: in
     return torch.cat([one.flatten() for one in found])
 
 
-@pytest.mark.parametrize("name", [name for name in PEERS if name not in DATTRI])
+@pytest.mark.parametrize("name", [name for name in PEERS if name not in (*DATTRI, KRONFLUENCE)])
 def test_every_peer_scores_every_document_for_every_query(name: str, setting: Setting) -> None:
     few = msgspec.structs.replace(setting, queries=setting.queries[:4])
     scores = scores_of(name, few)
@@ -133,6 +134,25 @@ def test_a_peer_without_its_package_is_left_out_and_says_so(
 
     assert left_out() == {"bm25": "bm25s not installed: pip install 'openledger[bench]'"}
     assert list(available()) == [name for name in PEERS if name != "bm25"]
+
+
+def test_what_does_not_come_with_the_extra_says_how_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "find_spec", lambda name: None if name == "einops" else object())
+
+    reason = "einops not installed: pip install --no-deps kronfluence einconv einops opt-einsum"
+    assert left_out() == {KRONFLUENCE: reason}
+
+
+@PEFT_WARNS
+@pytest.mark.filterwarnings("ignore:.*GradScaler:FutureWarning")
+@pytest.mark.slow
+def test_kronfluence_agrees_with_our_influence_without_shortcuts(setting: Setting) -> None:
+    theirs = scores_of(KRONFLUENCE, setting)
+
+    assert theirs.shape == (6, 6)
+    assert theirs.argmax(0).tolist() == [5, 4, 3, 2, 1, 0]
+    exact = ours.ekfac(setting, [setting.adapter])
+    assert np.corrcoef(theirs.ravel(), exact.ravel())[0, 1] > 0.97
 
 
 @PEFT_WARNS

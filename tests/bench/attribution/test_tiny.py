@@ -6,6 +6,7 @@ import pytest
 
 from bench.attribution import ours
 from bench.attribution.corpus import made_up_pages
+from bench.attribution.kept import Kept
 from bench.attribution.results import (
     ceiling_rows,
     method_rows,
@@ -14,14 +15,16 @@ from bench.attribution.results import (
     of_release,
 )
 from bench.attribution.setting import Checkpoint, Setting
-from bench.attribution.tiny import SMOKE, World, world
+from bench.attribution.tiny import SMOKE, world
 from bench.attribution.truth import halves, without_each
+from bench.attribution.world import World
 from tests.attribution.releases import trained_adapter
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return world(made_up_pages(), tmp_path_factory.mktemp("models"), 0, SMOKE)
+    folder = tmp_path_factory.mktemp("models")
+    return world(made_up_pages(), folder, 0, SMOKE, Kept(folder / "kept"))
 
 
 def test_halves_keep_an_owners_documents_together() -> None:
@@ -49,8 +52,9 @@ def test_a_world_has_a_loss_for_every_subset_and_query(small: World) -> None:
 
     assert kinds == ["held-out"] * 3 + ["generated"] * 3 + ["outside"] * 2
     assert {len(query.prompt) + len(query.answer) for query in queries} == {64}
-    assert len(small.setting.checkpoints) == SMOKE.checkpoints
+    assert len(small.setting.checkpoints) == SMOKE.retrainings.checkpoints
     assert small.by_contributor.losses.shape == (2, 3, 8)
+    assert small.by_document is not None
     assert small.by_document.losses.shape == (2, 3, 8)
     assert small.left_out.losses.shape == (2, 3, 8)
     assert small.whole.shape == (2, 8)
@@ -110,3 +114,22 @@ def test_copies_share_the_score_of_their_cluster(setting: Setting) -> None:
     people = copied.contributors
     assert scores[people.index("copycat")].any()
     assert (scores[people.index("copycat")] == scores[people.index(first.contributor)]).all()
+
+
+@pytest.mark.slow
+def test_what_was_not_retrained_has_no_row(small: World) -> None:
+    no_documents = msgspec.structs.replace(small, by_document=None)
+    one_seed = msgspec.structs.replace(small, whole=small.whole[:1])
+    scores = np.ones((9, 8))
+
+    [missing] = [
+        row
+        for row in method_rows("one", [no_documents], [of_documents(no_documents, scores)], {})
+        if "LDS document" in row.name
+    ]
+
+    assert missing.value is None
+    assert {row.name.split(",")[0] for row in ceiling_rows([no_documents])} == {
+        "seed to seed: LDS contributor"
+    }
+    assert ceiling_rows([one_seed]) == []

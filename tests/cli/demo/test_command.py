@@ -297,6 +297,7 @@ def answer(receipt: str, account: Account) -> ReceiptView:
         finish="stop",
         refund=None,
         nobody_ppb=0,
+        notes=(),
         parts=(part,),
         epoch=1,
         bundle=b"",

@@ -1,14 +1,18 @@
 """EK-FAC for the LoRA matrices: what makes gradients of different directions comparable.
 
 Each matrix M of a linear layer x -> B A x has the gradient (output side) x (input side), so its
-Fisher matrix is close to a Kronecker product. Its eigenbasis is that of the two covariances; its
-eigenvalues are measured again in that basis ("corrected", George et al. 2018) from gradients of
-labels sampled from the model. One side of either matrix is the LoRA rank R and is kept whole. Of
-the wide side, of dimension D, only the top K eigenvectors are kept and what they leave is scaled
-coordinate by coordinate, as if the rest of the basis were the identity: the state of a release
-must stay small. Layers that read the same vector share its basis.
+Fisher matrix is close to a Kronecker product. Its eigenbasis is that of the two covariances, here
+of whole sequences' gradients (as Shampoo takes them: better in our bench than those of tokens, and
+cheaper); its eigenvalues are measured again in that basis ("corrected", George et al. 2018). Both
+come from gradients of labels sampled from the model. One side of either matrix is the LoRA rank R
+and is kept whole; of the wide side, of dimension D, the top K eigenvectors are kept.
 
-Sources: arXiv 1806.03884 (EK-FAC), arXiv 2308.03296 (for influence on language models).
+Whitened, a coefficient of eigenvalue l carries the energy l / (l + damping): between 0 and 1. The
+coefficients that carry most are the features; the others would add little but noise. That choice
+loses far less than a random projection to as many numbers (docs/explanation/attribution.md).
+
+Sources: arXiv 1806.03884 (EK-FAC), arXiv 2308.03296 (for influence on language models), arXiv
+1802.09568 (Shampoo).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +25,7 @@ from openledger.attribution.method import DAMPING, KEPT_DIVISOR, KEPT_LEAST
 
 _OVERSAMPLING = 16
 _ITERATIONS = 2
+_LEVELS = 127  # of a stored eigenvector's entries, either side of zero
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -40,87 +45,79 @@ class SiteGradient(msgspec.Struct, frozen=True):
     b: Tensor  # (N, D, R) of the output
 
 
-class Moments(msgspec.Struct, frozen=True):
-    """Sums of outer products over tokens, of what flows through the sites."""
-
-    wide_in: dict[str, Tensor]  # by `Site.reads`: (D, D) of the vectors that A reads
-    wide_out: dict[str, Tensor]  # by site: (D, D) of the gradients that B receives
-    rank_out: dict[str, Tensor]  # by site: (R, R) of the gradients that A receives
-    rank_in: dict[str, Tensor]  # by site: (R, R) of the vectors that B reads
+Gradients = Mapping[str, SiteGradient]  # by site
 
 
-class Scale(msgspec.Struct, frozen=True):
-    """The whitening of one matrix in its basis: one over the root of each damped eigenvalue."""
+class Basis(msgspec.Struct, frozen=True):
+    """Eigenvectors as they are stored: int8, and what a column is to be multiplied with."""
 
-    head: Tensor  # (R, K)
-    tail: Tensor  # (R, D)
+    levels: Tensor  # (D, K) int8
+    steps: Tensor  # (K,) float32
+
+    @property
+    def vectors(self) -> Tensor:
+        """(D, K) float32."""
+        return self.levels.float() * self.steps
+
+
+class Features(msgspec.Struct, frozen=True):
+    """Which coefficients of a site count, and how much."""
+
+    places: Tensor  # (F,) int32 among the (R, K) coefficients of A, then those of B
+    scales: Tensor  # (F,) bfloat16, one over the root of each damped eigenvalue
 
 
 class Whitener(msgspec.Struct, frozen=True):
     """F^(-1/2), truncated, for every site."""
 
     sites: tuple[Site, ...]
-    wide_in: dict[str, Tensor]  # by `Site.reads`: (D, K) eigenvectors
-    wide_out: dict[str, Tensor]  # by site: (D, K)
+    wide_in: dict[str, Basis]  # by `Site.reads`
+    wide_out: dict[str, Basis]  # by site
     rank_out: dict[str, Tensor]  # by site: (R, R)
     rank_in: dict[str, Tensor]  # by site: (R, R)
-    scale_a: dict[str, Scale]
-    scale_b: dict[str, Scale]
+    features: dict[str, Features]  # by site
 
-    def features(self, gradients: Mapping[str, SiteGradient]) -> list[Tensor]:
-        """Whiten gradients.
+    def whiten(self, gradients: Gradients) -> list[Tensor]:
+        """The features of gradients.
 
         Returns:
-            Per site (N, size); the inner products of two such lists are influence.
+            Per site (N, F); the inner products of two such lists are influence.
         """
         whitened = []
         for site in self.sites:
-            heads = _split(self, site, gradients[site.name])
-            scales = (self.scale_a[site.name], self.scale_b[site.name])
-            pieces = [p for e, s in zip(heads, scales, strict=True) for p in _scaled(e, s)]
-            whitened.append(torch.cat(pieces, dim=1))
+            chosen = self.features[site.name]
+            found = _coefficients(self, site, gradients[site.name])[:, chosen.places]
+            whitened.append(found * chosen.scales.float())
         return whitened
 
-    def sizes(self) -> list[int]:
+    @property
+    def widths(self) -> tuple[int, ...]:
         """The number of features of each site."""
-        return [
-            site.rank * (site.inputs + kept(site.inputs) + site.outputs + kept(site.outputs))
-            for site in self.sites
-        ]
-
-
-class _Expanded(msgspec.Struct, frozen=True):
-    head: Tensor  # (N, R, K) coefficients along the kept eigenvectors
-    tail: Tensor  # (N, R, D) what they leave
+        return tuple(len(self.features[site.name].places) for site in self.sites)
 
 
 def fit(
-    sites: Sequence[Site],
-    moments: Moments,
-    sampled: Sequence[Mapping[str, SiteGradient]],
-    generator: torch.Generator,
+    sites: Sequence[Site], sampled: Sequence[Gradients], width: int, generator: torch.Generator
 ) -> Whitener:
-    """Make the whitening from covariances and from per-example gradients of sampled labels.
+    """Make the whitening from per-example gradients of sampled labels.
 
     Args:
         sites: every adapted linear layer.
-        moments: over the tokens of the examples behind `sampled`.
         sampled: batches of per-example gradients of labels drawn from the model.
+        width: how many features there may be over all sites.
         generator: seeds the search for eigenvectors.
     """
-    bare = Whitener(
-        sites=tuple(sites),
-        wide_in={k: _top(m, generator) for k, m in sorted(moments.wide_in.items())},
-        wide_out={k: _top(m, generator) for k, m in sorted(moments.wide_out.items())},
-        rank_out={k: torch.linalg.eigh(m).eigenvectors for k, m in moments.rank_out.items()},
-        rank_in={k: torch.linalg.eigh(m).eigenvectors for k, m in moments.rank_in.items()},
-        scale_a={},
-        scale_b={},
-    )
+    bare = Whitener(tuple(sites), *_bases(sites, sampled, generator), {})
+    damped, energies = {}, {}
     for site in sites:
-        pairs = [_split(bare, site, batch[site.name]) for batch in sampled]
-        bare.scale_a[site.name] = _corrected([pair[0] for pair in pairs])
-        bare.scale_b[site.name] = _corrected([pair[1] for pair in pairs])
+        found = [_measured(bare, site, batch[site.name]) for batch in sampled]
+        squares, damping = (torch.stack(parts).sum(0) for parts in zip(*found, strict=True))
+        damped[site.name] = squares + damping
+        # A matrix that no gradient reaches earns nobody anything.
+        energies[site.name] = squares / damped[site.name].clamp(min=torch.finfo().tiny)
+    for name, places in _strongest(energies, width).items():
+        scales = damped[name][places].clamp(min=torch.finfo().tiny).rsqrt()
+        bare.features[name] = Features(places.int(), scales.bfloat16())
     return bare
 
 
@@ -129,69 +126,89 @@ def kept(dimension: int) -> int:
     return min(dimension, max(KEPT_LEAST, dimension // KEPT_DIVISOR))
 
 
-def rounded(whitener: Whitener) -> Whitener:
-    """The same whitening as it will be read back: eigenvectors and scales in bfloat16."""
-    return Whitener(
-        sites=whitener.sites,
-        wide_in={k: _round(t) for k, t in whitener.wide_in.items()},
-        wide_out={k: _round(t) for k, t in whitener.wide_out.items()},
-        rank_out=whitener.rank_out,
-        rank_in=whitener.rank_in,
-        scale_a={k: Scale(_round(s.head), _round(s.tail)) for k, s in whitener.scale_a.items()},
-        scale_b={k: Scale(_round(s.head), _round(s.tail)) for k, s in whitener.scale_b.items()},
+def _bases(
+    sites: Sequence[Site], sampled: Sequence[Gradients], generator: torch.Generator
+) -> tuple[dict[str, Basis], dict[str, Basis], dict[str, Tensor], dict[str, Tensor]]:
+    wide_in: dict[str, Tensor] = {}
+    wide_out: dict[str, Tensor] = {}
+    rank_out: dict[str, Tensor] = {}
+    rank_in: dict[str, Tensor] = {}
+    for batch in sampled:
+        for site in sites:
+            a, b = batch[site.name].a, batch[site.name].b.transpose(1, 2)  # both (N, R, D)
+            _add_gram(wide_in, site.reads, a.flatten(0, 1))
+            _add_gram(wide_out, site.name, b.flatten(0, 1))
+            _add_gram(rank_out, site.name, a.transpose(1, 2).flatten(0, 1))
+            _add_gram(rank_in, site.name, b.transpose(1, 2).flatten(0, 1))
+    return (
+        {name: _top(moment, generator) for name, moment in sorted(wide_in.items())},
+        {name: _top(moment, generator) for name, moment in sorted(wide_out.items())},
+        {name: torch.linalg.eigh(moment).eigenvectors for name, moment in rank_out.items()},
+        {name: torch.linalg.eigh(moment).eigenvectors for name, moment in rank_in.items()},
     )
 
 
-def _round(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.bfloat16).float()
+def _add_gram(sums: dict[str, Tensor], name: str, vectors: Tensor) -> None:
+    """Add (N, D) vectors to a (D, D) sum in float32; the product runs in the vectors' dtype."""
+    if name not in sums:
+        sums[name] = torch.zeros(vectors.shape[1], vectors.shape[1])
+    sums[name] += vectors.T @ vectors
 
 
-def _split(whitener: Whitener, site: Site, gradient: SiteGradient) -> list[_Expanded]:
-    """Turn both gradients to (N, R, D), rotate the rank side, divide the wide side."""
-    rank_out, rank_in = whitener.rank_out[site.name], whitener.rank_in[site.name]
-    turned_a = rank_out.T @ gradient.a.float()  # (N, R, D)
-    turned_b = rank_in.T @ gradient.b.float().transpose(1, 2)  # (N, R, D)
-    return [
-        _expand(turned_a, whitener.wide_in[site.reads]),
-        _expand(turned_b, whitener.wide_out[site.name]),
-    ]
+def _coefficients(whitener: Whitener, site: Site, gradient: SiteGradient) -> Tensor:
+    """(N, R K + R K') of both gradients in the kept eigenvectors."""
+    a = whitener.rank_out[site.name].T @ gradient.a.float()  # (N, R, D)
+    b = whitener.rank_in[site.name].T @ gradient.b.float().transpose(1, 2)  # (N, R, D')
+    turned = (
+        a @ whitener.wide_in[site.reads].vectors,  # (N, R, K)
+        b @ whitener.wide_out[site.name].vectors,  # (N, R, K')
+    )
+    return torch.cat([one.flatten(1) for one in turned], dim=1)
 
 
-def _expand(turned: Tensor, basis: Tensor) -> _Expanded:
-    head = turned @ basis  # (N, R, K)
-    return _Expanded(head, turned - head @ basis.T)
+def _measured(whitener: Whitener, site: Site, gradient: SiteGradient) -> tuple[Tensor, Tensor]:
+    """Sums of squared coefficients over a batch, and what is to be added to each of them.
+
+    The sums stand for second moments up to one factor, which only scales every score alike.
+    """
+    squares = _coefficients(whitener, site, gradient).square().sum(0)
+    sides = []
+    for side, dimension in ((gradient.a, site.inputs), (gradient.b, site.outputs)):
+        mean = side.float().square().sum() / (site.rank * dimension)  # over kept and left ones
+        sides.append((DAMPING * mean).expand(site.rank * kept(dimension)))
+    return squares, torch.cat(sides)
 
 
-def _scaled(expanded: _Expanded, scale: Scale) -> list[Tensor]:
-    return [(expanded.head * scale.head).flatten(1), (expanded.tail * scale.tail).flatten(1)]
+def _strongest(energies: Mapping[str, Tensor], width: int) -> dict[str, Tensor]:
+    """Per site the places of those that are among the `width` largest of all, in order."""
+    flat = torch.cat([*energies.values()])
+    order = torch.argsort(flat, descending=True, stable=True)
+    is_chosen = torch.zeros(len(flat), dtype=torch.bool)
+    is_chosen[order[:width]] = True
+    parts = torch.split(is_chosen, [len(part) for part in energies.values()])
+    return {name: part.nonzero()[:, 0] for name, part in zip(energies, parts, strict=True)}
 
 
-def _corrected(batches: Sequence[_Expanded]) -> Scale:
-    head = torch.stack([batch.head.square().sum(0) for batch in batches]).sum(0)  # (R, K)
-    tail = torch.stack([batch.tail.square().sum(0) for batch in batches]).sum(0)  # (R, D)
-    # The sums stand for second moments up to one factor, which only scales every score alike.
-    damping = DAMPING * (head.sum() + tail.sum()) / tail.numel()
-    if damping == 0:  # a matrix that no gradient reaches earns nobody anything
-        return Scale(torch.zeros_like(head), torch.zeros_like(tail))
-    return Scale((head + damping).rsqrt(), (tail + damping).rsqrt())
-
-
-def _top(moment: Tensor, generator: torch.Generator) -> Tensor:
-    """The leading eigenvectors of a symmetric (D, D) matrix, as (D, K), strongest first."""
+def _top(moment: Tensor, generator: torch.Generator) -> Basis:
+    """The leading eigenvectors of a symmetric (D, D) matrix, strongest first."""
     dimension = len(moment)
     count = kept(dimension)
     if count + _OVERSAMPLING >= dimension:
-        return _leading(moment, count)
+        return _stored(_leading(moment, count))
     # Subspace iteration: many times cheaper than a full decomposition, and near enough, since the
     # eigenvalues are measured afterwards in whatever basis this finds.
     start = torch.randn(dimension, count + _OVERSAMPLING, generator=generator)
     basis = torch.linalg.qr(moment @ start).Q
     for _ in range(_ITERATIONS):
         basis = torch.linalg.qr(moment @ basis).Q
-    refined: Tensor = basis @ _leading(basis.T @ moment @ basis, count)
-    return refined
+    return _stored(basis @ _leading(basis.T @ moment @ basis, count))
 
 
 def _leading(moment: Tensor, count: int) -> Tensor:
     vectors: Tensor = torch.linalg.eigh(moment).eigenvectors  # weakest first
-    return vectors.flip(1)[:, :count].contiguous()
+    return vectors.flip(1)[:, :count]
+
+
+def _stored(vectors: Tensor) -> Basis:
+    steps = vectors.abs().amax(0) / _LEVELS
+    return Basis(torch.round(vectors / steps).to(torch.int8).contiguous(), steps)

@@ -8,7 +8,8 @@ product, summed over a sequence, is that sequence's gradient. Padding stands on 
 real token sees it, and its loss weight is zero: its gradients are exactly zero.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -18,9 +19,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
 from transformers.models.llama import LlamaForCausalLM
 
-from openledger.attribution.influence.curvature import Moments, Site, SiteGradient
+from openledger.attribution.influence.curvature import Site, SiteGradient
 from openledger.core.errors import InvalidInputError
+from openledger.core.types import Digest
 from openledger.lm.base import BaseModel
+from openledger.lm.checkpoint import load_adapter
 from openledger.lm.frozen import SplitModel
 from openledger.lm.lora import Adapter, LoraPair, linear_at
 
@@ -37,13 +40,6 @@ class Batch(msgspec.Struct, frozen=True):
     lengths: tuple[int, ...]
     weights: Tensor  # (B, T - 1) of the loss of each next token; 0 at padding and in prompts
     hidden: Tensor  # (B, T, D) input of the lowest adapted layer
-
-
-class Flow(msgspec.Struct, frozen=True):
-    """What one backward pass left at the sites."""
-
-    gradients: dict[str, SiteGradient]
-    received: dict[str, Tensor]  # by site: (B, T, D) gradients of what the site gave
 
 
 class _Probe(nn.Module):
@@ -130,7 +126,7 @@ class ProbedModel:
         lower = self.split.lower(ids) if hidden is None else pad_sequence(list(hidden), True)
         return Batch(ids, tuple(map(len, rows)), weights.float(), lower)
 
-    def upper(self, batch: Batch, *, is_adapted: bool, has_graph: bool = False) -> Tensor:
+    def upper(self, batch: Batch, *, is_adapted: bool = True, has_graph: bool = False) -> Tensor:
         """(B, T - 1, D) of the states that predict each next token."""
         for probe in self._probes.values():
             probe.is_on = is_adapted
@@ -139,28 +135,13 @@ class ProbedModel:
             hidden = batch.hidden.detach().requires_grad_(has_graph)
             return self.split.upper(hidden)[:, :-1]
 
-    def flow(self, states: Tensor, gradient: Tensor) -> Flow:
-        """Send a (B, T - 1, D) gradient of `states` back through the adapted layers."""
-        torch.autograd.backward(states, gradient.to(states.dtype), retain_graph=True)
-        probes = self._probes.items()
-        return Flow(
-            gradients={name: probe.gradient() for name, probe in probes},
-            received={name: probe.received for name, probe in probes},
-        )
+    def gradients(self, states: Tensor, gradient: Tensor) -> dict[str, SiteGradient]:
+        """Send a (B, T - 1, D) gradient of the last states with a graph back through the layers.
 
-    def add_moments(self, total: Moments, batch: Batch, flow: Flow, stride: int = 1) -> None:
-        """Add to `total` the outer products at every n-th token whose prediction has a loss."""
-        keep = torch.nn.functional.pad(batch.weights, (0, 1)).flatten().nonzero()[::stride, 0]
-        seen: set[str] = set()
-        for site in self.sites:
-            probe = self._probes[site.name]
-            received = flow.received[site.name].flatten(0, 1)[keep]  # (T, D)
-            if site.reads not in seen:
-                _add_gram(total.wide_in, site.reads, probe.read.flatten(0, 1)[keep])
-                seen.add(site.reads)
-            _add_gram(total.wide_out, site.name, received)
-            _add_gram(total.rank_out, site.name, received @ probe.b)
-            _add_gram(total.rank_in, site.name, probe.inner.flatten(0, 1)[keep])
+        What comes back are the gradients at A and B, by site.
+        """
+        torch.autograd.backward(states, gradient.to(states.dtype), retain_graph=True)
+        return {name: probe.gradient() for name, probe in self._probes.items()}
 
     @property
     def vocabulary(self) -> int:
@@ -171,6 +152,33 @@ class ProbedModel:
         """(V, D), which is the head as well."""
         weight: Tensor = self.base.model.lm_head.weight
         return weight
+
+
+class Checkpoints(msgspec.Struct, frozen=True):
+    """One adapter at two moments of its training: what it learned first counts as well."""
+
+    early: ProbedModel  # after a quarter of the steps
+    final: ProbedModel  # the one that answers
+
+    @property
+    def both(self) -> tuple[ProbedModel, ProbedModel]:
+        """In order."""
+        return self.early, self.final
+
+
+def probed_checkpoints(
+    base: BaseModel, folder_of: Callable[[Digest], Path], early: Digest, final: Digest
+) -> Checkpoints:
+    """Load both from the folders of their adapters.
+
+    Raises:
+        NotFoundError: an adapter is not there.
+        DigestMismatchError: an adapter is another than its digest says.
+    """
+    return Checkpoints(
+        early=ProbedModel(base, load_adapter(folder_of(early), base, early)),
+        final=ProbedModel(base, load_adapter(folder_of(final), base, final)),
+    )
 
 
 class Labels(msgspec.Struct, frozen=True):
@@ -220,17 +228,10 @@ def log_chances(model: ProbedModel, batch: Batch, states: Tensor) -> Tensor:
     keep = batch.weights.flatten() > 0
     chosen, labels = states.flatten(0, 1)[keep].float(), batch.ids[:, 1:].flatten()[keep]
     found = []
-    for start in range(0, len(chosen), _HEAD_ROWS):
+    for start in range(0, len(chosen) or 1, _HEAD_ROWS):
         logs = torch.log_softmax(chosen[start : start + _HEAD_ROWS] @ head.T, dim=-1)
         found.append(logs.gather(1, labels[start : start + _HEAD_ROWS, None])[:, 0])
     return torch.cat(found)
-
-
-def _add_gram(sums: dict[str, Tensor], name: str, vectors: Tensor) -> None:
-    """Add (N, D) vectors to a (D, D) sum in float32; the product runs in the vectors' dtype."""
-    if name not in sums:
-        sums[name] = torch.zeros(vectors.shape[1], vectors.shape[1])
-    sums[name] += vectors.T @ vectors
 
 
 def _draw(chances: Tensor, uniforms: np.ndarray) -> Tensor:

@@ -7,43 +7,54 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from openledger.core.encoding import decode, encode
-from openledger.core.errors import VerificationError
+from openledger.core.errors import NotFoundError, VerificationError
 from openledger.core.signing import digest_typed
-from openledger.core.types import PARTS_PER_BILLION, Account, Digest, ReceiptId
+from openledger.core.types import Account, ReceiptId
+from openledger.settlement import receipt as receipts
 from openledger.settlement.parts import Roles
-from openledger.settlement.receipt import (
-    Gateway,
-    MemberScores,
-    Private,
-    SignedCall,
-    SignedStatement,
-    make_statement,
-)
-from openledger.settlement.shares import ClusterScore, Gain
-from openledger.storage.database import Database
+from openledger.settlement.receipt import Gateway, Private, SignedCall, SignedStatement
+from openledger.settlement.shares import MemberScores, Segment, Unscored, check_method
+from openledger.storage.database import Database, Transaction
 from openledger.storage.records.model import releases
 from openledger.storage.records.money import calls
 from openledger.storage.vault import Sealer
 
-_NO_QUERY = Digest("0" * 64)
-
 
 class Scores(Protocol):
-    """The integers of one answer, as `attribution.attribute` gives them."""
+    """The integers of one member's part in an answer, as `attribution.mix` gives them."""
 
     @property
-    def gain(self) -> Gain: ...
+    def unscored(self) -> Unscored | None: ...
     @property
-    def query(self) -> Digest: ...
+    def leave_one_out_micronats(self) -> int: ...
     @property
-    def clusters(self) -> tuple[ClusterScore, ...]: ...
+    def segments(self) -> tuple[Segment, ...]: ...
 
 
 class Scorer(Protocol):
-    """One release, ready to score answers."""
+    """The releases of one mix, ready to score answers."""
 
-    def attribute(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Scores: ...
+    def attribute(
+        self, prompt_ids: Sequence[int], answer_ids: Sequence[int]
+    ) -> Sequence[Scores]: ...
+
+
+class Member(msgspec.Struct, frozen=True):
+    """One release of the mix that answered."""
+
+    release: releases.Release
+    weight_ppb: int
+
+
+class _Due(msgspec.Struct, frozen=True):
+    """A call without its statement."""
+
+    call: calls.Call
+    signed: SignedCall
+    mix: tuple[Member, ...]
 
 
 @dataclass(frozen=True)
@@ -53,34 +64,52 @@ class Attribute:
     database: Database
     gateway: Gateway
     sealer: Sealer
-    scorer_of: Callable[[releases.Release], Scorer]
+    scorer_of: Callable[[tuple[Member, ...]], Scorer]
     commons: Account
     platform: Account
     clock: Callable[[], int]
 
-    def run(self, receipt: ReceiptId) -> SignedStatement:
-        """Attribute one call, or return its statement.
+    def run(self, wanted: Sequence[ReceiptId]) -> None:
+        """Attribute calls that have no statement yet, those of one mix after each other.
+
+        Each statement is stored as soon as it is made: when one call fails, run the rest again.
 
         Raises:
-            NotFoundError: no such receipt.
-            VerificationError: what was kept of the call is gone or altered.
+            NotFoundError: no such receipt, or its release's attribution state is gone.
+            DigestMismatchError: that state is not what was released.
+            VerificationError: what was kept of a call is gone or altered, or it follows a method
+                that this version does not know.
         """
         with self.database.read() as transaction:
-            known = calls.statement(transaction, receipt)
-            if known is not None:
-                return decode(known.record, SignedStatement)
-            call = calls.get(transaction, receipt)
-            release = releases.get(transaction, call.release)
+            found = [self._due(transaction, receipt) for receipt in wanted]
+        due = [one for one in found if one is not None]
+        for one in sorted(due, key=lambda one: [member.release.id for member in one.mix]):
+            self._state(one)
+
+    def _due(self, transaction: Transaction, receipt: ReceiptId) -> _Due | None:
+        if calls.statement(transaction, receipt) is not None:
+            return None
+        call = calls.get(transaction, receipt)
         signed = decode(call.record, SignedCall)
-        made = make_statement(
+        check_method(signed.body.method)
+        mix = []
+        for member in signed.body.mix:
+            release = releases.by_number(transaction, member.release)
+            if release is None:
+                raise NotFoundError(f"release {member.release} of the call {receipt} is not here")
+            mix.append(Member(release, member.weight_ppb))
+        return _Due(call, signed, tuple(mix))
+
+    def _state(self, due: _Due) -> SignedStatement:
+        made = receipts.make_statement(
             self.gateway.domain,
-            signed,
-            (self._scores(call, release),),
-            self._roles(release),
+            due.signed,
+            self._scores(due),
+            self._roles(due.mix),
             self.gateway.private_key,
         )
         row = calls.Statement(
-            receipt=receipt,
+            receipt=due.call.id,
             digest=digest_typed(self.gateway.domain, made.statement),
             record=encode(made),
             created_at=self.clock(),
@@ -89,24 +118,39 @@ class Attribute:
             calls.state(transaction, row)
         return made
 
-    def _scores(self, call: calls.Call, release: releases.Release) -> MemberScores:
-        assert release.number is not None, "only published releases are served"
-        if call.fee == 0:
-            # Nothing is owed for a free call, so nobody's influence is worth measuring.
-            nothing = Gain(0, 0, PARTS_PER_BILLION)
-            return MemberScores(release.number, PARTS_PER_BILLION, nothing, _NO_QUERY, ())
-        if call.private is None:
-            raise VerificationError(f"prompt and answer of {call.id} are erased")
-        private = decode(self.sealer.unseal(call.id, call.private), Private)
-        scores = self.scorer_of(release).attribute(private.prompt_ids(), private.answer_ids())
-        return MemberScores(
-            release.number, PARTS_PER_BILLION, scores.gain, scores.query, scores.clusters
+    def _scores(self, due: _Due) -> tuple[MemberScores, ...]:
+        mix = due.signed.body.mix
+        reasons = [receipts.why_unscored(due.signed, member) for member in mix]
+        if not _asks_models(reasons):
+            return tuple(
+                MemberScores(member.release, member.weight_ppb, 0, reason, ())
+                for member, reason in zip(mix, reasons, strict=True)
+            )
+        if due.call.private is None:
+            raise VerificationError(f"prompt and answer of {due.call.id} are erased")
+        private = decode(self.sealer.unseal(due.call.id, due.call.private), Private)
+        found = self.scorer_of(due.mix).attribute(private.prompt_ids(), private.answer_ids())
+        return tuple(
+            MemberScores(
+                member.release,
+                member.weight_ppb,
+                scores.leave_one_out_micronats,
+                scores.unscored,
+                scores.segments,
+            )
+            for member, scores in zip(mix, found, strict=True)
         )
 
-    def _roles(self, release: releases.Release) -> Roles:
+    def _roles(self, mix: Sequence[Member]) -> Roles:
         return Roles(
             commons=self.commons,
             platform=self.platform,
-            builder=release.builder,
+            builders=tuple(member.release.builder for member in mix),
             node=self.gateway.account,
         )
+
+
+def _asks_models(reasons: Sequence[Unscored | None]) -> bool:
+    """Whether something is owed to data, or builders divide by what their releases added."""
+    is_divided = len(reasons) > 1 and set(reasons) == {Unscored.NO_MANIFEST}
+    return None in reasons or is_divided

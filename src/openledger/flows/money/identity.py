@@ -22,9 +22,8 @@ from openledger.chain.acts import Acts
 from openledger.chain.contracts import escrow_balance
 from openledger.chain.index.history import History, history
 from openledger.chain.index.indexer import Indexer
-from openledger.core.encoding import decode
 from openledger.core.types import WEI_PER_OPEN, Account, Digest, Wei
-from openledger.settlement.receipt import SignedStatement
+from openledger.settlement.receipt import read_statement
 from openledger.storage.database import Database, Transaction
 from openledger.storage.records.money import balances, calls, epochs, totals
 
@@ -179,7 +178,7 @@ def _settled(
     charged = Counter[Account]()
     if size:
         for pair in calls.pairs(transaction, gateway, balances.FIRST_SEQUENCE, size):
-            said = decode(pair.statement.record, SignedStatement)
+            said = read_statement(pair.statement.record)
             parts += sum(part.amount for part in said.body.parts)
             charged[pair.call.payer] += pair.call.fee
     return parts, {payer: amount for payer, amount in charged.items() if amount}

@@ -19,12 +19,14 @@ from openledger.settlement.receipt import (
     EpochRoot,
     PrivateDigests,
     Receipt,
+    StatedMethod,
     leaf,
     payer_commitment,
     verify_call,
     verify_follows,
     verify_statement,
 )
+from openledger.settlement.shares import check_method
 
 BUNDLE_VERSION = 1
 PAYER = "payer"
@@ -55,6 +57,16 @@ class Bundle(msgspec.Struct, frozen=True):
     previous: CallReceipt | None  # None for a gateway's first call
     epoch: EpochProof | None  # None until it is settled
     openings: tuple[Opening, ...] = ()
+
+
+class _StatedReceipt(msgspec.Struct):
+    statement: StatedMethod
+
+
+class _StatedBundle(msgspec.Struct):
+    """What every version of a bundle has, whatever its statement looks like."""
+
+    receipt: _StatedReceipt
 
 
 class Anchors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,6 +102,7 @@ def verify_bundle(raw: bytes, anchors: Anchors | None) -> Report:
     Raises:
         VerificationError: one byte of it, or the whole, is not what the gateway signed.
     """
+    _check_method(raw)
     bundle = decode(raw, Bundle)
     if bundle.version != BUNDLE_VERSION:
         raise VerificationError(f"bundle version {bundle.version} is unknown to this verifier")
@@ -141,6 +154,14 @@ def read_anchors(raw: bytes) -> Anchors:
         )
     except InvalidInputError as error:
         raise InvalidInputError(f"this is no anchors file: {error}") from error
+
+
+def _check_method(raw: bytes) -> None:
+    try:
+        stated = from_wire(raw, _StatedBundle)
+    except InvalidInputError as error:
+        raise VerificationError(f"these bytes are no bundle: {error}") from error
+    check_method(stated.receipt.statement.body.method)
 
 
 def _check_anchors(receipt: Receipt, anchors: Anchors) -> None:

@@ -9,6 +9,7 @@ from openledger.core.errors import ConflictError
 from openledger.core.ids import parse_receipt_id
 from openledger.core.signing import sign_typed
 from openledger.core.types import Account, Digest, ReceiptId, Wei
+from openledger.flows.money.infer.request import ATTRIBUTE_JOB
 from openledger.flows.money.verify import BUNDLE_VERSION, PAYER, Bundle, EpochProof, Opening, pack
 from openledger.settlement.epoch import tree_of
 from openledger.settlement.parts import DATA
@@ -20,7 +21,10 @@ from openledger.settlement.receipt import (
     Receipt,
     SignedCall,
     SignedStatement,
+    read_statement,
 )
+from openledger.settlement.shares import Unscored
+from openledger.storage import jobs
 from openledger.storage.database import Transaction
 from openledger.storage.records.data import accounts
 from openledger.storage.records.money import calls, epochs
@@ -28,6 +32,13 @@ from openledger.web.operations.operation import Operation
 from openledger.wiring.platform import Platform
 
 PENDING = "pending attribution"
+_WHY_UNSCORED = {
+    Unscored.FREE: "nothing was charged, so there is nothing to divide",
+    Unscored.NO_ANSWER: "there was no answer to attribute: the data part goes to commons",
+    Unscored.NO_MANIFEST: "{name} cannot be attributed, since it came without a manifest of its "
+    "training data: the data part goes to commons",
+    Unscored.NOT_FINITE: "{name} gave numbers that are not finite: the data part goes to commons",
+}
 
 
 class ShowReceipt(msgspec.Struct, frozen=True):
@@ -59,6 +70,7 @@ class ReceiptView(msgspec.Struct, frozen=True):
     finish: str
     refund: str | None
     nobody_ppb: int
+    notes: tuple[str, ...]  # why it has no shares, or none yet
     parts: tuple[PartView, ...]
     epoch: int | None
     bundle: bytes
@@ -72,9 +84,10 @@ def show(platform: Platform, wanted: ShowReceipt) -> ReceiptView:
         said = calls.statement(transaction, receipt)
         names = {one.address: one.display_name for one in accounts.list_all(transaction)}
         epoch = epochs.holding(transaction, call.gateway, call.gateway_sequence)
+        job = jobs.find(transaction, ATTRIBUTE_JOB, receipt)
     names[platform.acts.contracts.deployment.payouts] = "commons"
     signed = decode(call.record, SignedCall)
-    statement = None if said is None else decode(said.record, SignedStatement)
+    statement = None if said is None else read_statement(said.record)
     if statement is None and wanted.is_private:
         raise ConflictError("the attribution is not done yet; ask again in a moment")
     return ReceiptView(
@@ -87,10 +100,29 @@ def show(platform: Platform, wanted: ShowReceipt) -> ReceiptView:
         finish=signed.body.finish,
         refund=signed.body.refund,
         nobody_ppb=0 if statement is None else statement.body.attribution.nobody_ppb,
+        notes=_failures(job) if statement is None else _notes(signed, statement),
         parts=() if statement is None else _parts(statement, names),
         epoch=epoch.number if epoch and epoch.state is not epochs.EpochState.CLOSED else None,
         bundle=b"" if statement is None else _bundle(platform, call, epoch, wanted.is_private),
     )
+
+
+def _failures(job: jobs.Job | None) -> tuple[str, ...]:
+    """Why the attribution of a call is late."""
+    if job is None or job.error is None:
+        return ()
+    return (f"attribution failed and will be tried again: {job.error}",)
+
+
+def _notes(call: SignedCall, statement: SignedStatement) -> tuple[str, ...]:
+    """Why members of the mix have no scores; each reason once."""
+    members = zip(call.body.mix, statement.body.members, strict=True)
+    said = [
+        _WHY_UNSCORED[member.unscored].format(name=mixed.name)
+        for mixed, member in members
+        if member.unscored is not None
+    ]
+    return tuple(dict.fromkeys(said))
 
 
 def _parts(statement: SignedStatement, names: Mapping[Account, str]) -> tuple[PartView, ...]:
@@ -148,9 +180,7 @@ def _proof(
 
 
 def _receipt(pair: calls.Pair) -> Receipt:
-    return Receipt(
-        decode(pair.call.record, SignedCall), decode(pair.statement.record, SignedStatement)
-    )
+    return Receipt(decode(pair.call.record, SignedCall), read_statement(pair.statement.record))
 
 
 def _openings(platform: Platform, call: calls.Call) -> tuple[Opening, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from openledger.attribution.credit.documents import ElsewhereText
-from openledger.attribution.influence.gradients import ProbedModel
+from openledger.attribution.influence.gradients import probed_checkpoints
 from openledger.attribution.release import Recipe as AttributionRecipe
 from openledger.attribution.release import TrainingExample, build
 from openledger.attribution.state import AttributionState, load_state
@@ -32,7 +32,7 @@ from openledger.flows.model.train.plan import (
     write_manifest,
 )
 from openledger.flows.model.train.score import score
-from openledger.lm.checkpoint import load_adapter, save_adapter
+from openledger.lm.checkpoint import save_adapter
 from openledger.lm.frozen import forget_caches
 from openledger.lm.lora import Adapter
 from openledger.storage.records.data import accounts, datanets
@@ -136,7 +136,10 @@ def _trained(shop: Workshop, run: Run, folder: Path, tell: Tell) -> Run:
         Watch(progress=lambda seen: hear(_step(seen))),
     )
     digest = _keep(shop, tuned.adapter, base.name)
-    state = _attribution(shop, run, split, elsewhere(shop, material, split, plan), digest, hear)
+    early = _keep(shop, tuned.early, base.name)
+    recipe = AttributionRecipe(digest, early, run.seed or Digest(""))
+    others = elsewhere(shop, material, split, plan)
+    state = _attribution(shop, run, split, others, recipe, hear)
     written = _score(shop, plan, split, digest, hear)
     metrics = _metrics(plan, split, tuned, state, attribution_folder(folder))
     scored = msgspec.json.encode(msgspec.structs.replace(metrics, tunes=written))
@@ -276,13 +279,13 @@ def _attribution(
     run: Run,
     split: Split,
     others: Sequence[ElsewhereText],
-    adapter: Digest,
+    recipe: AttributionRecipe,
     tell: Tell,
 ) -> AttributionState:
     folder = attribution_folder(shop.home.run(run.op))
     if folder.exists():
         state = load_state(folder)
-        if state.manifest.commitment.adapter == adapter:
+        if state.manifest.commitment.adapter == recipe.adapter:
             return state
     plan = decode(run.recipe, Plan)
     base = shop.base(plan.recipe.precision)
@@ -293,11 +296,10 @@ def _attribution(
         TrainingExample(one.digest, one.document, one.account, one.text, tuple(pieces))
         for one, pieces in zip(split.training, rows, strict=True)
     ]
-    model = ProbedModel(base, load_adapter(shop.home.adapter(adapter), base, adapter))
-    recipe = AttributionRecipe(adapter, run.seed or Digest(""))
+    models = probed_checkpoints(base, shop.home.adapter, recipe.early, recipe.adapter)
     return build(
         folder,
-        model,
+        models,
         examples,
         recipe,
         lambda done, total: tell(Step(BUILDING, done, total)),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from openledger.attribution.method import METHOD_VERSION
 from openledger.core.encoding import encode
 from openledger.core.types import Account, ReceiptId, Wei
 from openledger.lm.tokenizer import ChatMessage, Tokenizer
@@ -26,7 +27,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     deadline_s: float = 600.0
     hold_s: int = 1_200  # after this a hold whose process died is given back
-    method: int = 1  # version of the attribution method
+    method: int = METHOD_VERSION  # of attribution
     engine: str = "embedded-1/fp32"  # build and determinism class
 
 

@@ -26,7 +26,7 @@ from openledger.settlement.receipt import (
     CallReceipt,
     Receipt,
     SignedCall,
-    SignedStatement,
+    read_statement,
     verify_call,
     verify_statement,
 )
@@ -243,9 +243,7 @@ def _last_before(transaction: Transaction, gateway: Account, first: int) -> Call
 
 
 def _receipt(pair: calls.Pair) -> Receipt:
-    return Receipt(
-        decode(pair.call.record, SignedCall), decode(pair.statement.record, SignedStatement)
-    )
+    return Receipt(decode(pair.call.record, SignedCall), read_statement(pair.statement.record))
 
 
 def fitting(pairs: Sequence[calls.Pair], most_payers: int = MOST_PAYERS) -> list[calls.Pair]:
