@@ -12,9 +12,11 @@ from torch import Tensor
 
 from bench.attribution.setting import Setting
 from openledger.attribution.attribute import Attributor
+from openledger.attribution.credit.documents import ElsewhereText
 from openledger.attribution.influence.curvature import Gradients, fit
 from openledger.attribution.influence.gradients import Checkpoints, ProbedModel, label_gradients
 from openledger.attribution.release import Recipe, TrainingExample, build
+from openledger.attribution.state import AttributionState
 from openledger.core.types import PARTS_PER_BILLION, Account, Digest
 from openledger.lm.lora import Adapter
 
@@ -36,43 +38,54 @@ class Paid(msgspec.Struct, frozen=True):
 def released(setting: Setting) -> Paid:
     """Build the state of a release and attribute every query by it, as a paid call is."""
     people = setting.contributors
-    accounts = [Account(f"0x{place + 1:040x}") for place in range(len(people))]
+    accounts = accounts_of(setting)
     place = {account: i for i, account in enumerate(accounts)}
-    owner = setting.owner
+    attributor, state = opened(setting)
+    scores = np.zeros((len(people), len(setting.queries)))
+    shares = np.zeros_like(scores)
+    nobody = np.zeros(len(setting.queries))
+    owners: dict[int, list[Account]] = {}
+    for entry in state.manifest.documents:
+        owners.setdefault(entry.cluster, []).append(entry.account)
+    for number, query in enumerate(setting.queries):
+        for cluster in attributor.influence(query.prompt, query.answer):
+            # Documents of a cluster are alike: each has an equal part of its score.
+            for account in owners[cluster.cluster]:
+                part = cluster.score / len(owners[cluster.cluster])
+                scores[place[account], number] += part
+        found = attributor.attribute(query.prompt, query.answer).attribution
+        for share in found.shares:
+            shares[place[share.account], number] = share.weight_ppb / PARTS_PER_BILLION
+        nobody[number] = found.nobody_ppb / PARTS_PER_BILLION
+    return Paid(scores, shares, nobody)
+
+
+def accounts_of(setting: Setting) -> list[Account]:
+    """One account for each contributor, in their order."""
+    return [Account(f"0x{place + 1:040x}") for place in range(len(setting.contributors))]
+
+
+def opened(setting: Setting) -> tuple[Attributor, AttributionState]:
+    """The release of a setting, built as the product does and ready to score answers."""
+    of = dict(zip(setting.contributors, accounts_of(setting), strict=True))
     examples = [
         TrainingExample(
             digest=Digest(sha256(one.text.encode()).hexdigest()),
             document=number,
-            account=accounts[owner[number]],
+            account=of[one.contributor],
             text=one.text,
             rows=(one.tokens,),
         )
         for number, one in enumerate(setting.documents)
     ]
+    elsewhere = [ElsewhereText(of[one.contributor], one.text, 0) for one in setting.elsewhere]
     models = Checkpoints(
         early=ProbedModel(setting.base, setting.checkpoints[0].adapter),
         final=ProbedModel(setting.base, setting.adapter),
     )
-    scores = np.zeros((len(people), len(setting.queries)))
-    shares = np.zeros_like(scores)
-    nobody = np.zeros(len(setting.queries))
     with tempfile.TemporaryDirectory(prefix="openledger-bench-") as folder:
-        state = build(Path(folder) / "state", models, examples, _RECIPE)
-        owners: dict[int, list[Account]] = {}
-        for entry in state.manifest.documents:
-            owners.setdefault(entry.cluster, []).append(entry.account)
-        attributor = Attributor(state, models)
-        for number, query in enumerate(setting.queries):
-            for cluster in attributor.influence(query.prompt, query.answer):
-                # Documents of a cluster are alike: each has an equal part of its score.
-                for account in owners[cluster.cluster]:
-                    part = cluster.score / len(owners[cluster.cluster])
-                    scores[place[account], number] += part
-            found = attributor.attribute(query.prompt, query.answer).attribution
-            for share in found.shares:
-                shares[place[share.account], number] = share.weight_ppb / PARTS_PER_BILLION
-            nobody[number] = found.nobody_ppb / PARTS_PER_BILLION
-    return Paid(scores, shares, nobody)
+        state = build(Path(folder) / "state", models, examples, _RECIPE, elsewhere=elsewhere)
+    return Attributor(state, models), state
 
 
 def ekfac(setting: Setting, checkpoints: Sequence[Adapter]) -> np.ndarray:

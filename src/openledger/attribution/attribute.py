@@ -9,15 +9,16 @@ An answer goes through the model alone and once, however many segments it has: i
 others its numbers would depend on what else was in the queue.
 """
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from math import isqrt
 
 import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
+from openledger.attribution.credit.signatures import Signatures
 from openledger.attribution.influence.gradients import (
     Batch,
     Checkpoints,
@@ -25,7 +26,7 @@ from openledger.attribution.influence.gradients import (
     label_gradients,
     log_chances,
 )
-from openledger.attribution.influence.rows import dots, quantise_query
+from openledger.attribution.influence.rows import quantise_query
 from openledger.attribution.method import (
     CAP_PPB,
     LONGEST_SEQUENCE,
@@ -33,25 +34,23 @@ from openledger.attribution.method import (
     PLACEBO_MICRONATS_PER_TOKEN,
     TOKEN_GAIN_CAP_MICRONATS,
 )
+from openledger.attribution.scoring import Scoring
 from openledger.attribution.state import (
     AttributionState,
-    DocumentEntry,
     digest_of_row,
     row_text,
 )
-from openledger.core.errors import DigestMismatchError, InvalidInputError
+from openledger.core.errors import DigestMismatchError
 from openledger.core.types import PARTS_PER_BILLION
 from openledger.settlement.shares import (
     Attribution,
     ClusterScore,
-    DocumentScore,
     Gain,
     MemberScores,
     Segment,
     Unscored,
     combine,
     data_share_ppb,
-    is_paid,
     segment_lengths,
 )
 
@@ -75,7 +74,7 @@ class AnswerAttribution(msgspec.Struct, frozen=True):
 
 
 class Chances(msgspec.Struct, frozen=True):
-    """Natural log-probabilities of the answer's tokens at temperature 1."""
+    """Natural log-probabilities of the answer's tokens that count, at temperature 1."""
 
     adapted: Tensor  # (N,) under all adapters of the mix
     plain: Tensor  # (N,) under the base alone
@@ -85,19 +84,23 @@ class Row(msgspec.Struct, frozen=True):
     """A prompt and its answer, as one sequence for a model."""
 
     ids: tuple[int, ...]
-    start: int  # of the tokens that have a gain: those of the answer that something stands before
-    skipped: int  # tokens of the answer before them
+    begin: int  # of the answer
     tokens: int  # of the whole answer
+    # Places of the answer's tokens that have a gain: something stands before them, and they are in
+    # no signature.
+    counted: tuple[int, ...]
 
     def segments(self) -> list[slice]:
-        """Where each segment of the answer stands among the tokens that have a gain."""
-        ends = [*accumulate(segment_lengths(self.tokens))]
-        marks = [max(0, end - self.skipped) for end in [0, *ends]]
+        """Where each segment of the answer stands among the tokens that count."""
+        ends = accumulate(segment_lengths(self.tokens), initial=self.begin)
+        marks = [bisect_left(self.counted, end) for end in ends]
         return [slice(first, last) for first, last in pairwise(marks)]
 
-    def predicting(self, tokens: slice) -> slice:
-        """The states of the sequence that predict these of the tokens that have a gain."""
-        return slice(self.start - 1 + tokens.start, self.start - 1 + tokens.stop)
+    def batch(self, model: ProbedModel) -> Batch:
+        """For a model; only the tokens that count have a loss."""
+        batch = model.batch([self.ids], [len(self.ids)])
+        batch.weights[0, [place - 1 for place in self.counted]] = 1
+        return batch
 
 
 class _Reading(msgspec.Struct, frozen=True):
@@ -125,6 +128,7 @@ class Attributor:
         self._models = models
         self._model = models.final
         self._null_logs = _null_logs(state.rows.counts)
+        self.signatures = Signatures(state.rows.signatures)
         self._scoring = Scoring(state)
 
     def attribute(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> AnswerAttribution:
@@ -134,7 +138,7 @@ class Attributor:
         cut from its start. An answer without tokens, without gain over the base, or for which the
         model yields numbers that are not finite, pays no contributor.
         """
-        row = lay_out(prompt_ids, answer_ids)
+        row = lay_out(prompt_ids, answer_ids, [self.signatures])
         if row is None:
             return unscored(Unscored.NO_ANSWER)
         batch, states = self._read(row)
@@ -161,21 +165,20 @@ class Attributor:
     ) -> tuple[ClusterScore, ...]:
         """Score a whole answer, without segments, whether or not anything is owed for it.
 
-        None for one without tokens.
+        None for one without tokens that count.
         """
         vector = self.features(prompt_ids, answer_ids)
         return () if vector is None else self._scoring.score(self._quantised(vector))
 
     def features(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Tensor | None:
-        """(P,) of a whole answer; none for one without tokens."""
-        row = lay_out(prompt_ids, answer_ids)
-        if row is None:
+        """(P,) of a whole answer; none for one without tokens that count."""
+        row = lay_out(prompt_ids, answer_ids, [self.signatures])
+        if row is None or not row.counted:
             return None
-        whole = row.predicting(slice(0, len(row.ids) - row.start))
-        return self._vector(self._readings(*self._read(row)), whole)
+        return self._vector(self._readings(*self._read(row)), row.counted)
 
     def _read(self, row: Row) -> tuple[Batch, Tensor]:
-        batch = self._model.batch([row.ids], [row.start])
+        batch = row.batch(self._model)
         return batch, self._model.upper(batch, has_graph=True)
 
     def _readings(self, batch: Batch, states: Tensor) -> list[_Reading]:
@@ -203,7 +206,7 @@ class Attributor:
         queries = [_NO_QUERY] * len(places)
         for number, place in enumerate(places):
             if readings and data_share_ppb(owed[number]):
-                vector = self._vector(readings, row.predicting(place))
+                vector = self._vector(readings, row.counted[place])
                 if not bool(torch.isfinite(vector).all()):
                     return unscored(Unscored.NOT_FINITE)
                 queries[number] = self._quantised(vector)
@@ -219,7 +222,7 @@ class Attributor:
     def _gain(self, row: Row, chances: Chances, place: slice) -> Gain | None:
         """What a segment's tokens gained; None where that is no finite number."""
         adapted = chances.adapted[place]
-        null = self._null_logs[list(row.ids[row.start :][place])]
+        null = self._null_logs[[row.ids[at] for at in row.counted[place]]]
         over_base, over_null = gain_of(adapted, chances.plain[place]), _micronats(adapted - null)
         if over_base is None or over_null is None:
             return None
@@ -229,122 +232,38 @@ class Attributor:
         commitment = self._state.manifest.commitment
         return quantise_query(vector, commitment.layout, commitment.scales)
 
-    def _vector(self, readings: Sequence[_Reading], tokens: slice) -> Tensor:
-        """(P,) of the mean loss of the tokens that these places of the sequence predict."""
+    def _vector(self, readings: Sequence[_Reading], counted: Sequence[int]) -> Tensor:
+        """(P,) of the mean loss of the tokens at these places of the sequence."""
+        before = [place - 1 for place in counted]  # the states that predict them
         features = []
         for one in readings:
             gradient = torch.zeros_like(one.loss)
-            part = one.loss[:, tokens]
-            gradient[:, tokens] = part / part.shape[1]
+            gradient[:, before] = one.loss[:, before] / len(before)
             found = one.model.gradients(one.states, gradient)
             features += self._state.whitener.whiten(found)
         return torch.cat(features, dim=1)[0]
 
 
-class Scoring:
-    """The integer part: from query vectors to scores, by one state's rows; needs no model."""
+def lay_out(
+    prompt_ids: Sequence[int], answer_ids: Sequence[int], signatures: Sequence[Signatures]
+) -> Row | None:
+    """One sequence; None where no token of the answer has anything before it.
 
-    def __init__(self, state: AttributionState) -> None:
-        self._state = state
-        self._sharing = _documents_by_cluster(state)
-
-    def score(self, query: np.ndarray) -> tuple[ClusterScore, ...]:
-        """The scores of all clusters, exactly.
-
-        Raises:
-            InvalidInputError: the vector is not of this state's width.
-        """
-        return self.scores([query])[0]
-
-    def scores(self, queries: Sequence[np.ndarray]) -> list[tuple[ClusterScore, ...]]:
-        """The same for several queries, which cost less together."""
-        manifest, rows = self._state.manifest, self._state.rows
-        for query in queries:
-            if query.shape != (manifest.commitment.layout.width,):
-                raise InvalidInputError(f"a query of {query.shape} does not fit this state's rows")
-        if not queries:
-            return []
-        together = np.stack(queries)
-        energies = [entry.energy for entry in manifest.placebo]
-        noises = [Noise(scores, energies) for scores in dots(together, rows.placebo)]
-        scored = [
-            [
-                ClusterScore(entry.cluster, score, noise.floor(entry.energy), ())
-                for entry, score in zip(manifest.clusters, scores, strict=True)
-            ]
-            for noise, scores in zip(noises, dots(together, rows.clusters), strict=True)
-        ]
-        return [tuple(clusters) for clusters in self._documents(together, scored)]
-
-    def _documents(
-        self, queries: np.ndarray, scored: Sequence[Sequence[ClusterScore]]
-    ) -> list[list[ClusterScore]]:
-        """The same clusters, with the documents of those that are paid."""
-        paid = {cluster.cluster for clusters in scored for cluster in clusters if is_paid(cluster)}
-        shared = [
-            member.row
-            for number in sorted(paid)
-            if len(self._sharing[number]) > 1
-            for member in self._sharing[number]
-        ]
-        place = {row: i for i, row in enumerate(shared)}
-        found = dots(queries, self._state.rows.documents[shared])
-        return [
-            [
-                self._with_documents(cluster, scores, place) if is_paid(cluster) else cluster
-                for cluster in clusters
-            ]
-            for clusters, scores in zip(scored, found, strict=True)
-        ]
-
-    def _with_documents(
-        self, cluster: ClusterScore, scores: Sequence[int], place: Mapping[int, int]
-    ) -> ClusterScore:
-        members = self._sharing[cluster.cluster]
-        is_alone = len(members) == 1
-        documents = tuple(
-            DocumentScore(
-                member.entry.document,
-                member.entry.account,
-                cluster.score if is_alone else scores[place[member.row]],
-            )
-            for member in members
-        )
-        return msgspec.structs.replace(cluster, documents=documents)
-
-
-class _Member(msgspec.Struct, frozen=True):
-    entry: DocumentEntry
-    row: int  # in `Rows.documents`; meaningless where the document is alone
-
-
-class Noise:
-    """The floor of a cluster: what as much text without content would have scored.
-
-    The placebo rows show the mean square of a score per unit of squared length; the errors of
-    different documents are taken as independent, so squared lengths add up.
+    Args:
+        prompt_ids: what was asked.
+        answer_ids: what was answered.
+        signatures: of every release that took part; what stands in any of them does not count, so
+            that all of them measure one gain.
     """
-
-    def __init__(self, scores: Sequence[int], energies: Sequence[int]) -> None:
-        self._pairs = [pair for pair in zip(scores, energies, strict=True) if pair[1]]
-
-    def floor(self, energy: int) -> int:
-        """The floor of a cluster of this squared length."""
-        if not self._pairs:
-            return 0
-        total = sum(score * score * energy // length for score, length in self._pairs)
-        return isqrt(total // len(self._pairs))
-
-
-def lay_out(prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Row | None:
-    """One sequence; None where no token of the answer has anything before it."""
     answer = list(answer_ids)[:LONGEST_SEQUENCE]
     prompt = list(prompt_ids)[max(0, len(prompt_ids) + len(answer) - LONGEST_SEQUENCE) :]
     start = max(1, len(prompt))
     ids = (*prompt, *answer)
     if len(ids) <= start:
         return None
-    return Row(ids, start, start - len(prompt), len(answer_ids))
+    covers = [some.cover(ids) for some in signatures]
+    counted = [at for at in range(start, len(ids)) if not any(cover[at] for cover in covers)]
+    return Row(ids, len(prompt), len(answer_ids), tuple(counted))
 
 
 def gain_of(more: Tensor, less: Tensor) -> int | None:
@@ -379,12 +298,3 @@ def _null_logs(counts: np.ndarray) -> Tensor:
     """(V,) log-probabilities of the unigram null model, float32."""
     smoothed = torch.from_numpy(counts).double() + NULL_PSEUDOCOUNT
     return (smoothed.log() - smoothed.sum().log()).float()
-
-
-def _documents_by_cluster(state: AttributionState) -> dict[int, list[_Member]]:
-    members: dict[int, list[_Member]] = {}
-    row = 0
-    for entry in state.manifest.documents:
-        members.setdefault(entry.cluster, []).append(_Member(entry, row))
-        row += entry.row is not None
-    return members

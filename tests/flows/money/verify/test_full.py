@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from openledger.attribution.attribute import Scoring
 from openledger.attribution.method import CAP_PPB
 from openledger.attribution.release import build
+from openledger.attribution.scoring import Scoring
 from openledger.attribution.state import AttributionState, digest_of_row, row_text
 from openledger.core.encoding import decode, encode
 from openledger.core.errors import InvalidInputError, VerificationError

@@ -5,11 +5,12 @@ choose data or recipe to suit a seed. Every step may be repeated: a killed run g
 last checkpoint and ends with the same adapter.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
+from openledger.attribution.credit.documents import ElsewhereText
 from openledger.attribution.influence.gradients import probed_checkpoints
 from openledger.attribution.release import Recipe as AttributionRecipe
 from openledger.attribution.release import TrainingExample, build
@@ -27,6 +28,7 @@ from openledger.flows.model.train.plan import (
     as_begun,
     attribution_folder,
     check_same,
+    elsewhere,
     forget_unsealed,
     gather,
     unsealed_folder,
@@ -143,7 +145,8 @@ def _trained(shop: Workshop, run: Run, folder: Path, tell: Tell) -> Run:
     digest = _keep(shop, tuned.adapter, base.name)
     early = _keep(shop, tuned.early, base.name)
     recipe = AttributionRecipe(digest, early, run.seed or Digest(""))
-    state = _attribution(shop, run, plan, split, recipe, hear)
+    others = elsewhere(shop, material, split, plan)
+    state = _attribution(shop, run, split, others, recipe, hear)
     keep_evidence(shop, run, material, state)
     written = _score(shop, plan, split, digest, hear)
     metrics = _metrics(plan, split, tuned, state, attribution_folder(folder))
@@ -280,7 +283,12 @@ def _keep(shop: Workshop, adapter: Adapter, base_name: str) -> Digest:
 
 
 def _attribution(
-    shop: Workshop, run: Run, plan: Plan, split: Split, recipe: AttributionRecipe, tell: Tell
+    shop: Workshop,
+    run: Run,
+    split: Split,
+    others: Sequence[ElsewhereText],
+    recipe: AttributionRecipe,
+    tell: Tell,
 ) -> AttributionState:
     folder = attribution_folder(shop.home.run(run.op))
     if folder.exists():
@@ -290,6 +298,7 @@ def _attribution(
         state = load_state(folder, read=SealedFolder(shop.sealer).read)
         if state.manifest.commitment.adapter == recipe.adapter:
             return state
+    plan = decode(run.recipe, Plan)
     base = shop.base(plan.recipe.precision)
     rows: list[list[tuple[int, ...]]] = [[] for _ in split.training]
     for row in encode_rows(base.tokenizer, split.training, plan.recipe.max_length):
@@ -302,7 +311,12 @@ def _attribution(
     # In the clear only beside the caches of a run that still trains, which tell as much.
     plain = unsealed_folder(shop.home.run(run.op))
     state = build(
-        plain, models, examples, recipe, lambda done, total: tell(Step(BUILDING, done, total))
+        plain,
+        models,
+        examples,
+        recipe,
+        lambda done, total: tell(Step(BUILDING, done, total)),
+        others,
     )
     seal_folder(shop.sealer, plain, folder)
     return state
