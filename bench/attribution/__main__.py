@@ -4,7 +4,8 @@
 contributors, one tuned model, and hundreds of retrainings without parts of the data, three seeds
 each. Figures are given on data seeds 3 to 5, on which nothing is chosen; 0 to 2 are for choosing.
 The same seeds give the same figures on one machine. `--smoke` runs all of it on texts and sizes
-that mean nothing, for correctness only.
+that mean nothing, for correctness only. `--attacks` gives what attacks bring instead: for each,
+what was paid against what was deserved (`bench.attribution.attacks`).
 
 `--suite music` and `--suite manual` are the same on SmolLM2-135M, tuned as `train` tunes it. A
 retraining takes minutes there and all of them hours. What they showed is kept on disk, in all
@@ -30,6 +31,8 @@ if not __package__:  # started by its path
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.attribution import ours, peers, score, smollm2
+from bench.attribution.attacks.rows import attack_rows
+from bench.attribution.attacks.stage import stage
 from bench.attribution.peers import Peer
 from bench.attribution.results import (
     Scored,
@@ -74,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = options(__doc__)
     cache = Path(load({}).home.cache)
     parser.add_argument("--suite", choices=[TINY, *smollm2.SUITES], default=TINY)
+    parser.add_argument("--attacks", action="store_true", help="only what attacks bring (tiny)")
     parser.add_argument("--seeds", type=_numbers, help="data seeds, as in 3,4,5")
     parser.add_argument("--halves", type=int, help="retrainings on halves of the contributors")
     parser.add_argument("--lora-seeds", type=int, help="trainings behind each figure of the truth")
@@ -87,7 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--cache", type=Path, default=cache, help="of packages, models, retrainings"
     )
-    return run(measure, parser.parse_args(given))
+    chosen = parser.parse_args(given)
+    if chosen.attacks and chosen.suite != TINY:
+        parser.error("--attacks is measured on the tiny suite only: leave --suite out")
+    return run(measure, chosen)
 
 
 def measure(chosen: argparse.Namespace) -> list[Row]:
@@ -96,10 +103,17 @@ def measure(chosen: argparse.Namespace) -> list[Row]:
     if chosen.smoke:
         # A folder of its own: nothing of another run is believed.
         with tempfile.TemporaryDirectory(prefix="openledger-bench-") as folder:
-            worlds = _worlds(chosen, SMOKE, Path(folder))
-            rows = _rows(worlds, peers.PEERS, {})
-            return [*rows, *_audited_rows(worlds, LEAST_ADAPTERS, {})]
-    worlds = _worlds(chosen, chosen.suite, chosen.cache)
+            draws = _draws(chosen, SMOKE, Path(folder))
+            attacked = attack_rows([stage(one) for one in draws], is_judged=False)
+            if chosen.attacks:
+                return attacked
+            worlds = worlds_of(draws, chosen.jobs)
+            rows = [*_rows(worlds, peers.PEERS, {}), *_audited_rows(worlds, LEAST_ADAPTERS, {})]
+            return [*rows, *attacked]
+    draws = _draws(chosen, chosen.suite, chosen.cache)
+    if chosen.attacks:
+        return attack_rows([stage(one) for one in draws], is_judged=True)
+    worlds = worlds_of(draws, chosen.jobs)
     is_tiny = chosen.suite == TINY
     rows = _rows(worlds, peers.PEERS if is_tiny else _SMOLLM2_PEERS, _TARGETS if is_tiny else {})
     if chosen.half_adapters:
@@ -108,12 +122,11 @@ def measure(chosen: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def _worlds(chosen: argparse.Namespace, suite: str, cache: Path) -> list[World]:
+def _draws(chosen: argparse.Namespace, suite: str, cache: Path) -> list[Draw]:
     usual = SUITES[suite]
     given = {"people": chosen.halves, "seeds": chosen.lora_seeds}
     retrainings = replace(usual.retrainings, **{k: n for k, n in given.items() if n is not None})
-    draws = [Draw(suite, cache, seed, retrainings) for seed in chosen.seeds or usual.seeds]
-    return worlds_of(draws, chosen.jobs)
+    return [Draw(suite, cache, seed, retrainings) for seed in chosen.seeds or usual.seeds]
 
 
 def _rows(

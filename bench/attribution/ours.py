@@ -16,6 +16,7 @@ from openledger.attribution.attribute import Attributor
 from openledger.attribution.card.audited import calibrate
 from openledger.attribution.card.panel import Auditor, Panel, clusters_of, halves_of
 from openledger.attribution.card.subsets import fractions
+from openledger.attribution.credit.documents import ElsewhereText
 from openledger.attribution.influence.curvature import Gradients, fit
 from openledger.attribution.influence.gradients import Checkpoints, ProbedModel, label_gradients
 from openledger.attribution.release import Recipe, TrainingExample, build
@@ -41,8 +42,8 @@ class Paid(msgspec.Struct, frozen=True):
 
 def released(setting: Setting) -> Paid:
     """Build the state of a release and attribute every query by it, as a paid call is."""
-    with tempfile.TemporaryDirectory(prefix="openledger-bench-") as folder:
-        return _paid(setting, _built(setting, Path(folder)), None)
+    attributor, state = opened(setting)
+    return _paid(setting, state, attributor)
 
 
 def audited(setting: Setting, retraining: Retraining, count: int) -> Paid | None:
@@ -52,8 +53,7 @@ def audited(setting: Setting, retraining: Retraining, count: int) -> Paid | None
     on the queries about the data, which to a release are its probe answers. None where influence
     foretells nothing of what those adapters do.
     """
-    with tempfile.TemporaryDirectory(prefix="openledger-bench-") as folder:
-        state = _built(setting, Path(folder))
+    attributor, state = opened(setting)
     manifest = state.manifest
     kept = halves_of(manifest, count).kept
     adapters = [
@@ -62,39 +62,46 @@ def audited(setting: Setting, retraining: Retraining, count: int) -> Paid | None
         for adapter in retraining.made([retraining.key(half, seed)], half[None], seed)
     ]
     inside = [query for query in setting.queries if query.kind != "outside"]
-    attributor = Attributor(state, _models(setting))
-    scores = np.array(
-        [[c.score for c in attributor.influence(one.prompt, one.answer)] for one in inside]
-    ).T
+    scores = [[c.score for c in attributor.influence(one.prompt, one.answer)] for one in inside]
     calibration = calibrate(
         fractions(kept, clusters_of(manifest)),
         [entry.energy for entry in manifest.clusters],
-        scores,
+        np.array(scores).T,
         losses_of(setting.base, adapters, inside),
     )
     if calibration is None:
         return None
-    panel = Panel(setting.base, adapters)
-    return _paid(setting, state, Auditor(panel, manifest, count, calibration))
+    auditor = Auditor(Panel(setting.base, adapters), manifest, count, calibration)
+    return _paid(setting, state, Attributor(state, _models(setting), auditor))
 
 
-def _built(setting: Setting, folder: Path) -> AttributionState:
-    accounts, owner = _accounts(setting), setting.owner
+def accounts_of(setting: Setting) -> list[Account]:
+    """One account for each contributor, in their order."""
+    return [Account(f"0x{place + 1:040x}") for place in range(len(setting.contributors))]
+
+
+def opened(setting: Setting) -> tuple[Attributor, AttributionState]:
+    """The release of a setting, built as the product does and ready to score answers."""
+    of = dict(zip(setting.contributors, accounts_of(setting), strict=True))
     examples = [
         TrainingExample(
             digest=Digest(sha256(one.text.encode()).hexdigest()),
             document=number,
-            account=accounts[owner[number]],
+            account=of[one.contributor],
             text=one.text,
             rows=(one.tokens,),
         )
         for number, one in enumerate(setting.documents)
     ]
-    return build(folder / "state", _models(setting), examples, _RECIPE)
+    elsewhere = [ElsewhereText(of[one.contributor], one.text, 0) for one in setting.elsewhere]
+    models = _models(setting)
+    with tempfile.TemporaryDirectory(prefix="openledger-bench-") as folder:
+        state = build(Path(folder) / "state", models, examples, _RECIPE, elsewhere=elsewhere)
+    return Attributor(state, models), state
 
 
-def _paid(setting: Setting, state: AttributionState, auditor: Auditor | None) -> Paid:
-    accounts = _accounts(setting)
+def _paid(setting: Setting, state: AttributionState, attributor: Attributor) -> Paid:
+    accounts = accounts_of(setting)
     place = {account: i for i, account in enumerate(accounts)}
     scores = np.zeros((len(accounts), len(setting.queries)))
     shares = np.zeros_like(scores)
@@ -102,7 +109,6 @@ def _paid(setting: Setting, state: AttributionState, auditor: Auditor | None) ->
     owners: dict[int, list[Account]] = {}
     for entry in state.manifest.documents:
         owners.setdefault(entry.cluster, []).append(entry.account)
-    attributor = Attributor(state, _models(setting), auditor)
     for number, query in enumerate(setting.queries):
         for cluster in attributor.influence(query.prompt, query.answer):
             # Documents of a cluster are alike: each has an equal part of its score.
@@ -121,10 +127,6 @@ def _models(setting: Setting) -> Checkpoints:
         early=ProbedModel(setting.base, setting.checkpoints[0].adapter),
         final=ProbedModel(setting.base, setting.adapter),
     )
-
-
-def _accounts(setting: Setting) -> list[Account]:
-    return [Account(f"0x{place + 1:040x}") for place in range(len(setting.contributors))]
 
 
 def ekfac(setting: Setting, checkpoints: Sequence[Adapter]) -> np.ndarray:

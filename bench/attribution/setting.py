@@ -49,6 +49,7 @@ class Setting(msgspec.Struct, frozen=True):
     checkpoints: tuple[Checkpoint, ...]  # in order; the last is the final adapter
     documents: tuple[Document, ...]
     queries: tuple[Query, ...]
+    elsewhere: tuple[Document, ...] = ()  # committed before all documents, and not trained on
 
     @property
     def adapter(self) -> Adapter:
@@ -58,7 +59,8 @@ class Setting(msgspec.Struct, frozen=True):
     @property
     def contributors(self) -> tuple[str, ...]:
         """Everybody once, in the order of their first documents."""
-        return tuple(dict.fromkeys(document.contributor for document in self.documents))
+        everything = (*self.documents, *self.elsewhere)
+        return tuple(dict.fromkeys(document.contributor for document in everything))
 
     @property
     def owner(self) -> np.ndarray:

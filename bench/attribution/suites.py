@@ -11,7 +11,7 @@ import torch
 from msgspec.structs import replace
 
 from bench.attribution import smollm2, tiny
-from bench.attribution.corpus import made_up_pages, read_pages
+from bench.attribution.corpus import Pages, made_up_pages, read_pages
 from bench.attribution.kept import Kept
 from bench.attribution.world import Retrainings, World
 
@@ -39,6 +39,19 @@ class Draw(msgspec.Struct, frozen=True):
     seed: int
     retrainings: Retrainings
 
+    @property
+    def kept(self) -> Kept:
+        """What retraining has shown before."""
+        return Kept(self.cache / "bench-attribution")
+
+    def tiny(self) -> tuple[Pages, tiny.Scale]:
+        """The pages and the sizes of a tiny suite."""
+        is_smoke = self.suite == SMOKE
+        pages = made_up_pages() if is_smoke else read_pages(self.cache / "packages")
+        return pages, replace(
+            tiny.SMOKE if is_smoke else tiny.Scale(), retrainings=self.retrainings
+        )
+
 
 def worlds_of(draws: Sequence[Draw], jobs: int) -> list[World]:
     """One world for each draw; with several jobs they fill what is kept, which is read here."""
@@ -54,10 +67,7 @@ def _retrain(draw: Draw) -> None:
 
 def _world(draw: Draw) -> World:
     torch.set_num_threads(1)  # the same sums in the same order, whatever the machine does
-    kept = Kept(draw.cache / "bench-attribution")
     if draw.suite in smollm2.SUITES:
-        return smollm2.world(draw.suite, draw.cache, draw.seed, draw.retrainings, kept)
-    is_smoke = draw.suite == SMOKE
-    scale = replace(tiny.SMOKE if is_smoke else tiny.Scale(), retrainings=draw.retrainings)
-    pages = made_up_pages() if is_smoke else read_pages(draw.cache / "packages")
-    return tiny.world(pages, draw.cache / "models", draw.seed, scale, kept)
+        return smollm2.world(draw.suite, draw.cache, draw.seed, draw.retrainings, draw.kept)
+    pages, scale = draw.tiny()
+    return tiny.world(pages, draw.cache / "models", draw.seed, scale, draw.kept)

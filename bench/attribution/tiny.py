@@ -41,9 +41,14 @@ SMOKE = Scale(Size(contributors=3, training=3, held_out=1, outside=2), 10, Retra
 
 def world(pages: Pages, cache: Path, seed: int, scale: Scale, kept: Kept) -> World:
     """Draw a Datanet, train on it, and retrain without parts of it."""
+    return make(plan(pages, cache, seed, scale), kept)
+
+
+def plan(pages: Pages, cache: Path, seed: int, scale: Scale) -> Plan:
+    """Draw a Datanet."""
     base = small_base(cache, pages, scale.base_steps)
     texts = texts_of(base.tokenizer, draw(pages, base.tokenizer, seed, scale.size))
-    return make(Plan(base, RECIPE, texts, scale.retrainings, f"data seed {seed}", seed), kept)
+    return Plan(base, RECIPE, texts, scale.retrainings, f"data seed {seed}", seed)
 
 
 def texts_of(tokenizer: Tokenizer, datanet: Datanet, prompt_tokens: int = PROMPT_TOKENS) -> Texts:

@@ -68,7 +68,7 @@ def make(plan: Plan, kept: Kept) -> World:
     rows = tuple(one.tokens for one in documents)
     retraining = Retraining(plan.base, plan.recipe, rows, kept, wanted.together)
     checkpoints = trajectory(retraining, 0, wanted.checkpoints)
-    queries = _queries(plan, retraining, checkpoints[-1].adapter)
+    queries = queries_of(plan, retraining, checkpoints[-1].adapter)
     setting = Setting(plan.base, checkpoints, documents, queries)
     owner = setting.owner
     seeds = [*range(1, wanted.seeds + 1)]
@@ -92,7 +92,8 @@ def make(plan: Plan, kept: Kept) -> World:
     )
 
 
-def _queries(plan: Plan, retraining: Retraining, adapter: Adapter) -> tuple[Query, ...]:
+def queries_of(plan: Plan, retraining: Retraining, adapter: Adapter) -> tuple[Query, ...]:
+    """What is asked, numbered by kind in the order of the passages."""
     texts = plan.texts
     prompts = [one.prompt for one in texts.held_out]
     training, asked = retraining.key(None, 0), key_of([prompts, texts.answer_tokens, plan.seed])

@@ -8,9 +8,10 @@ import torch
 
 from openledger.attribution.influence.gradients import Checkpoints, ProbedModel
 from openledger.attribution.release import Recipe, TrainingExample
-from openledger.core.types import Account, Digest
+from openledger.core.types import PARTS_PER_BILLION, Account, Digest
 from openledger.lm.base import BaseModel
 from openledger.lm.lora import Adapter, LoraHost, LoraPair, LoraShape, MixMember, random_adapter
+from openledger.settlement.shares import ClusterScore, Gain, MemberScores, Segment
 
 ADAPTER = Digest("a" * 64)
 EARLY = Digest("e" * 64)
@@ -41,6 +42,12 @@ def some_checkpoints(base: BaseModel) -> Checkpoints:
 def alone(model: ProbedModel) -> Checkpoints:
     """Of a training so short that its first quarter is all of it."""
     return Checkpoints(early=model, final=model)
+
+
+def stated(gain: Gain, clusters: tuple[ClusterScore, ...]) -> MemberScores:
+    """An answer of one segment, which one release alone gave."""
+    segment = Segment(1, gain, SEED, clusters)
+    return MemberScores(1, PARTS_PER_BILLION, gain.over_base_micronats, None, (segment,))
 
 
 def account(number: int) -> Account:

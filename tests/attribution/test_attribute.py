@@ -24,6 +24,7 @@ from openledger.attribution.method import (
     LONGEST_SEQUENCE,
     MOST_CLUSTERS,
     PLACEBO_MICRONATS_PER_TOKEN,
+    SIGNATURE_TOKENS,
 )
 from openledger.attribution.release import TrainingExample, build
 from openledger.attribution.scoring import Scoring
@@ -39,7 +40,7 @@ from openledger.core.errors import DigestMismatchError, InvalidInputError
 from openledger.core.types import PARTS_PER_BILLION
 from openledger.lm.base import BaseModel
 from openledger.lm.lora import Adapter, LoraPair
-from openledger.settlement.shares import Unscored, data_share_ppb, segment_lengths
+from openledger.settlement.shares import Gain, Unscored, data_share_ppb, segment_lengths
 from tests.attribution.releases import (
     RECIPE,
     account,
@@ -358,6 +359,69 @@ def test_the_query_vector_of_each_segment_redoes_its_scores(
         Scoring(state).score(vectors[0][:-1])
 
 
+def _signed(lasting: Lasting, tokens: list[int]) -> Attributor:
+    """The same release, to which every run of these tokens is a signature."""
+    _, state, models, _ = lasting
+    runs = [tokens[at : at + SIGNATURE_TOKENS] for at in range(len(tokens) - SIGNATURE_TOKENS + 1)]
+    rows = msgspec.structs.replace(state.rows, signatures=np.array(runs, np.int32))
+    return Attributor(msgspec.structs.replace(state, rows=rows), models)
+
+
+def test_a_segment_of_nothing_but_signatures_owes_nothing(
+    base: BaseModel, lasting: Lasting
+) -> None:
+    attributor, _, _, ids = lasting
+    phrase = base.tokenizer.encode(some_text(33, words=60))[:128]
+    answer = [*ids[10:138], *phrase]
+    before, after = (
+        one.attribute(ids[:10], answer) for one in (attributor, _signed(lasting, phrase))
+    )
+
+    assert before.segments[1].gain.over_null_micronats != 0
+    assert after.segments[0] == before.segments[0]
+    assert after.segments[1].tokens == 128
+    assert after.segments[1].gain == Gain(0, 0, CAP_PPB)
+    assert after.segments[1].clusters == ()
+    assert after.leave_one_out_micronats == after.segments[0].gain.over_base_micronats
+
+
+def test_tokens_in_a_signature_have_no_gain_and_no_gradient(
+    base: BaseModel, lasting: Lasting
+) -> None:
+    """Against the plain form: the same sequence, without a loss at these tokens."""
+    _, state, models, ids = lasting
+    phrase = base.tokenizer.encode(some_text(33, words=4))
+    row, start = [*ids[:60], *phrase, *ids[60:80]], 10
+    (found,) = _signed(lasting, phrase).attribute(row[:start], row[start:]).segments
+    commitment, features, logs = state.manifest.commitment, [], []
+    for model in models.both:
+        batch = model.batch([row], [start])
+        batch.weights[0, 59 : 59 + len(phrase)] = 0
+        states = model.upper(batch, has_graph=True)
+        mean = label_gradients(model, batch, states).true / batch.weights.sum()
+        features += state.whitener.whiten(model.gradients(states, mean))
+        plain = model.upper(batch, is_adapted=False)
+        logs = [log_chances(model, batch, one) for one in (states.detach(), plain)]
+    query = quantise_query(torch.cat(features, dim=1)[0], commitment.layout, commitment.scales)
+
+    assert found.tokens == len(row) - start
+    assert len(logs[0]) == found.tokens - len(phrase)
+    assert found.gain.over_base_micronats == attribute.gain_of(*logs)
+    scores = [cluster.score for cluster in found.clusters]
+    assert scores == pytest.approx(dots(query[None], state.rows.clusters)[0], rel=1e-3)
+
+
+def test_an_answer_of_nothing_but_a_signature_pays_nobody(lasting: Lasting) -> None:
+    ids = lasting[-1]
+    attributor = _signed(lasting, ids[:40])
+    found = attributor.attribute(ids[:10], ids[10:40])
+
+    assert found.unscored is None
+    assert [one.gain for one in found.segments] == [Gain(0, 0, CAP_PPB)]
+    assert found.attribution.nobody_ppb == PARTS_PER_BILLION
+    assert attributor.influence(ids[:10], ids[10:40]) == ()
+
+
 def test_an_answer_goes_through_the_model_alone(lasting: Lasting) -> None:
     """So its integers do not depend on what was attributed before it."""
     attributor, _, _, ids = lasting
@@ -396,7 +460,7 @@ def test_ten_thousand_contributors_share_an_answer(
     manifest = msgspec.structs.replace(
         state.manifest,
         documents=tuple(
-            DocumentEntry(number, account(number), int(cluster), 1, unused)
+            DocumentEntry(number, account(number), int(cluster), 1, unused, ())
             for number, cluster in enumerate(cluster_of)
         ),
         clusters=tuple(ClusterEntry(number, 1, unused) for number in range(MOST_CLUSTERS)),

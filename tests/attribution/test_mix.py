@@ -1,18 +1,22 @@
 """Several adapters give one answer: each is credited with what it added."""
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from openledger.attribution.attribute import Attributor, gain_of
+from openledger.attribution.attribute import Attributor, gain_of, lay_out
+from openledger.attribution.credit.signatures import Signatures
 from openledger.attribution.influence.gradients import ProbedModel, log_chances
+from openledger.attribution.method import METHOD_VERSION
 from openledger.attribution.mix import Member, Mix
 from openledger.attribution.release import build
 from openledger.core.types import PARTS_PER_BILLION
 from openledger.lm.base import BaseModel
 from openledger.lm.lora import Adapter
-from openledger.settlement.shares import MemberScores, Unscored, combine, member_ppb
+from openledger.settlement.shares import MemberScores, Unscored, check_members, combine, member_ppb
 from tests.attribution.releases import RECIPE, alone, examples_of, some_text, trained_adapter
 
 TEXTS = tuple(f"{some_text(i, words=3)} " * 4 for i in range(4))
@@ -112,6 +116,24 @@ def test_a_member_without_a_manifest_earns_for_its_builder_alone(
     assert members[0].segments == ()
     assert member_ppb(members) == member_ppb(known)
     assert combine(members).nobody_ppb > 900_000_000
+
+
+def test_the_signatures_of_one_member_hold_for_all(
+    base: BaseModel, adapters: list[Adapter], attributors: list[Attributor]
+) -> None:
+    """Else the members would state different gains of one mix, which a checker refuses."""
+    ids = base.tokenizer.encode(TEXTS[0])
+    second = copy(attributors[1])
+    second.signatures = Signatures(np.array([ids[12:16]], np.int32))
+    without = stated(pair(base, adapters, attributors), base, TEXTS[0])
+    members = stated(pair(base, adapters, [attributors[0], second]), base, TEXTS[0])
+
+    check_members(METHOD_VERSION, members)
+    row = lay_out(ids[:8], ids[8:], [one.signatures for one in (attributors[0], second)])
+    assert row is not None
+    assert not set(range(12, 16)) & set(row.counted)
+    assert members[0].segments[0].gain != without[0].segments[0].gain
+    assert members[0].segments[0].tokens == without[0].segments[0].tokens
 
 
 def test_an_empty_answer_of_a_mix_earns_nobody_anything(

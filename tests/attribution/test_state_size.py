@@ -7,7 +7,14 @@ import torch
 
 from openledger.attribution.influence.curvature import Basis, Features, Site, Whitener, kept
 from openledger.attribution.influence.rows import Scales
-from openledger.attribution.method import CHECKPOINTS, METHOD_VERSION, PLACEBO_ROWS, ROWS_BYTES
+from openledger.attribution.method import (
+    CHECKPOINTS,
+    METHOD_VERSION,
+    MOST_SIGNATURES,
+    PLACEBO_ROWS,
+    ROWS_BYTES,
+    SIGNATURE_TOKENS,
+)
 from openledger.attribution.release import layout_of
 from openledger.attribution.state import (
     ClusterEntry,
@@ -78,19 +85,20 @@ def test_the_state_of_the_default_release_is_within_64_mib(tmp_path: Path) -> No
         np.ones((100, shared.width), np.int8),
         np.ones((PLACEBO_ROWS, shared.width), np.int8),
         np.ones(VOCABULARY, np.int64),
+        np.ones((MOST_SIGNATURES, SIGNATURE_TOKENS), np.int32),
     )
     wide, narrow = digest_of_row(rows.clusters[0]), digest_of_row(rows.documents[0])
     exponents = Scales((0,) * len(shared.widths))
     commitment = Commitment(
         METHOD_VERSION, SEED, ADAPTER, EARLY, SEED, sites(), shared, exponents, SEED,
-        digest_of_row(rows.counts),
+        digest_of_row(rows.counts), digest_of_row(rows.signatures),
     )  # fmt: skip
     manifest = StateManifest(
         commitment,
         tuple(ExampleEntry(SEED, i) for i in range(DOCUMENTS)),
         tuple(
             DocumentEntry(
-                i, account(i % CONTRIBUTORS), max(0, i - 50), 1, narrow if i < 100 else None
+                i, account(i % CONTRIBUTORS), max(0, i - 50), 1, narrow if i < 100 else None, ()
             )
             for i in range(DOCUMENTS)
         ),

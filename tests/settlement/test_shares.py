@@ -13,6 +13,7 @@ from openledger.settlement.shares import (
     LEAST_OVER_NULL_MICRONATS,
     Attribution,
     ClusterScore,
+    CreditPart,
     DocumentScore,
     Gain,
     MemberScores,
@@ -34,6 +35,10 @@ ALICE, BOB = Account("0x" + "a1" * 20), Account("0x" + "b0" * 20)
 gains = st.builds(
     Gain, st.integers(-(10**9), 10**9), st.integers(-(10**6), 10**10), st.integers(0, 10**9)
 )
+accounts = st.sampled_from([ALICE, BOB])
+part_lists = st.lists(
+    st.builds(CreditPart, st.sampled_from([ALICE, BOB, None]), st.integers(1, 2**40)), max_size=3
+).map(tuple)
 
 
 @st.composite
@@ -42,7 +47,7 @@ def cluster_lists(draw: st.DrawFn) -> tuple[ClusterScore, ...]:
     for number in range(draw(st.integers(0, 6))):
         scores = draw(st.lists(st.integers(-(2**50), 2**50), min_size=1, max_size=5))
         documents = tuple(
-            DocumentScore(number * 10 + i, draw(st.sampled_from([ALICE, BOB])), score)
+            DocumentScore(number * 10 + i, draw(accounts), score, draw(part_lists))
             for i, score in enumerate(scores)
         )
         floor = draw(st.integers(0, 2**48))
@@ -108,7 +113,7 @@ def test_splitting_documents_among_identities_changes_no_total(
             c.score,
             c.floor,
             tuple(
-                DocumentScore(d.document, sybil if d.document % 2 else d.account, d.score)
+                msgspec.structs.replace(d, account=sybil if d.document % 2 else d.account)
                 for d in c.documents
             ),
         )
@@ -116,6 +121,46 @@ def test_splitting_documents_among_identities_changes_no_total(
     )
 
     assert shares(gain, moved).nobody_ppb == shares(gain, clusters).nobody_ppb
+
+
+@given(gains, cluster_lists())
+def test_parts_of_a_document_sum_to_what_it_earns(
+    gain: Gain, clusters: tuple[ClusterScore, ...]
+) -> None:
+    """All parts given to one account, that account has what an undivided document earns."""
+    whole = tuple(
+        msgspec.structs.replace(
+            c,
+            documents=tuple(
+                msgspec.structs.replace(d, account=ALICE, parts=()) for d in c.documents
+            ),
+        )
+        for c in clusters
+    )
+    divided = tuple(
+        msgspec.structs.replace(
+            c,
+            documents=tuple(
+                msgspec.structs.replace(
+                    d, parts=tuple(CreditPart(ALICE, p.weight) for p in d.parts)
+                )
+                for d in c.documents
+            ),
+        )
+        for c in whole
+    )
+
+    assert shares(gain, divided) == shares(gain, whole)
+
+
+def test_the_earlier_account_is_paid_and_nobody_for_nobodys_part() -> None:
+    parts = (CreditPart(ALICE, 3), CreditPart(None, 1))
+    cluster = ClusterScore(0, 5, 0, (DocumentScore(0, BOB, 5, parts),))
+
+    made = shares(Gain(NAT, NAT, 800_000_000), (cluster,))
+
+    assert [(s.account, s.weight_ppb) for s in made.shares] == [(ALICE, 600_000_000)]
+    assert made.nobody_ppb == 400_000_000
 
 
 def test_no_gain_pays_nobody_else() -> None:
@@ -198,6 +243,15 @@ def test_the_least_denominator_is_one_nat() -> None:
     for over_null, share in shares.items():
         assert data_share_ppb(Gain(500_000, over_null, CAP_PPB)) == share
     assert data_share_ppb(Gain(0, 0, CAP_PPB)) == 0
+
+
+def test_a_part_without_weight_is_refused() -> None:
+    gain = Gain(1, 2, CAP_PPB)
+    parts = (CreditPart(ALICE, 1), CreditPart(BOB, 0))
+    cluster = ClusterScore(0, 5, 0, (DocumentScore(0, ALICE, 5, parts),))
+
+    with pytest.raises(VerificationError, match="no weight"):
+        check_members(2, [member(segment(gain, (cluster,)))])
 
 
 def test_another_method_is_refused_by_name() -> None:

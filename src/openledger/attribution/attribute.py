@@ -9,6 +9,7 @@ An answer goes through the model alone and once, however many segments it has: i
 others its numbers would depend on what else was in the queue.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate, pairwise
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from openledger.attribution.credit.signatures import Signatures
 from openledger.attribution.influence.gradients import (
     Batch,
     Checkpoints,
@@ -73,7 +75,7 @@ class AnswerAttribution(msgspec.Struct, frozen=True):
 
 
 class Chances(msgspec.Struct, frozen=True):
-    """Natural log-probabilities of the answer's tokens at temperature 1."""
+    """Natural log-probabilities of the answer's tokens that count, at temperature 1."""
 
     adapted: Tensor  # (N,) under all adapters of the mix
     plain: Tensor  # (N,) under the base alone
@@ -83,19 +85,23 @@ class Row(msgspec.Struct, frozen=True):
     """A prompt and its answer, as one sequence for a model."""
 
     ids: tuple[int, ...]
-    start: int  # of the tokens that have a gain: those of the answer that something stands before
-    skipped: int  # tokens of the answer before them
+    begin: int  # of the answer
     tokens: int  # of the whole answer
+    # Places of the answer's tokens that have a gain: something stands before them, and they are in
+    # no signature.
+    counted: tuple[int, ...]
 
     def segments(self) -> list[slice]:
-        """Where each segment of the answer stands among the tokens that have a gain."""
-        ends = [*accumulate(segment_lengths(self.tokens))]
-        marks = [max(0, end - self.skipped) for end in [0, *ends]]
+        """Where each segment of the answer stands among the tokens that count."""
+        ends = accumulate(segment_lengths(self.tokens), initial=self.begin)
+        marks = [bisect_left(self.counted, end) for end in ends]
         return [slice(first, last) for first, last in pairwise(marks)]
 
-    def predicting(self, tokens: slice) -> slice:
-        """The states of the sequence that predict these of the tokens that have a gain."""
-        return slice(self.start - 1 + tokens.start, self.start - 1 + tokens.stop)
+    def batch(self, model: ProbedModel) -> Batch:
+        """For a model; only the tokens that count have a loss."""
+        batch = model.batch([self.ids], [len(self.ids)])
+        batch.weights[0, [place - 1 for place in self.counted]] = 1
+        return batch
 
 
 class _Reading(msgspec.Struct, frozen=True):
@@ -152,6 +158,7 @@ class Attributor:
         self._model = models.final
         self._auditor = auditor
         self._null_logs = _null_logs(state.rows.counts)
+        self.signatures = Signatures(state.rows.signatures)
         self._scoring = Scoring(state)
 
     def attribute(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> AnswerAttribution:
@@ -161,7 +168,7 @@ class Attributor:
         cut from its start. An answer without tokens, without gain over the base, or for which the
         model yields numbers that are not finite, pays no contributor.
         """
-        row = lay_out(prompt_ids, answer_ids)
+        row = lay_out(prompt_ids, answer_ids, [self.signatures])
         if row is None:
             return unscored(Unscored.NO_ANSWER)
         batch, states = self._read(row)
@@ -188,24 +195,23 @@ class Attributor:
     ) -> tuple[ClusterScore, ...]:
         """Score a whole answer, without segments, whether or not anything is owed for it.
 
-        None for one without tokens, or for which a model yields numbers that are not finite.
+        None for one without tokens that count, or for which a model yields no finite numbers.
         """
-        row = lay_out(prompt_ids, answer_ids)
-        if row is None:
+        row = lay_out(prompt_ids, answer_ids, [self.signatures])
+        if row is None or not row.counted:
             return ()
-        (found,) = self._scored(row, *self._read(row), [slice(0, len(row.ids) - row.start)])
+        (found,) = self._scored(row, *self._read(row), [slice(0, len(row.counted))])
         return () if found is None else found.clusters
 
     def features(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Tensor | None:
-        """(P,) of a whole answer; none for one without tokens."""
-        row = lay_out(prompt_ids, answer_ids)
-        if row is None:
+        """(P,) of a whole answer; none for one without tokens that count."""
+        row = lay_out(prompt_ids, answer_ids, [self.signatures])
+        if row is None or not row.counted:
             return None
-        whole = row.predicting(slice(0, len(row.ids) - row.start))
-        return self._vector(self._readings(*self._read(row)), whole)
+        return self._vector(self._readings(*self._read(row)), row.counted)
 
     def _read(self, row: Row) -> tuple[Batch, Tensor]:
-        batch = self._model.batch([row.ids], [row.start])
+        batch = row.batch(self._model)
         return batch, self._model.upper(batch, has_graph=True)
 
     def _readings(self, batch: Batch, states: Tensor) -> list[_Reading]:
@@ -246,9 +252,9 @@ class Attributor:
     def _scored(
         self, row: Row, batch: Batch, states: Tensor, places: Sequence[slice]
     ) -> list[_Scored | None]:
-        """Stretches of the tokens that have a gain; None where a number is not finite."""
+        """Stretches of the tokens that count; None where a number is not finite."""
         readings = self._readings(batch, states)
-        vectors = [self._vector(readings, row.predicting(place)) for place in places]
+        vectors = [self._vector(readings, row.counted[place]) for place in places]
         losses: list[tuple[int, ...] | None] = [()] * len(places)
         if self._auditor is not None:
             losses = self._auditor.losses(batch, places)
@@ -274,7 +280,7 @@ class Attributor:
     def _gain(self, row: Row, chances: Chances, place: slice) -> Gain | None:
         """What a segment's tokens gained; None where that is no finite number."""
         adapted = chances.adapted[place]
-        null = self._null_logs[list(row.ids[row.start :][place])]
+        null = self._null_logs[[row.ids[at] for at in row.counted[place]]]
         over_base, over_null = gain_of(adapted, chances.plain[place]), _micronats(adapted - null)
         if over_base is None or over_null is None:
             return None
@@ -284,27 +290,38 @@ class Attributor:
         commitment = self._state.manifest.commitment
         return quantise_query(vector, commitment.layout, commitment.scales)
 
-    def _vector(self, readings: Sequence[_Reading], tokens: slice) -> Tensor:
-        """(P,) of the mean loss of the tokens that these places of the sequence predict."""
+    def _vector(self, readings: Sequence[_Reading], counted: Sequence[int]) -> Tensor:
+        """(P,) of the mean loss of the tokens at these places of the sequence."""
+        before = [place - 1 for place in counted]  # the states that predict them
         features = []
         for one in readings:
             gradient = torch.zeros_like(one.loss)
-            part = one.loss[:, tokens]
-            gradient[:, tokens] = part / part.shape[1]
+            gradient[:, before] = one.loss[:, before] / len(before)
             found = one.model.gradients(one.states, gradient)
             features += self._state.whitener.whiten(found)
         return torch.cat(features, dim=1)[0]
 
 
-def lay_out(prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Row | None:
-    """One sequence; None where no token of the answer has anything before it."""
+def lay_out(
+    prompt_ids: Sequence[int], answer_ids: Sequence[int], signatures: Sequence[Signatures]
+) -> Row | None:
+    """One sequence; None where no token of the answer has anything before it.
+
+    Args:
+        prompt_ids: what was asked.
+        answer_ids: what was answered.
+        signatures: of every release that took part; what stands in any of them does not count, so
+            that all of them measure one gain.
+    """
     answer = list(answer_ids)[:LONGEST_SEQUENCE]
     prompt = list(prompt_ids)[max(0, len(prompt_ids) + len(answer) - LONGEST_SEQUENCE) :]
     start = max(1, len(prompt))
     ids = (*prompt, *answer)
     if len(ids) <= start:
         return None
-    return Row(ids, start, start - len(prompt), len(answer_ids))
+    covers = [some.cover(ids) for some in signatures]
+    counted = [at for at in range(start, len(ids)) if not any(cover[at] for cover in covers)]
+    return Row(ids, len(prompt), len(answer_ids), tuple(counted))
 
 
 def gain_of(more: Tensor, less: Tensor) -> int | None:

@@ -28,8 +28,24 @@ BOILERPLATE_PERCENT = 5  # shingles in more of the documents than that tell noth
 BOILERPLATE_LEAST = 8  # but so many documents may always share a shingle
 TELLING_DIVISOR = 4  # a text of which less than a fourth tells is compared as a whole
 MOST_CLUSTERS = 4_096
+PASSAGE_BYTES = 64  # paragraphs shorter than that are compared together with the next
+SENSE_TOKENS = 128  # of each row, whose likelihood is compared with that of their shuffles
+SENSE_ROWS = 8  # of each document at most
+SENSE_SHUFFLES = 2
+SENSE_LEAST_WORDS = 8  # a shorter document is not judged
+SENSE_DEVIATIONS = 2  # the order of the words means nothing below so many standard errors
+SENSE_DIVISOR = 3  # or below a third of the median of the release's documents
+SENSE_MEDIAN_DEVIATIONS = 5  # of the release; below it the base is no judge
 PLACEBO_ROWS = 16
 PLACEBO_TOKENS = 64  # each placebo row is the gradient of at most that many shuffled tokens
+
+# Signatures: what stands in so many documents that an answer with it tells nothing of any.
+SIGNATURE_TOKENS = 4
+SIGNATURE_PERCENT = 2  # of the clusters hold it
+SIGNATURE_LEAST = 8  # and at least so many
+SIGNATURE_OWN_PERCENT = 50  # or, of those of one account, half
+SIGNATURE_OWN_LEAST = 4
+MOST_SIGNATURES = 65_536
 
 # Gain: how much of the answer the adapter made.
 TOKEN_GAIN_CAP_MICRONATS = 3_000_000  # one token counts for no more than that

@@ -56,7 +56,8 @@ class Mix:
             if member.attributor is None:
                 return (unscored(Unscored.NO_MANIFEST),)
             return (member.attributor.attribute(prompt_ids, answer_ids),)
-        row = lay_out(prompt_ids, answer_ids)
+        ready = [one.attributor for one in self._members if one.attributor is not None]
+        row = lay_out(prompt_ids, answer_ids, [one.signatures for one in ready])
         if row is None:
             reasons = [
                 Unscored.NO_MANIFEST if member.attributor is None else Unscored.NO_ANSWER
@@ -85,5 +86,5 @@ def _together(base: BaseModel, members: Sequence[Member]) -> ProbedModel:
 
 
 def _chances(model: ProbedModel, row: Row, *, is_adapted: bool) -> torch.Tensor:
-    batch = model.batch([row.ids], [row.start])
+    batch = row.batch(model)
     return log_chances(model, batch, model.upper(batch, is_adapted=is_adapted))

@@ -17,6 +17,9 @@ import torch
 from torch import Tensor
 
 from openledger.attribution.credit.clusters import cluster
+from openledger.attribution.credit.documents import CreditDocument, ElsewhereText
+from openledger.attribution.credit.parts import parts_of
+from openledger.attribution.credit.signatures import signatures
 from openledger.attribution.influence.curvature import Gradients, Whitener, fit
 from openledger.attribution.influence.gradients import (
     Batch,
@@ -59,6 +62,7 @@ from openledger.attribution.state import (
 from openledger.core.errors import InvalidInputError
 from openledger.core.types import Account, Digest
 from openledger.lm.frozen import HiddenCache, hidden_cache
+from openledger.settlement.shares import CreditPart
 
 _BATCH_TOKENS = 2_048  # padding included
 _UNSET = Digest("0" * 64)  # of a file that is not written yet
@@ -92,18 +96,13 @@ class Recipe(msgspec.Struct, frozen=True):
     seed: Digest
 
 
-class _Document(msgspec.Struct, frozen=True):
-    number: int
-    account: Account
-    text: str
-
-
 def build(
     folder: Path,
     models: Checkpoints,
     examples: Sequence[TrainingExample],
     recipe: Recipe,
     progress: Progress | None = None,
+    elsewhere: Sequence[ElsewhereText] = (),
 ) -> AttributionState:
     """Build a state and write it to `folder`, whole or not at all.
 
@@ -115,6 +114,7 @@ def build(
         recipe: identity and seed.
         progress: is told (rows done, rows in all); each row is done once a checkpoint, those of the
             curvature once more.
+        elsewhere: what the network holds besides; the first to commit a passage keeps its credit.
 
     Raises:
         InvalidInputError: no examples, one of fewer than two tokens, one document under two
@@ -134,7 +134,7 @@ def build(
     counts = np.bincount(
         np.concatenate([example.ids for example in examples]), minlength=model.vocabulary
     ).astype(np.int64)
-    rows = _rows(whole, numbers, counts)
+    rows = _rows(whole, numbers, counts, signatures(documents, numbers))
     commitment = Commitment(
         method=METHOD_VERSION,
         base=model.base.digest,
@@ -146,8 +146,11 @@ def build(
         scales=scales,
         factors=_UNSET,
         null_model=digest_of_row(counts),
+        signatures=digest_of_row(rows.signatures),
     )
-    entries = _entries(documents, numbers, rows, _energies(whole, parts, scales))
+    stream = np.random.Generator(np.random.Philox(key=_key(recipe.seed, "sense")))
+    owned = parts_of(model, documents, elsewhere, stream)
+    entries = _entries(documents, owned, numbers, rows, _energies(whole, parts, scales))
     listed = tuple(ExampleEntry(example.digest, example.document) for example in examples)
     write_state(folder, whitener, StateManifest(commitment, listed, *entries, _UNSET), rows)
     return load_state(folder)
@@ -246,10 +249,11 @@ class _Passes:
         return true, model.gradients(states, labels.sampled)
 
 
-def _documents(examples: Sequence[TrainingExample]) -> list[_Document]:
+def _documents(examples: Sequence[TrainingExample]) -> list[CreditDocument]:
     if not examples:
         raise InvalidInputError("a release needs training examples to attribute to")
     texts: dict[int, list[str]] = {}
+    rows: dict[int, list[tuple[int, ...]]] = {}
     accounts: dict[int, Account] = {}
     for example in examples:
         if not example.rows or min(map(len, example.rows)) < 2:
@@ -257,7 +261,11 @@ def _documents(examples: Sequence[TrainingExample]) -> list[_Document]:
         if accounts.setdefault(example.document, example.account) != example.account:
             raise InvalidInputError(f"document {example.document} stands under two accounts")
         texts.setdefault(example.document, []).append(example.text)
-    return [_Document(n, accounts[n], "\n".join(parts)) for n, parts in texts.items()]
+        rows.setdefault(example.document, []).extend(example.rows)
+    return [
+        CreditDocument(n, accounts[n], "\n".join(parts), tuple(rows[n]))
+        for n, parts in texts.items()
+    ]
 
 
 def _placebo(rows: Sequence[Sequence[int]], seed: Digest) -> list[list[int]]:
@@ -293,7 +301,7 @@ def _finite(members: Sequence[int], gradients: Gradients) -> Gradients:
     return gradients
 
 
-def _owners(examples: Sequence[TrainingExample], documents: Sequence[_Document]) -> list[int]:
+def _owners(examples: Sequence[TrainingExample], documents: Sequence[CreditDocument]) -> list[int]:
     """The place of the document of each training row."""
     place = {document.number: i for i, document in enumerate(documents)}
     return [place[one.document] for one in examples for _ in one.rows]
@@ -333,7 +341,7 @@ def _quantise(vectors: Tensor, parts: Layout, numbers: Sequence[int]) -> tuple[S
         scales = Scales(tuple(exponent + 1 for exponent in scales.exponents))
 
 
-def _rows(whole: np.ndarray, numbers: Sequence[int], counts: np.ndarray) -> Rows:
+def _rows(whole: np.ndarray, numbers: Sequence[int], counts: np.ndarray, runs: np.ndarray) -> Rows:
     sums = np.zeros((max(numbers) + 1, whole.shape[1]), np.int16)
     for number, row in zip(numbers, whole, strict=False):  # the placebo rows stand behind
         sums[number] += row
@@ -341,7 +349,7 @@ def _rows(whole: np.ndarray, numbers: Sequence[int], counts: np.ndarray) -> Rows
     shared = [i for i, number in enumerate(numbers) if sizes[number] > 1]
     if np.abs(sums).max(initial=0) <= np.iinfo(np.int8).max:
         sums = sums.astype(np.int8)
-    return Rows(sums, whole[shared], whole[len(numbers) :], counts)
+    return Rows(sums, whole[shared], whole[len(numbers) :], counts, runs)
 
 
 def _energies(whole: np.ndarray, parts: Layout, scales: Scales) -> list[int]:
@@ -357,14 +365,20 @@ def _energies(whole: np.ndarray, parts: Layout, scales: Scales) -> list[int]:
 
 
 def _entries(
-    documents: Sequence[_Document], numbers: Sequence[int], rows: Rows, energies: Sequence[int]
+    documents: Sequence[CreditDocument],
+    parts: Sequence[tuple[CreditPart, ...]],
+    numbers: Sequence[int],
+    rows: Rows,
+    energies: Sequence[int],
 ) -> tuple[tuple[DocumentEntry, ...], tuple[ClusterEntry, ...], tuple[PlaceboEntry, ...]]:
     shared, sizes = iter(rows.documents), Counter(numbers)
     described = []
     totals = [0] * len(rows.clusters)
-    for document, number, energy in zip(documents, numbers, energies, strict=False):
+    for document, owned, number, energy in zip(documents, parts, numbers, energies, strict=False):
         row = digest_of_row(next(shared)) if sizes[number] > 1 else None
-        described.append(DocumentEntry(document.number, document.account, number, energy, row))
+        described.append(
+            DocumentEntry(document.number, document.account, number, energy, row, owned)
+        )
         totals[number] += energy
     clusters = [
         ClusterEntry(number, total, digest_of_row(row))

@@ -1,4 +1,4 @@
-"""From query vectors to integer scores, exactly, by the rows of a release; needs no model."""
+"""From query vectors to scores, in integers alone: by the rows of one state, without a model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from math import isqrt
@@ -15,7 +15,7 @@ Correction = Callable[[Sequence[int]], Sequence[int]]  # of the scores of all cl
 
 
 class Scoring:
-    """The integer part: from query vectors to scores, by one state's rows; needs no model."""
+    """One state, ready to score query vectors."""
 
     def __init__(self, state: AttributionState) -> None:
         self._state = state
@@ -84,15 +84,15 @@ class Scoring:
         # What the cluster was corrected by is divided evenly among its documents.
         even, over = divmod(cluster.score - sum(own), len(own))
         documents = tuple(
-            DocumentScore(member.entry.document, member.entry.account, score + even + (i < over))
+            DocumentScore(
+                member.entry.document,
+                member.entry.account,
+                score + even + (i < over),
+                member.entry.parts,
+            )
             for i, (member, score) in enumerate(zip(members, own, strict=True))
         )
         return msgspec.structs.replace(cluster, documents=documents)
-
-
-class _Member(msgspec.Struct, frozen=True):
-    entry: DocumentEntry
-    row: int  # in `Rows.documents`; meaningless where the document is alone
 
 
 class Noise:
@@ -111,6 +111,11 @@ class Noise:
             return 0
         total = sum(score * score * energy // length for score, length in self._pairs)
         return isqrt(total // len(self._pairs))
+
+
+class _Member(msgspec.Struct, frozen=True):
+    entry: DocumentEntry
+    row: int  # in `Rows.documents`; meaningless where the document is alone
 
 
 def _documents_by_cluster(state: AttributionState) -> dict[int, list[_Member]]:

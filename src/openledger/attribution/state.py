@@ -38,6 +38,7 @@ from openledger.core.errors import (
 from openledger.core.merkle import Tree
 from openledger.core.types import Account, Digest
 from openledger.lm.base import digest_file
+from openledger.settlement.shares import CreditPart
 
 MANIFEST = "manifest.json"
 FACTORS = "factors.safetensors"
@@ -61,6 +62,7 @@ class DocumentEntry(msgspec.Struct, frozen=True):
     cluster: int
     energy: int  # squared length of its integer row
     row: Digest | None  # None where it is alone in its cluster: the cluster's row is its own
+    parts: tuple[CreditPart, ...]  # who is paid for it; none: the account alone
 
 
 class ClusterEntry(msgspec.Struct, frozen=True):
@@ -92,6 +94,7 @@ class Commitment(msgspec.Struct, frozen=True):
     scales: Scales
     factors: Digest  # of the file; they also say which numbers a row is made of
     null_model: Digest  # of the token counts
+    signatures: Digest  # of the runs of tokens that do not count
     audit: Audit | msgspec.UnsetType = msgspec.UNSET  # where there are half-data adapters
 
 
@@ -123,6 +126,7 @@ class Rows(msgspec.Struct, frozen=True):
     documents: np.ndarray  # (N, P) int8, only of documents that share a cluster, in their order
     placebo: np.ndarray  # (M, P) int8
     counts: np.ndarray  # (V,) int64, how often each token stands in the training data
+    signatures: np.ndarray  # (S, SIGNATURE_TOKENS) int32
 
 
 class AttributionState(msgspec.Struct, frozen=True):
@@ -251,6 +255,8 @@ def _read_rows(path: Path, manifest: StateManifest, read: Read) -> Rows:
     _check_rows(rows.placebo, [entry.row for entry in manifest.placebo])
     if digest_of_row(rows.counts) != manifest.commitment.null_model:
         raise DigestMismatchError(f"{path} holds another null model than the release committed to")
+    if digest_of_row(rows.signatures) != manifest.commitment.signatures:
+        raise DigestMismatchError(f"{path} holds other signatures than the release committed to")
     return rows
 
 

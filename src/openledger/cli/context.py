@@ -73,8 +73,9 @@ class Context:
 
         from openledger.wiring.platform import open_platform
 
-        # Standard output is for the result alone.
-        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+        # Standard output is for the result alone. The stream is looked up at each use: it may have
+        # been replaced meanwhile.
+        structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
         with open_platform(self.settings) as platform:
             return operation.run(platform, arguments)
 

@@ -10,6 +10,8 @@ those of method version 2 (docs/protocol/attribution.md):
   floor is subtracted, and what falls below the floors goes to nobody, never to the others.
 - Inside a paid cluster credit goes to documents by the positive part of their score, and an
   account earns the sum over its documents: splitting them among accounts changes nothing.
+- What an earlier account wrote of a document is that account's, whoever brought it later; a part
+  without an account is nobody's.
 """
 
 from collections.abc import Sequence
@@ -47,12 +49,20 @@ class Gain(msgspec.Struct, frozen=True):
     cap_ppb: int  # the most that contributors may get
 
 
+class CreditPart(msgspec.Struct, frozen=True):
+    """What one account has of a document; fixed at release."""
+
+    account: Account | None  # None: nobody is paid for it
+    weight: int  # above 0; against those of the document's other parts
+
+
 class DocumentScore(msgspec.Struct, frozen=True):
     """The signed influence of one training document on the answer."""
 
     document: int  # its place in the ordered training manifest
-    account: Account
+    account: Account  # who brought it
     score: int
+    parts: tuple[CreditPart, ...] = ()  # by account, nobody last; none: all of it is the account's
 
 
 class ClusterScore(msgspec.Struct, frozen=True):
@@ -148,8 +158,8 @@ def check_members(method: int, members: Sequence[MemberScores]) -> None:
     Raises:
         VerificationError: a member has scores and a reason for having none, or neither; a cap is
             not the method's, a floor is negative, a paid cluster has no documents, a cluster is
-            not the sum of its documents, the members differ about the gain of the mix, or a
-            single one added something else than that gain.
+            not the sum of its documents, a part of a document has no weight, the members differ
+            about the gain of the mix, or a single one added something else than that gain.
     """
     check_method(method)
     for member in members:
@@ -226,6 +236,9 @@ def _check_cluster(cluster: ClusterScore) -> None:
     total = sum(document.score for document in cluster.documents)
     if cluster.documents and total != cluster.score:
         raise VerificationError(f"cluster {cluster.cluster} is not the sum of its documents")
+    parts = [part for document in cluster.documents for part in document.parts]
+    if any(part.weight <= 0 for part in parts):
+        raise VerificationError(f"cluster {cluster.cluster} has a document's part of no weight")
 
 
 def _divide(segment: Segment, amount: int, earned: dict[Account, int]) -> None:
@@ -245,4 +258,8 @@ def _credit(cluster: ClusterScore, part: int, earned: dict[Account, int]) -> Non
     documents = sorted(cluster.documents, key=lambda document: document.document)
     scores = [max(0, document.score) for document in documents]
     for document, piece in zip(documents, apportion(part, scores), strict=True):
-        earned[document.account] = earned.get(document.account, 0) + piece
+        owned = document.parts or (CreditPart(document.account, 1),)
+        divided = apportion(piece, [one.weight for one in owned])
+        for one, amount in zip(owned, divided, strict=True):
+            if one.account is not None:
+                earned[one.account] = earned.get(one.account, 0) + amount

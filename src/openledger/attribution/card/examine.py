@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from openledger.attribution.attribute import Attributor, lay_out
+from openledger.attribution.attribute import Attributor, Row, lay_out
 from openledger.attribution.card.audited import Calibration, calibrate, cross_fitted
 from openledger.attribution.card.figures import (
     Figures,
@@ -92,12 +92,15 @@ class _Room:
         retrained: Retrained,
         inside: Sequence[Question],
     ) -> None:
-        self._state, self._base, self._retrained, self._inside = state, base, retrained, inside
+        self._state, self._base, self._retrained = state, base, retrained
         self._models = Checkpoints(
             early=ProbedModel(base, retrained.early), final=ProbedModel(base, retrained.released)
         )
         self._attributor = Attributor(state, self._models)
         self._panel = Panel(base, retrained.halves)
+        self._inside = [one for one in inside if self._row(one).counted]
+        if not self._inside:
+            raise InvalidInputError("no answer to measure attribution on has a token that counts")
         accounts = [entry.account for entry in state.manifest.documents]
         self._place = {account: i for i, account in enumerate(dict.fromkeys(accounts))}
         self._owners = tuple(self._place[account] for account in accounts)
@@ -144,10 +147,7 @@ class _Room:
         """(K, Q) mean nats a token."""
         rows = []
         for one in self._inside:
-            row = lay_out(one.prompt, one.answer)
-            assert row is not None, "questions have answers"
-            batch = self._models.final.batch([row.ids], [row.start])
-            losses = losses_of(panel.chances(batch))
+            losses = losses_of(panel.chances(self._row(one).batch(self._models.final)))
             if losses is None:
                 raise InvalidInputError(
                     "an adapter without some of the data gives losses that are no numbers: "
@@ -164,6 +164,11 @@ class _Room:
         kept = cluster_halves(manifest.commitment.seed, clusters, count)
         losses = self._losses(Panel(self._base, self._retrained.by_cluster))
         return Sample(fractions(kept, clusters), losses)
+
+    def _row(self, question: Question) -> Row:
+        row = lay_out(question.prompt, question.answer, [self._attributor.signatures])
+        assert row is not None, "questions have a prompt and an answer"
+        return row
 
     def _effects(self) -> np.ndarray | None:
         """(C, Q) by how much the loss rises where one contributor is left out."""

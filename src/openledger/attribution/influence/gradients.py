@@ -229,7 +229,7 @@ def log_chances(model: ProbedModel, batch: Batch, states: Tensor) -> Tensor:
     keep = batch.weights.flatten() > 0
     chosen, labels = states.flatten(0, 1)[keep].float(), batch.ids[:, 1:].flatten()[keep]
     found = []
-    for start in range(0, len(chosen), _HEAD_ROWS):
+    for start in range(0, len(chosen) or 1, _HEAD_ROWS):
         logs = torch.log_softmax(chosen[start : start + _HEAD_ROWS] @ head.T, dim=-1)
         found.append(logs.gather(1, labels[start : start + _HEAD_ROWS, None])[:, 0])
     return torch.cat(found)

@@ -204,7 +204,7 @@ state_openings = Table(
     identity("id", primary=True),
     identity("run"),
     account("account"),
-    identity("purpose"),  # training | scoring | bundle | export
+    identity("purpose"),  # training | scoring | evidence | bundle | export
     text("subject"),
     number("opened_at"),
     ForeignKeyConstraint(["run"], ["training_runs.id"]),

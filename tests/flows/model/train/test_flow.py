@@ -21,12 +21,15 @@ from openledger.flows.model.train import flow, plan
 from openledger.flows.model.train.plan import (
     MANIFEST,
     Order,
+    Plan,
     as_begun,
+    elsewhere,
     gather,
 )
 from openledger.storage.records.data.accounts import AccountKind
 from openledger.storage.records.model import runs
 from openledger.storage.records.model.runs import Run
+from openledger.training.split import split_by_key
 from openledger.training.task import Stage, TrainingManifest
 from openledger.web.operations import datanets, models
 from openledger.web.operations.models import NewRun, RecipeChoice, Which
@@ -75,6 +78,31 @@ def test_only_what_was_anchored_is_trained_on(market: Platform, begun: Run) -> N
     failed = models.show_run(market, Which("run"))
     assert failed.state == "failed"
     assert "was withdrawn" in (failed.error or "")
+
+
+def test_texts_that_are_not_trained_on_are_placed_by_their_commits(
+    market: Platform, begun: Run
+) -> None:
+    """Held-out ones where they stood; those of other Datanets before whatever came after them."""
+    shop, chosen = market.models.workshop, decode(begun.recipe, Plan)
+    material = gather(shop, [fair.datanet(market)])
+    split = split_by_key(material.examples, b"seed", 2_000)
+    contribution = {
+        example.document: row.contribution
+        for row, example in zip(material.rows, material.examples, strict=True)
+    }
+    last = max(contribution)
+
+    held_out = elsewhere(shop, material, split, chosen)
+    as_others = elsewhere(shop, material, split, msgspec.structs.replace(chosen, datanets=()))
+
+    assert [one.before for one in held_out] == sorted({one.document for one in split.held_out})
+    assert as_others[: len(held_out)] == held_out
+    network = as_others[len(held_out) :]
+    assert len(network) == len(contribution)
+    for document, one in zip(sorted(contribution), network, strict=True):
+        later = [d for d, number in contribution.items() if number > contribution[document]]
+        assert one.before == min(later, default=last + 1)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,13 @@ choose data or recipe to suit a seed. Every step may be repeated: a killed run g
 last checkpoint and ends with the same adapter.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from openledger.attribution.card.figures import Audit
+from openledger.attribution.credit.documents import ElsewhereText
 from openledger.attribution.influence.gradients import probed_checkpoints
 from openledger.attribution.release import Recipe as AttributionRecipe
 from openledger.attribution.release import TrainingExample, build
@@ -31,6 +33,7 @@ from openledger.flows.model.train.plan import (
     as_begun,
     attribution_folder,
     check_same,
+    elsewhere,
     forget_unsealed,
     gather,
     unsealed_folder,
@@ -133,8 +136,9 @@ def _trained(shop: Workshop, run: Run, folder: Path, tell: Tell) -> Run:
     digest = keep(shop, tuned.adapter, base.name)
     early = keep(shop, tuned.early, base.name)
     recipe = AttributionRecipe(digest, early, run.seed or Digest(""))
+    others = elsewhere(shop, material, split, plan)
     subject = Subject(folder, plan, split, seed, digest)
-    state = _attribution(shop, run, subject, recipe, hear)
+    state = _attribution(shop, run, subject, others, recipe, hear)
     keep_evidence(shop, run, material, state)
     written = _score(shop, plan, split, digest, hear)
     metrics = _metrics(plan, split, tuned, state, attribution_folder(folder))
@@ -265,7 +269,12 @@ def _step(seen: Progress) -> Step:
 
 
 def _attribution(
-    shop: Workshop, run: Run, subject: Subject, recipe: AttributionRecipe, tell: Tell
+    shop: Workshop,
+    run: Run,
+    subject: Subject,
+    others: Sequence[ElsewhereText],
+    recipe: AttributionRecipe,
+    tell: Tell,
 ) -> AttributionState:
     folder = attribution_folder(shop.home.run(run.op))
     if folder.exists():
@@ -288,7 +297,12 @@ def _attribution(
     # In the clear only beside the caches of a run that still trains, which tell as much.
     plain = unsealed_folder(shop.home.run(run.op))
     state = build(
-        plain, models, examples, recipe, lambda done, total: tell(Step(BUILDING, done, total))
+        plain,
+        models,
+        examples,
+        recipe,
+        lambda done, total: tell(Step(BUILDING, done, total)),
+        others,
     )
     state = measure_card(shop, subject, plain, state, tell)
     seal_folder(shop.sealer, plain, folder)

@@ -1,11 +1,14 @@
 """What a run will train on, fixed and anchored before its seed is known."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import msgspec
 
+from openledger.attribution.credit.documents import ElsewhereText
 from openledger.attribution.method import METHOD_VERSION
 from openledger.chain.acts import Acts
 from openledger.core.encoding import decode, encode
@@ -27,6 +30,7 @@ from openledger.storage.records.data.contributions import ContributionState
 from openledger.storage.vault import Sealer, Vault
 from openledger.training.recipe import Recipe
 from openledger.training.rows import Example
+from openledger.training.split import Split
 from openledger.training.task import TrainingManifest, TrainingRow
 
 MANIFEST = "manifest.json"
@@ -118,6 +122,46 @@ def gather(shop: Workshop, wanted: Sequence[datanets.Datanet]) -> Material:
         InvalidInputError: there is none.
         VerificationError: a stored chunk is damaged.
     """
+    found = _gathered(shop, wanted)
+    if not found.rows:
+        raise InvalidInputError("no approved contribution to train on; add some, or wait for them")
+    return found
+
+
+def elsewhere(
+    shop: Workshop, material: Material, split: Split, plan: Plan
+) -> tuple[ElsewhereText, ...]:
+    """Every text of this home that a run does not train on, placed among its documents by commit.
+
+    Those that it holds out, and those of the other Datanets.
+    """
+    numbers = [row.contribution for row in material.rows]  # rising
+    documents = [example.document for example in material.examples]
+    after_all = documents[-1] + 1
+    with shop.database.read() as transaction:
+        others = [one for one in datanets.list_all(transaction) if one.id not in plan.datanets]
+    network = _gathered(shop, others)
+    contribution_of = {
+        example.document: row.contribution
+        for row, example in zip(network.rows, network.examples, strict=True)
+    }
+
+    def place(document: int) -> int:
+        later = bisect_right(numbers, contribution_of[document])
+        return documents[later] if later < len(documents) else after_all
+
+    held_out = _texts(split.held_out, lambda document: document)
+    return (*held_out, *_texts(network.examples, place))
+
+
+def _texts(examples: Sequence[Example], place: Callable[[int], int]) -> Iterator[ElsewhereText]:
+    for document, some in groupby(examples, key=lambda example: example.document):
+        chunks = list(some)
+        text = "\n".join(chunk.text for chunk in chunks)
+        yield ElsewhereText(chunks[0].account, text, place(document))
+
+
+def _gathered(shop: Workshop, wanted: Sequence[datanets.Datanet]) -> Material:
     rows: list[TrainingRow] = []
     examples: list[Example] = []
     documents = 0
@@ -138,8 +182,6 @@ def gather(shop: Workshop, wanted: Sequence[datanets.Datanet]) -> Material:
                     )
                 )
             documents += len(keys)
-    if not rows:
-        raise InvalidInputError("no approved contribution to train on; add some, or wait for them")
     return Material(tuple(rows), tuple(examples))
 
 

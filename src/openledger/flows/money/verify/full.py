@@ -286,6 +286,8 @@ class _Rows:
         entry, row = self.documents[stated.document]
         if (entry.account, entry.cluster) != (stated.account, cluster.cluster):
             raise VerificationError(f"document {stated.document} is of another account or cluster")
+        if entry.parts != stated.parts:
+            raise VerificationError(f"document {stated.document} is credited otherwise")
         (score,) = (cluster.score,) if row is None else _scores(query, [row])
         if stated.score != score:
             raise VerificationError(f"the score of document {stated.document} is not its row's")
