@@ -27,8 +27,7 @@ HOLDS: dict[str, set[str]] = {
         "payment, 20 x 64: scores that differ",
     },
     "tolerance": {
-        f"apart, most: {precision}, {rest}"
-        for precision in ("float32", "bfloat16")
+        f"apart, most: float32, {rest}"
         for rest in ("1 thread, flash", "2 threads, plain", "2 threads, flash")
     },
     "corpora": {

@@ -21,6 +21,8 @@ NEVER_DIES = 2**62  # attempts
 _FIRST_DELAY = 1_000_000
 _LONGEST_DELAY = 600_000_000
 
+ATTRIBUTE_JOB = "attribute"  # of a paid call: whose data made its answer
+
 
 class JobState(StrEnum):
     """Where a job stands; `DEAD` waits for a person."""

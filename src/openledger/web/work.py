@@ -1,7 +1,7 @@
 """The worker of an opened home: the server runs it in a thread, commands until nothing is due."""
 
-from openledger.flows.money.infer.request import ATTRIBUTE_JOB
 from openledger.storage import jobs
+from openledger.storage.jobs import ATTRIBUTE_JOB
 from openledger.wiring.platform import Platform, now_us
 from openledger.worker import Worker
 

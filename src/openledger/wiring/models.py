@@ -27,7 +27,10 @@ from openledger.flows.model.train.plan import Tell, Workshop, attribution_folder
 from openledger.flows.money.attribute import Attribute, Member, Scorer
 from openledger.flows.money.evidence import ShowEvidence
 from openledger.flows.money.infer.answer import refund_orphans
-from openledger.flows.money.infer.request import ATTRIBUTE_JOB, Config, Desk
+from openledger.flows.money.infer.request import (
+    Config,
+    Desk,
+)
 from openledger.lm.base import DTYPES, BaseModel, load_base, read_manifest, use_threads
 from openledger.lm.checkpoint import load_adapter
 from openledger.lm.convert import convert_smollm2
@@ -40,7 +43,7 @@ from openledger.serving.runner import LlamaRunner, ResidentAdapter
 from openledger.settlement.receipt import NO_TRAINING_ROOT
 from openledger.storage import jobs
 from openledger.storage.database import Transaction
-from openledger.storage.jobs import Job
+from openledger.storage.jobs import ATTRIBUTE_JOB, Job
 from openledger.storage.private.sealed_folder import SealedFolder
 from openledger.storage.records.model import openings, releases, runs
 from openledger.storage.records.model.openings import Purpose

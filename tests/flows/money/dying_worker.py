@@ -12,8 +12,7 @@ from pathlib import Path
 
 from openledger.attribution.attribute import AnswerAttribution
 from openledger.core.ids import parse_receipt_id
-from openledger.flows.money.infer.request import ATTRIBUTE_JOB
-from openledger.storage.jobs import Job
+from openledger.storage.jobs import ATTRIBUTE_JOB, Job
 from openledger.wiring.platform import now_us, open_platform
 from openledger.worker import Worker
 from tests import market as fair

@@ -18,7 +18,6 @@ from openledger.core.errors import (
 )
 from openledger.core.ids import parse_receipt_id, receipt_id
 from openledger.core.types import PARTS_PER_BILLION
-from openledger.flows.money.infer.request import ATTRIBUTE_JOB
 from openledger.flows.money.verify.public import verify_bundle
 from openledger.lm.tokenizer import Tokenizer
 from openledger.settlement.receipt import (
@@ -31,7 +30,7 @@ from openledger.settlement.receipt import (
     verify_statement,
 )
 from openledger.storage import jobs
-from openledger.storage.jobs import Job
+from openledger.storage.jobs import ATTRIBUTE_JOB, Job
 from openledger.storage.private.envelope import open_envelope
 from openledger.storage.records.money import calls
 from openledger.web.operations import receipts

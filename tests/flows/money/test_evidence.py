@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import update
 
+from openledger.attribution.evidence.shown import Evidence
 from openledger.attribution.evidence.store import MANIFEST
 from openledger.attribution.method import CAP_PPB
 from openledger.core.errors import ConflictError, NotAllowedError, NotFoundError
 from openledger.core.types import PARTS_PER_BILLION, Account, Digest, ReceiptId
-from openledger.flows.money.evidence import MATCHING, Evidence, shares_of_documents
+from openledger.flows.money.evidence import MATCHING, shares_of_documents
 from openledger.flows.money.infer.charge import Ending, charge
 from openledger.flows.money.infer.prepare import prepare
 from openledger.flows.money.infer.request import CallRequest, Prepared

@@ -10,7 +10,6 @@ from openledger.core.ids import parse_receipt_id
 from openledger.core.signing import sign_typed
 from openledger.core.types import Account, Digest, ReceiptId, Wei
 from openledger.flows.money.attribute import Vectors
-from openledger.flows.money.infer.request import ATTRIBUTE_JOB
 from openledger.flows.money.verify.bundle import (
     BUNDLE_VERSION,
     FULL_BUNDLE_VERSION,
@@ -36,6 +35,7 @@ from openledger.settlement.receipt import (
 from openledger.settlement.shares import Unscored
 from openledger.storage import jobs
 from openledger.storage.database import Transaction
+from openledger.storage.jobs import ATTRIBUTE_JOB
 from openledger.storage.private.envelope import open_envelope
 from openledger.storage.records.data import accounts
 from openledger.storage.records.model import releases

@@ -1,11 +1,16 @@
 """Evidence for pages: what the flow found, with the names that contributors go by."""
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
+from openledger.attribution.evidence.shown import DocumentEvidence, Evidence
 from openledger.core.types import Account, ReceiptId
-from openledger.flows.money.evidence import DocumentEvidence, Evidence, ShowEvidence
 from openledger.storage.database import Database
 from openledger.storage.records.data import accounts
+
+if TYPE_CHECKING:
+    from openledger.flows.money.evidence import ShowEvidence
 
 
 class DocumentView(DocumentEvidence, frozen=True, kw_only=True):
@@ -32,7 +37,7 @@ def evidence_view(database: Database, found: Evidence) -> EvidenceView:
 
 
 def evidence_of(
-    database: Database, show: ShowEvidence, receipt: ReceiptId, asker: Account
+    database: Database, show: "ShowEvidence", receipt: ReceiptId, asker: Account
 ) -> msgspec.Raw:
     """See `platform_api.EvidenceOf`."""
     return msgspec.Raw(msgspec.json.encode(evidence_view(database, show.run(receipt, asker))))

@@ -6,7 +6,6 @@ from openledger.core.encoding import digest_of, encode
 from openledger.core.signing import digest_typed
 from openledger.core.types import PARTS_PER_BILLION, Digest, Wei
 from openledger.flows.money.infer.request import (
-    ATTRIBUTE_JOB,
     CallResult,
     Desk,
     Prepared,
@@ -16,6 +15,7 @@ from openledger.settlement import receipt as receipts
 from openledger.settlement.price import fee
 from openledger.storage import jobs
 from openledger.storage.database import Transaction
+from openledger.storage.jobs import ATTRIBUTE_JOB
 from openledger.storage.records.money import calls, idempotency
 
 

@@ -18,7 +18,6 @@ from openledger.storage.records.model import releases
 from openledger.storage.records.money.idempotency import Request
 from openledger.storage.vault import Sealer
 
-ATTRIBUTE_JOB = "attribute"
 DEFAULT_MAX_TOKENS = 256
 
 
