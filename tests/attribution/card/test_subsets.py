@@ -70,7 +70,7 @@ def test_with_too_few_contributors_clusters_are_halved(people: int) -> None:
 
 
 def test_too_few_clusters_cannot_be_halved() -> None:
-    with pytest.raises(InvalidInputError, match=r"needs 4 .* this data has 3"):
+    with pytest.raises(InvalidInputError, match=r"needs 4 contributors.* this data has 3"):
         halves(SEED, ["one"] * 6, [0, 0, 1, 1, 2, 2], 16)
 
 

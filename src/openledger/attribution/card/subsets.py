@@ -42,6 +42,19 @@ def check_count(count: int) -> None:
         )
 
 
+def check_units(texts: int) -> None:
+    """Check that there is enough to halve where contributors are too few.
+
+    Raises:
+        InvalidInputError: there are fewer than four texts that are not alike.
+    """
+    if texts < _LEAST_UNITS:
+        raise InvalidInputError(
+            f"a card needs {_LEAST_UNITS} contributors, or so many texts that are not alike; this "
+            f"data has {texts}: train without half-data adapters, or on more data"
+        )
+
+
 def halves(
     seed: Digest, contributors: Sequence[str], clusters: Sequence[int], count: int
 ) -> Halves:
@@ -60,11 +73,7 @@ def halves(
     by_contributor = len(set(contributors)) >= _LEAST_UNITS
     if by_contributor:
         return Halves(_drawn(seed, "contributors", _places(contributors), count), by_contributor)
-    if len(set(clusters)) < _LEAST_UNITS:
-        raise InvalidInputError(
-            f"a card needs {_LEAST_UNITS} contributors or content clusters, this data has "
-            f"{len(set(clusters))}; train without half-data adapters, or on more data"
-        )
+    check_units(len(set(clusters)))
     return Halves(_drawn(seed, "clusters", _places(clusters), count), by_contributor)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from openledger.attribution.card.figures import Audit
+from openledger.attribution.card.subsets import check_units
 from openledger.attribution.credit.documents import ElsewhereText
 from openledger.attribution.influence.gradients import probed_checkpoints
 from openledger.attribution.release import Recipe as AttributionRecipe
@@ -159,6 +160,9 @@ def _known(shop: Workshop, op: Digest) -> Run | None:
 
 def _queued(shop: Workshop, order: Order, op: Digest) -> Run:
     material = gather(shop, order.datanets)
+    if order.card is not None:
+        # Sooner than at the end of the training; content clusters are known only then.
+        check_units(len({one.document for one in material.examples}))
     write_manifest(shop.home.run(op), material)
     plan = Plan(
         recipe=order.recipe,
