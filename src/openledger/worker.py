@@ -81,10 +81,7 @@ class Worker:
 
     def make_way(self) -> None:
         """Run what is due of other kinds than those under way, once."""
-        try:
-            self.run_once()
-        except Exception:
-            log.exception("worker stumbled")
+        self._attempt()
 
     def drain(self) -> int:
         """Run every job that is due now; in how many turns."""
@@ -143,6 +140,10 @@ class Worker:
             log.warning("chores failed", code=error.code, why=str(error))
         except Exception:
             log.exception("chores broke")
+        return self._attempt()
+
+    def _attempt(self) -> bool:
+        """Run one turn; whatever the queue itself stumbles on ends neither the loop nor a run."""
         try:
             return self.run_once()
         except Exception:
