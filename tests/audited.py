@@ -81,13 +81,16 @@ def build_audited(platform: Platform, tokenizer: Tokenizer, root: Path) -> Files
     )
 
 
-def ask(platform: Platform, prompt: str) -> ReceiptId:
+def ask(
+    platform: Platform, prompt: str, model: str = NAME, *, is_audited: bool = False
+) -> ReceiptId:
     wanted = CallRequest(
         fair.payer(platform).address,
-        NAME,
+        model,
         prompt,
         max_tokens=24,
         decoding=Decoding(temperature_milli=0),
+        is_audited=is_audited,
     )
     made = answer.start(platform.models.desk, wanted)
     list(made)

@@ -32,6 +32,7 @@ from openledger.lm.checkpoint import save_adapter
 from openledger.lm.lora import Adapter, LoraPair
 from openledger.lm.tokenizer import Tokenizer
 from openledger.settlement.receipt import read_statement
+from openledger.settlement.shares import Segment
 from openledger.storage.records.model import releases
 from openledger.storage.records.model.releases import Release
 from openledger.storage.records.money import balances, calls
@@ -42,6 +43,7 @@ from openledger.web.work import worker_of
 from openledger.wiring import models as wired
 from openledger.wiring.models import Models
 from openledger.wiring.platform import Platform, now_us
+from openledger.wiring.private import open_private
 from tests import market as fair
 from tests.attribution.releases import SEED, alone, examples_of, some_adapter, some_model, some_text
 from tests.fakes import FailingTransport
@@ -317,6 +319,14 @@ def test_a_call_waits_unpaid_while_a_file_of_its_release_is_bad(
     assert market.settle.run().size == 1
 
 
+def attributed_again(market: Platform, release: Release, receipt: ReceiptId) -> tuple[Segment, ...]:
+    with market.database.read() as transaction:
+        private = open_private(market, calls.get(transaction, receipt))
+    only = (Member(release, PARTS_PER_BILLION),)
+    (scores,) = market.models.scorer(only).attribute(private.prompt_ids(), private.answer_ids())
+    return scores.segments
+
+
 @pytest.mark.slow
 def test_calls_are_attributed_between_the_steps_of_a_run(
     market: Platform, attributed: Release
@@ -340,7 +350,7 @@ def test_calls_are_attributed_between_the_steps_of_a_run(
     assert turns == 1  # all of them within the one turn of the run
     assert run.state == "trained"
     assert set(asked) >= {"reading", "training", "measuring", flow.BUILDING, flow.SCORING}
-    statements = [read_statement(row.record).body for row in said if row is not None]
-    assert len(statements) == len(asked)
-    assert all(body.members[0].segments[0].clusters for body in statements)
+    found = [read_statement(row.record).body.members[0].segments for row in said if row is not None]
+    assert found == [attributed_again(market, attributed, one) for one in asked.values()]
+    assert any(segments and segments[0].clusters for segments in found)
     assert market.settle.run().size == len(asked)

@@ -11,8 +11,7 @@ import msgspec
 import structlog
 
 from openledger.attribution.attribute import Attributor
-from openledger.attribution.card.panel import auditor_of
-from openledger.attribution.influence.gradients import probed_checkpoints
+from openledger.attribution.card.panel import open_attributor
 from openledger.attribution.mix import Member as ReadyMember
 from openledger.attribution.mix import Mix
 from openledger.attribution.state import AttributionState, load_state
@@ -34,7 +33,6 @@ from openledger.flows.money.infer.request import (
 from openledger.lm.base import DTYPES, BaseModel, load_base, read_manifest, use_threads
 from openledger.lm.checkpoint import load_adapter
 from openledger.lm.convert import convert_smollm2
-from openledger.lm.lora import Adapter
 from openledger.lm.tiny import build_tiny
 from openledger.serving.embedded import EmbeddedEngine
 from openledger.serving.engine import AdapterRef, Engine
@@ -205,15 +203,8 @@ class Models:
         self, release: Release, purpose: Purpose, *, is_audited: bool = False
     ) -> Attributor:
         state = self.open_state(release, purpose, self._platform.gateway.account)
-        early = state.manifest.commitment.early
         base, folder_of = self.base(self.precision), self._platform.home.adapter
-        models = probed_checkpoints(base, folder_of, early, release.adapter)
-
-        def load(digest: Digest) -> Adapter:
-            return load_adapter(folder_of(digest), base, digest)
-
-        auditor = auditor_of(state.manifest, base, load) if is_audited else None
-        return Attributor(state, models, auditor)
+        return open_attributor(state, base, release.adapter, folder_of, is_audited=is_audited)
 
     def open_state(
         self, release: Release, purpose: Purpose, account: Account, subject: str = ""

@@ -1,18 +1,26 @@
 """The half-data adapters of a release on its base, ready to say what they think of an answer."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from openledger.attribution.attribute import Attributor
 from openledger.attribution.card.audited import Calibration, Correction
 from openledger.attribution.card.figures import Audit
 from openledger.attribution.card.subsets import Halves, fractions, halves
-from openledger.attribution.influence.gradients import Batch, ProbedModel, log_chances
-from openledger.attribution.state import StateManifest
+from openledger.attribution.influence.gradients import (
+    Batch,
+    ProbedModel,
+    log_chances,
+    probed_checkpoints,
+)
+from openledger.attribution.state import AttributionState, StateManifest
 from openledger.core.errors import NotAllowedError
 from openledger.core.types import Digest
 from openledger.lm.base import BaseModel
+from openledger.lm.checkpoint import load_adapter
 from openledger.lm.lora import Adapter
 
 _MICRO = 1_000_000
@@ -63,6 +71,30 @@ def auditor_of(
         raise NotAllowedError("this release has no half-data adapters to audit an answer with")
     panel = Panel(base, [load(digest) for digest in audit.adapters])
     return Auditor(panel, manifest, len(audit.adapters), audit.calibration)
+
+
+def open_attributor(
+    state: AttributionState,
+    base: BaseModel,
+    released: Digest,
+    folder_of: Callable[[Digest], Path],
+    *,
+    is_audited: bool,
+) -> Attributor:
+    """Make a release ready to score answers, its adapters read from their folders.
+
+    Raises:
+        NotFoundError: an adapter is not there.
+        DigestMismatchError: an adapter is another than its digest says.
+        NotAllowedError: answers are to be audited, and it committed to no half-data adapters.
+    """
+    models = probed_checkpoints(base, folder_of, state.manifest.commitment.early, released)
+    auditor = None
+    if is_audited:
+        auditor = auditor_of(
+            state.manifest, base, lambda digest: load_adapter(folder_of(digest), base, digest)
+        )
+    return Attributor(state, models, auditor)
 
 
 def correction_of(manifest: StateManifest, count: int, calibration: Calibration) -> Correction:

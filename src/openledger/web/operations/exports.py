@@ -119,8 +119,7 @@ def _files(
     models = platform.models
     # Opened by the log's door, which checks every digest; then copied as it was decrypted.
     state = models.open_state(release, Purpose.EXPORT, platform.gateway.account, wanted.folder)
-    adapters = {form.ADAPTER: release.adapter, form.EARLY: state.manifest.commitment.early}
-    for folder, digest in adapters.items():
+    for digest, folder in form.adapter_folders(state.manifest, release.adapter).items():
         for name in (checkpoint.CONFIG, checkpoint.WEIGHTS):
             yield f"{folder}/{name}", (platform.home.adapter(digest) / name).read_bytes()
     for path in sorted(models.state_folder(release).iterdir()):

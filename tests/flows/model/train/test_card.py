@@ -1,5 +1,7 @@
 """A run that is asked for a card trains on halves of its data, once, and says what they showed."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -9,18 +11,27 @@ from openledger.core.errors import ConflictError, InvalidInputError, StoppedErro
 from openledger.flows.model.train import flow
 from openledger.flows.model.train.adapters import HALVING
 from openledger.flows.model.train.plan import Step, attribution_folder
+from openledger.flows.money.verify.bundle import read_bundle
+from openledger.flows.money.verify.export import open_export
+from openledger.flows.money.verify.recompute import recompute
 from openledger.storage.private.sealed_folder import SealedFolder
 from openledger.storage.records.model import runs
-from openledger.web.operations import cards, models
+from openledger.web.operations import cards, exports, models
+from openledger.web.operations.exports import NewExport
 from openledger.web.operations.models import NewRelease, NewRun, RecipeChoice, Which
+from openledger.web.operations.receipts import ShowReceipt
+from openledger.web.work import worker_of
 from openledger.wiring.platform import Platform
 from tests import market as fair
+from tests.audited import PROMPTS, ask, bundle
 
 pytestmark = pytest.mark.slow
 
 CHOICE = RecipeChoice(
     epochs=1, rank=2, last_layers=1, scored_tunes=0, card_adapters=16, leaves_out=True
 )
+
+TAUGHT = RecipeChoice(epochs=5, scored_tunes=0, card_adapters=16)
 
 
 def start(market: Platform, choice: RecipeChoice = CHOICE) -> runs.Run:
@@ -65,6 +76,27 @@ def test_a_card_is_measured_though_killed_and_stands_under_the_training_root(
     assert found.influence.payout_error is not None
     assert len(set(audit.adapters)) == 16
     assert all(market.home.adapter(one).is_dir() for one in audit.adapters)
+
+
+@pytest.mark.timeout(300)
+def test_an_audited_answer_is_redone_on_another_machine(market: Platform, tmp_path: Path) -> None:
+    models.start(market, NewRun((fair.DATANET,), "run", "run", choice=TAUGHT))
+    worker_of(market).drain()
+    models.publish(market, NewRelease("run", "me/tunes"))
+    asked = [ask(market, prompt, "me/tunes", is_audited=True) for prompt in PROMPTS]
+    worker_of(market).drain()
+    market.settle.run()
+    exports.export(market, NewExport("me/tunes", str(tmp_path / "export")))
+    bundles = [
+        read_bundle(bundle(market, ShowReceipt(one, is_private=True, rows=10_000))) for one in asked
+    ]
+    paid = [one for one in bundles if one.receipt.statement.body.attribution.shares]
+    assert paid, "nobody was paid by any answer"
+    export = open_export(tmp_path / "export", paid[0].receipt, None)
+    again = [recompute(one, export, market.models.base) for one in paid]
+
+    assert [one.distance_ppb for one in again] == [0] * len(paid)
+    assert len([*export.folder.glob("half_*")]) == 16
 
 
 def test_a_release_without_half_data_adapters_is_not_measured(market: Platform) -> None:

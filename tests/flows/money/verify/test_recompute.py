@@ -100,8 +100,8 @@ def test_the_early_adapter_is_needed_as_it_was(
     export = msgspec.structs.replace(
         open_export(copy, bundle.receipt, audited.anchors), folder=copy
     )
-    shutil.rmtree(export.early)
-    shutil.copytree(export.adapter, export.early)
+    shutil.rmtree(copy / "early")
+    shutil.copytree(copy / "adapter", copy / "early")
 
     with pytest.raises(DigestMismatchError):
         recompute(bundle, export, lambda _: base)

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import msgspec
 
+from openledger.attribution.card.figures import Audit
+from openledger.attribution.state import StateManifest
 from openledger.core.encoding import decode, digest_of, encode
 from openledger.core.errors import (
     ConflictError,
@@ -33,8 +35,9 @@ from openledger.training.rows import Example
 from openledger.training.task import TrainingManifest
 
 RELEASE = "release.json"
-ADAPTER = "adapter"
-EARLY = "early"  # the adapter after a quarter of its training, where influence is measured too
+_ADAPTER = "adapter"
+_EARLY = "early"  # the adapter after a quarter of its training, where influence is measured too
+_HALF = "half_{:03}"  # the half-data adapters that audited answers are corrected by, in their order
 ATTRIBUTION = "attribution"
 PLAN = "training/plan.json"
 MANIFEST = "training/manifest.json"
@@ -90,16 +93,6 @@ class Export(msgspec.Struct, frozen=True):
     body: ExportBody
 
     @property
-    def adapter(self) -> Path:
-        """The adapter's folder."""
-        return self.folder / ADAPTER
-
-    @property
-    def early(self) -> Path:
-        """The folder of the early adapter; the attribution state names its digest."""
-        return self.folder / EARLY
-
-    @property
     def attribution(self) -> Path:
         """The folder of the attribution state."""
         return self.folder / ATTRIBUTION
@@ -121,6 +114,15 @@ class Export(msgspec.Struct, frozen=True):
         if not digests == [one.digest for one in examples] == [r.chunk for r in manifest.rows]:
             raise VerificationError("the training texts are not those of the training manifest")
         return examples
+
+
+def adapter_folders(manifest: StateManifest, released: Digest) -> dict[Digest, str]:
+    """Every adapter that a release's answers are attributed with, and its folder in an export."""
+    audit = manifest.audit
+    halves = audit.adapters if isinstance(audit, Audit) else ()
+    named = {digest: _HALF.format(number) for number, digest in enumerate(halves)}
+    # A training of one step ends where its first quarter does: one adapter, both names' content.
+    return {**named, manifest.commitment.early: _EARLY, released: _ADAPTER}
 
 
 def write_export(

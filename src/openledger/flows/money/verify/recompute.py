@@ -11,15 +11,14 @@ from pathlib import Path
 
 import msgspec
 
-from openledger.attribution.attribute import Attributor
-from openledger.attribution.influence.gradients import probed_checkpoints
+from openledger.attribution.card.panel import open_attributor
 from openledger.attribution.method import METHOD_VERSION
 from openledger.attribution.state import AttributionState, load_state
 from openledger.core.encoding import digest_of
 from openledger.core.errors import InvalidInputError, NotFoundError, VerificationError
 from openledger.core.types import Digest, Precision
 from openledger.flows.money.verify.bundle import Bundle, Difference
-from openledger.flows.money.verify.export import Export
+from openledger.flows.money.verify.export import Export, adapter_folders
 from openledger.lm.base import DTYPES, MANIFEST, BaseModel, load_base, read_manifest
 from openledger.lm.tiny import build_tiny
 from openledger.settlement.receipt import MixMember, why_unscored
@@ -58,10 +57,15 @@ def recompute(bundle: Bundle, export: Export, load: Callable[[Precision], BaseMo
     prompt, answer = opened_ids(bundle, "prompt"), opened_ids(bundle, "answer")
     state = load_state(export.attribution, mixed.training_root)
     base = load(signed.precision)
-    early = state.manifest.commitment.early
-    folders = {early: export.early, mixed.adapter: export.adapter}
-    models = probed_checkpoints(base, folders.__getitem__, early, mixed.adapter)
-    found = Attributor(state, models).attribute(prompt, answer).attribution
+    folders = adapter_folders(state.manifest, mixed.adapter)
+    attributor = open_attributor(
+        state,
+        base,
+        mixed.adapter,
+        lambda digest: export.folder / folders[digest],
+        is_audited=bundle.receipt.call.body.attribution is not msgspec.UNSET,
+    )
+    found = attributor.attribute(prompt, answer).attribution
     distance = distance_ppb(found, signed.attribution)
     if distance > TOLERANCE_PPB:
         raise VerificationError(
