@@ -76,11 +76,31 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> "Tokenizer":
     return load_base(folder).tokenizer
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give tests that say they work long five times the time that ends one which hangs."""
+    """Give tests that say they work long five times the time that ends one which hangs.
+
+    The longest come first: what waits for the last of them would wait alone.
+    """
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
+    items.sort(key=_patience, reverse=True)
+
+
+def _patience(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0]) if marker else 0.0
+
+
+@pytest.fixture(autouse=True)
+def _untraced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the processes of end-to-end tests out of coverage, which doubles what they cost.
+
+    The lines that they run have tests of their own.
+    """
+    if request.node.get_closest_marker("e2e"):
+        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 @pytest.hookimpl(wrapper=True)

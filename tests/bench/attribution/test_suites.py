@@ -6,6 +6,7 @@ from bench.attribution.suites import SMOKE, SUITES, Draw, worlds_of
 
 
 @pytest.mark.slow
+@pytest.mark.e2e
 def test_data_seeds_side_by_side_show_the_same(tmp_path: Path) -> None:
     retrainings = SUITES[SMOKE].retrainings
     together, apart = (
