@@ -511,6 +511,20 @@ def test_one_contributor_alone_gets_all_that_is_owed(
     assert found.attribution.nobody_ppb > 0
 
 
+@pytest.mark.parametrize("text", ["a", TEXTS[0]], ids=["one token", "one text"])
+def test_a_contributor_with_one_chunk_is_scored_beside_one_with_many(
+    tmp_path: Path, base: BaseModel, models: Checkpoints, text: str
+) -> None:
+    examples = examples_of(base, [*TEXTS[1:], text], [0] * (len(TEXTS) - 1) + [1])
+    build(tmp_path / "state", models, examples, RECIPE)
+    found = run(Attributor(load_state(tmp_path / "state"), models), base, TEXTS[0])
+    earned = {share.account: share.weight_ppb for share in found.attribution.shares}
+
+    # Of one token nothing can be learned; a text that the answer repeats is worth all the others.
+    assert (account(1) in earned) == (text == TEXTS[0])
+    assert sum(earned.values()) + found.attribution.nobody_ppb == PARTS_PER_BILLION
+
+
 def test_numbers_that_are_not_finite_pay_nobody(
     base: BaseModel, release: Path, models: Checkpoints
 ) -> None:
