@@ -38,6 +38,7 @@ class Paid(msgspec.Struct, frozen=True):
     scores: np.ndarray  # (C, Q) of a contributor's documents, summed
     shares: np.ndarray  # (C, Q) of one
     nobody: np.ndarray  # (Q,) of one
+    gains: np.ndarray  # (Q,) nats a token over the base and the placebo, below zero as well
 
 
 def released(setting: Setting) -> Paid:
@@ -105,7 +106,7 @@ def _paid(setting: Setting, state: AttributionState, attributor: Attributor) -> 
     place = {account: i for i, account in enumerate(accounts)}
     scores = np.zeros((len(accounts), len(setting.queries)))
     shares = np.zeros_like(scores)
-    nobody = np.zeros(len(setting.queries))
+    nobody, gains = np.zeros((2, len(setting.queries)))
     owners: dict[int, list[Account]] = {}
     for entry in state.manifest.documents:
         owners.setdefault(entry.cluster, []).append(entry.account)
@@ -115,11 +116,13 @@ def _paid(setting: Setting, state: AttributionState, attributor: Attributor) -> 
             for account in owners[cluster.cluster]:
                 part = cluster.score / len(owners[cluster.cluster])
                 scores[place[account], number] += part
-        found = attributor.attribute(query.prompt, query.answer).attribution
-        for share in found.shares:
+        found = attributor.attribute(query.prompt, query.answer)
+        micronats = sum(segment.gain.over_base_micronats for segment in found.segments)
+        gains[number] = micronats / 1e6 / max(1, len(query.answer))
+        for share in found.attribution.shares:
             shares[place[share.account], number] = share.weight_ppb / PARTS_PER_BILLION
-        nobody[number] = found.nobody_ppb / PARTS_PER_BILLION
-    return Paid(scores, shares, nobody)
+        nobody[number] = found.attribution.nobody_ppb / PARTS_PER_BILLION
+    return Paid(scores, shares, nobody, gains)
 
 
 def _models(setting: Setting) -> Checkpoints:

@@ -63,14 +63,18 @@ def nobody_rows(
     name: str, worlds: Sequence[World], paid: Sequence[Paid], targets: Mapping[str, float]
 ) -> list[Row]:
     """Does the share of nobody tell answers about the data from others?"""
-    inside = np.concatenate(
-        [1 - one.nobody[_is(world, *INSIDE)] for world, one in zip(worlds, paid, strict=True)]
-    )
-    outside = np.concatenate(
-        [1 - one.nobody[_is(world, "outside")] for world, one in zip(worlds, paid, strict=True)]
-    )
+
+    def of(kinds: Sequence[str], figure: Callable[[Paid], np.ndarray]) -> np.ndarray:
+        pairs = zip(worlds, paid, strict=True)
+        return np.concatenate([figure(one)[_is(world, *kinds)] for world, one in pairs])
+
+    outsiders = ("outside",)
+    inside, outside = (of(kinds, lambda one: 1 - one.nobody) for kinds in (INSIDE, outsiders))
+    gains = [of(kinds, lambda one: one.gains) for kinds in (INSIDE, outsiders)]
     figures = {
         "area under the curve of nobody": measures.area_under_curve(inside, outside),
+        "area under the curve of the gain, also below zero": measures.area_under_curve(*gains),
+        "answers inside that gain": float((gains[0] > 0).mean()),
         "contributors' part inside": float(inside.mean()),
         "contributors' part outside": float(outside.mean()),
     }
