@@ -13,12 +13,14 @@ from torch import Tensor
 from bench.attribution.setting import Setting
 from bench.attribution.truth import Retraining, losses_of
 from openledger.attribution.attribute import Attributor
+from openledger.attribution.card import measures
 from openledger.attribution.card.audited import calibrate
 from openledger.attribution.card.panel import Auditor, Panel, clusters_of, halves_of
 from openledger.attribution.card.subsets import fractions
 from openledger.attribution.credit.documents import ElsewhereText
 from openledger.attribution.influence.curvature import Gradients, fit
 from openledger.attribution.influence.gradients import Checkpoints, ProbedModel, label_gradients
+from openledger.attribution.influence.rows import quantise_query
 from openledger.attribution.release import Recipe, TrainingExample, build
 from openledger.attribution.state import AttributionState
 from openledger.core.types import PARTS_PER_BILLION, Account, Digest
@@ -35,6 +37,7 @@ _ALL = 2**62  # features: none is left out
 class Paid(msgspec.Struct, frozen=True):
     """What the released state says of the queries."""
 
+    documents: np.ndarray  # (N, Q) scores, of all queries in one unit
     scores: np.ndarray  # (C, Q) of a contributor's documents, summed
     shares: np.ndarray  # (C, Q) of one
     nobody: np.ndarray  # (Q,) of one
@@ -104,25 +107,40 @@ def opened(setting: Setting) -> tuple[Attributor, AttributionState]:
 def _paid(setting: Setting, state: AttributionState, attributor: Attributor) -> Paid:
     accounts = accounts_of(setting)
     place = {account: i for i, account in enumerate(accounts)}
-    scores = np.zeros((len(accounts), len(setting.queries)))
-    shares = np.zeros_like(scores)
+    documents = np.zeros((len(setting.documents), len(setting.queries)))
+    shares = np.zeros((len(accounts), len(setting.queries)))
     nobody, gains = np.zeros((2, len(setting.queries)))
-    owners: dict[int, list[Account]] = {}
-    for entry in state.manifest.documents:
-        owners.setdefault(entry.cluster, []).append(entry.account)
+    cluster_of = [entry.cluster for entry in state.manifest.documents]
+    alike = np.bincount(cluster_of)[cluster_of]
     for number, query in enumerate(setting.queries):
-        for cluster in attributor.influence(query.prompt, query.answer):
+        unit = _unit(state, attributor.features(query.prompt, query.answer))
+        clusters = attributor.influence(query.prompt, query.answer)
+        if clusters:
             # Documents of a cluster are alike: each has an equal part of its score.
-            for account in owners[cluster.cluster]:
-                part = cluster.score / len(owners[cluster.cluster])
-                scores[place[account], number] += part
-        found = attributor.attribute(query.prompt, query.answer)
-        micronats = sum(segment.gain.over_base_micronats for segment in found.segments)
+            found = np.array([one.score for one in clusters], float)[cluster_of]
+            documents[:, number] = found * unit / alike
+        answer = attributor.attribute(query.prompt, query.answer)
+        micronats = sum(segment.gain.over_base_micronats for segment in answer.segments)
         gains[number] = micronats / 1e6 / max(1, len(query.answer))
-        for share in found.attribution.shares:
+        for share in answer.attribution.shares:
             shares[place[share.account], number] = share.weight_ppb / PARTS_PER_BILLION
-        nobody[number] = found.attribution.nobody_ppb / PARTS_PER_BILLION
-    return Paid(scores, shares, nobody, gains)
+        nobody[number] = answer.attribution.nobody_ppb / PARTS_PER_BILLION
+    scores = measures.by_contributor(documents, setting.owner)
+    return Paid(documents, scores, shares, nobody, gains)
+
+
+def _unit(state: AttributionState, vector: Tensor | None) -> float:
+    """What a score of this query counts in.
+
+    Only its order matters to a payment, so that the product keeps no unit; over several queries
+    they are compared.
+    """
+    if vector is None:
+        return 0.0
+    layout, scales = state.manifest.commitment.layout, state.manifest.commitment.scales
+    scaled = vector.double().numpy() * np.repeat(np.exp2(scales.exponents), layout.widths)
+    stored = quantise_query(vector, layout, scales).astype(np.float64)
+    return float(np.abs(scaled).max() / np.abs(stored).max())
 
 
 def _models(setting: Setting) -> Checkpoints:

@@ -19,7 +19,7 @@ class Scored(msgspec.Struct, frozen=True):
     """What one method says of one world."""
 
     contributors: np.ndarray  # (C, Q)
-    documents: np.ndarray | None  # (N, Q); None where it only scores contributors
+    documents: np.ndarray  # (N, Q)
     shares: np.ndarray  # (C, Q), each query's sum to one, or to nothing
 
 
@@ -31,7 +31,7 @@ def of_documents(world: World, scores: np.ndarray) -> Scored:
 
 def of_release(paid: Paid) -> Scored:
     """What a paid call would pay."""
-    return Scored(paid.scores, None, measures.positive_shares(paid.shares))
+    return Scored(paid.scores, paid.documents, measures.positive_shares(paid.shares))
 
 
 def method_rows(
@@ -123,7 +123,7 @@ def _own_lds(world: World, scored: Scored) -> np.ndarray:
 
 
 def _document_lds(world: World, scored: Scored) -> np.ndarray:
-    if scored.documents is None or world.by_document is None:
+    if world.by_document is None:
         return np.full(int(_is(world, *INSIDE).sum()), np.nan)
     losses = world.by_document.losses.mean(0)
     found = measures.lds(world.by_document.kept, scored.documents, losses)

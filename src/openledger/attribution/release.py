@@ -1,14 +1,11 @@
 """Builds the attribution state of a release, once, from its adapter and its training examples.
 
-Each example passes forward and back once at each checkpoint, for its own gradient; some of them
-back once more, for labels drawn from the model, which measure the curvature.
 Everything random follows from the seed of the run. On one machine the same input gives the same
 bytes.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from hashlib import sha256
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,13 +17,11 @@ from openledger.attribution.credit.clusters import cluster
 from openledger.attribution.credit.documents import CreditDocument, ElsewhereText
 from openledger.attribution.credit.parts import parts_of
 from openledger.attribution.credit.signatures import signatures
-from openledger.attribution.influence.curvature import Gradients, Whitener, fit
+from openledger.attribution.influence.curvature import Whitener
 from openledger.attribution.influence.gradients import (
-    Batch,
     Checkpoints,
-    ProbedModel,
-    label_gradients,
 )
+from openledger.attribution.influence.passes import Passes, Progress, key_of
 from openledger.attribution.influence.rows import (
     Layout,
     Scales,
@@ -36,14 +31,10 @@ from openledger.attribution.influence.rows import (
 from openledger.attribution.method import (
     BALANCED_ON,
     CHECKPOINTS,
-    CURVATURE_EXAMPLES,
-    CURVATURE_TOKENS,
     LEAST_WIDTH,
-    LONGEST_SEQUENCE,
     METHOD_VERSION,
     MOST_WIDTH,
     PLACEBO_ROWS,
-    PLACEBO_TOKENS,
     ROWS_BYTES,
 )
 from openledger.attribution.state import (
@@ -61,13 +52,10 @@ from openledger.attribution.state import (
 )
 from openledger.core.errors import InvalidInputError
 from openledger.core.types import Account, Digest
-from openledger.lm.frozen import HiddenCache, hidden_cache
+from openledger.lm.frozen import hidden_cache
 from openledger.settlement.shares import CreditPart
 
-_BATCH_TOKENS = 2_048  # padding included
 _UNSET = Digest("0" * 64)  # of a file that is not written yet
-
-Progress = Callable[[int, int], None]
 
 
 class TrainingExample(msgspec.Struct, frozen=True):
@@ -126,7 +114,7 @@ def build(
     hidden = hidden_cache(folder.parent, model.base, model.split.first, trained)
     numbers = cluster([document.text for document in documents])
     owners = _owners(examples, documents)
-    work = _Passes(models, recipe.seed, trained, hidden, progress)
+    work = Passes(models, recipe.seed, trained, hidden, progress)
     whitener = work.fit_curvature(_width(numbers) // CHECKPOINTS)
     parts = layout_of(whitener)
     vectors = _balanced(work.sums(whitener, owners), len(documents))
@@ -148,7 +136,7 @@ def build(
         null_model=digest_of_row(counts),
         signatures=digest_of_row(rows.signatures),
     )
-    stream = np.random.Generator(np.random.Philox(key=_key(recipe.seed, "sense")))
+    stream = np.random.Generator(np.random.Philox(key=key_of(recipe.seed, "sense")))
     owned = parts_of(model, documents, elsewhere, stream)
     entries = _entries(documents, owned, numbers, rows, _energies(whole, parts, scales))
     listed = tuple(ExampleEntry(example.digest, example.document) for example in examples)
@@ -159,94 +147,6 @@ def build(
 def layout_of(whitener: Whitener) -> Layout:
     """How a row is made up: the features of each site, once for each checkpoint."""
     return Layout(whitener.widths * CHECKPOINTS)
-
-
-class _Passes:
-    """The passes over the training rows and the placebo rows behind them."""
-
-    def __init__(
-        self,
-        models: Checkpoints,
-        seed: Digest,
-        rows: Sequence[Sequence[int]],
-        hidden: HiddenCache,
-        progress: Progress | None,
-    ) -> None:
-        self._models = models
-        self._stream = np.random.Generator(np.random.Philox(key=_key(seed, "curvature")))
-        self._seed = seed
-        trained = [list(row[:LONGEST_SEQUENCE]) for row in rows]
-        placebo = _placebo(trained, seed)
-        self._rows = [*trained, *placebo]
-        self._hidden = hidden
-        self._placebo_hidden = models.final.batch(placebo, [1] * len(placebo)).hidden
-        self._batches = _batches(self._rows)
-        self._kept: dict[tuple[int, int], Gradients] = {}  # by checkpoint and batch
-        self._progress = progress
-        self._done, self._total = 0, CHECKPOINTS * len(self._rows)
-
-    def fit_curvature(self, width: int) -> Whitener:
-        """EK-FAC from an even selection of the batches, at each checkpoint in turn."""
-        tokens = sum(map(len, self._rows))
-        stride = max(1, -(-tokens // CURVATURE_TOKENS), -(-len(self._rows) // CURVATURE_EXAMPLES))
-        chosen = range(0, len(self._batches), stride)
-        self._total += sum(len(self._batches[index]) for index in chosen)
-        sampled = []
-        for turn, index in enumerate(chosen):
-            at = turn % CHECKPOINTS
-            true, drawn = self._measure_both(self._batches[index], self._models.both[at])
-            self._kept[at, index] = true
-            sampled.append(drawn)
-            self._tell(len(self._batches[index]))
-        search = torch.Generator().manual_seed(_key(self._seed, "eigenvectors") % 2**63)
-        return fit(self._models.final.sites, sampled, width, search)
-
-    def sums(self, whitener: Whitener, owners: Sequence[int]) -> list[Tensor]:
-        """For each checkpoint (owners + placebo, F): the summed features of each owner's rows.
-
-        Args:
-            whitener: makes the features.
-            owners: the place of each training row's owner; each placebo row is its own.
-        """
-        place = torch.tensor([*owners, *range(max(owners) + 1, max(owners) + 1 + PLACEBO_ROWS)])
-        sums = [torch.zeros(int(place[-1]) + 1, sum(whitener.widths)) for _ in range(CHECKPOINTS)]
-        for at, (total, model) in enumerate(zip(sums, self._models.both, strict=True)):
-            for index, members in enumerate(self._batches):
-                kept = self._kept.pop((at, index), None)
-                found = whitener.whiten(kept or self._measure(members, model))
-                total.index_add_(0, place[torch.tensor(members)], torch.cat(found, dim=1))
-                self._tell(len(members))
-        return sums
-
-    def _tell(self, rows: int) -> None:
-        self._done += rows
-        if self._progress is not None:
-            self._progress(self._done, self._total)
-
-    def _batch(self, members: Sequence[int]) -> Batch:
-        rows = [self._rows[i] for i in members]
-        trained = len(self._hidden)
-        hidden = [
-            (self._hidden[i] if i < trained else self._placebo_hidden[i - trained])[: len(row)]
-            for i, row in zip(members, rows, strict=True)
-        ]
-        return self._models.final.batch(rows, [1] * len(rows), hidden)
-
-    def _measure(self, members: Sequence[int], model: ProbedModel) -> Gradients:
-        batch = self._batch(members)
-        states = model.upper(batch, has_graph=True)
-        return _finite(members, model.gradients(states, label_gradients(model, batch, states).true))
-
-    def _measure_both(
-        self, members: Sequence[int], model: ProbedModel
-    ) -> tuple[Gradients, Gradients]:
-        batch = self._batch(members)
-        states = model.upper(batch, has_graph=True)
-        uniforms = self._stream.random(sum(batch.lengths) - len(members))
-        labels = label_gradients(model, batch, states, uniforms)
-        assert labels.sampled is not None
-        true = _finite(members, model.gradients(states, labels.true))
-        return true, model.gradients(states, labels.sampled)
 
 
 def _documents(examples: Sequence[TrainingExample]) -> list[CreditDocument]:
@@ -266,39 +166,6 @@ def _documents(examples: Sequence[TrainingExample]) -> list[CreditDocument]:
         CreditDocument(n, accounts[n], "\n".join(parts), tuple(rows[n]))
         for n, parts in texts.items()
     ]
-
-
-def _placebo(rows: Sequence[Sequence[int]], seed: Digest) -> list[list[int]]:
-    """The tokens of some training rows in random order: the same words, nothing said."""
-    stream = np.random.Generator(np.random.Philox(key=_key(seed, "placebo")))
-    scrambled = []
-    for turn in range(PLACEBO_ROWS):
-        source = rows[turn * len(rows) // PLACEBO_ROWS]
-        order = np.argsort(stream.random(len(source)), kind="stable")[:PLACEBO_TOKENS]
-        scrambled.append([source[i] for i in order])
-    return scrambled
-
-
-def _batches(rows: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Rows of like length together, so that little is padding; longest first."""
-    batches: list[list[int]] = []
-    for index in sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i)):
-        if batches and len(rows[batches[-1][0]]) * (len(batches[-1]) + 1) <= _BATCH_TOKENS:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
-
-
-def _finite(members: Sequence[int], gradients: Gradients) -> Gradients:
-    for gradient in gradients.values():
-        for index, a, b in zip(members, gradient.a, gradient.b, strict=True):
-            if not bool(torch.isfinite(a).all() and torch.isfinite(b).all()):
-                raise InvalidInputError(
-                    f"training row {index} gives a gradient that is no finite number: "
-                    "the adapter is broken, train it again"
-                )
-    return gradients
 
 
 def _owners(examples: Sequence[TrainingExample], documents: Sequence[CreditDocument]) -> list[int]:
@@ -391,7 +258,3 @@ def _entries(
         )
     ]
     return tuple(described), tuple(clusters), tuple(placebo)
-
-
-def _key(seed: Digest, purpose: str) -> int:
-    return int.from_bytes(sha256(f"openledger {purpose} 1 {seed}".encode()).digest()[:16], "big")

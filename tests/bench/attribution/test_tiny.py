@@ -79,14 +79,14 @@ def test_every_method_gets_every_row(small: World) -> None:
     assert found["released: payout error"].target == "<= 0.5"
     assert found["released: contributors' part outside"].is_good is not None
     assert found["released: area under the curve of nobody"].is_good is None
-    assert found["released: LDS document"].value is None
-    value = found["exact: LDS document"].value
-    assert value is not None
-    assert -1 <= value <= 1
-    low, high = (found[f"exact: LDS document, {end}"].value for end in ("from", "to"))
-    assert low is not None
-    assert high is not None
-    assert low <= value <= high
+    for name in ("released", "exact"):
+        value = found[f"{name}: LDS document"].value
+        assert value is not None
+        assert -1 <= value <= 1
+        low, high = (found[f"{name}: LDS document, {end}"].value for end in ("from", "to"))
+        assert low is not None
+        assert high is not None
+        assert low <= value <= high
 
 
 def test_a_release_pays_whose_words_the_answers_are(setting: Setting) -> None:

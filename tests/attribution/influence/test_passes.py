@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from openledger.attribution.influence.gradients import Checkpoints
+from openledger.attribution.influence.passes import Passes
+from openledger.attribution.method import CHECKPOINTS, PLACEBO_ROWS
+from openledger.lm.base import BaseModel
+from openledger.lm.frozen import hidden_cache
+from tests.attribution.releases import SEED, some_checkpoints, some_text
+
+WIDTH = 4_096
+TEXTS = [some_text(number, words=8 + 4 * (number % 3)) for number in range(9)]
+
+
+@pytest.fixture(scope="module")
+def models(base: BaseModel) -> Checkpoints:
+    return some_checkpoints(base)
+
+
+def passes(models: Checkpoints, rows: list[list[int]], folder: Path) -> Passes:
+    hidden = hidden_cache(folder, models.final.base, models.final.split.first, rows)
+    return Passes(models, SEED, rows, hidden)
+
+
+def test_no_row_is_longer_for_its_tokens_than_the_middle_one(
+    models: Checkpoints, tmp_path: Path
+) -> None:
+    """So that text which is only strange earns no more by it."""
+    rows = models.final.base.tokenizer.encode_documents(TEXTS)
+    work = passes(models, rows, tmp_path)
+    sums = work.sums(work.fit_curvature(WIDTH), range(len(rows)))
+    tokens = torch.tensor([len(row) - 1.0 for row in rows])
+    found = [(one[: len(rows)].square().sum(1) / tokens).numpy() for one in sums]
+
+    assert len(found) == CHECKPOINTS
+    for one in found:
+        most = pytest.approx(np.median(one), rel=1e-4)
+        assert [float(value) for value in one if value >= np.median(one)] == [most] * 5
+        assert len(np.unique(one)) >= 4  # the shorter ones stay as they are
+
+
+def test_rows_of_one_owner_are_summed_and_each_placebo_row_stands_alone(
+    models: Checkpoints, tmp_path: Path
+) -> None:
+    rows = models.final.base.tokenizer.encode_documents(TEXTS[:4])
+    alone, together = (passes(models, rows, tmp_path / name) for name in ("alone", "together"))
+    whitener = alone.fit_curvature(WIDTH)
+    assert together.fit_curvature(WIDTH).widths == whitener.widths
+    each = alone.sums(whitener, range(4))
+    summed = together.sums(whitener, [0, 0, 1, 1])
+
+    for one, two in zip(each, summed, strict=True):
+        assert len(one) == 4 + PLACEBO_ROWS
+        assert len(two) == 2 + PLACEBO_ROWS
+        expected = torch.stack([one[0] + one[1], one[2] + one[3]])
+        torch.testing.assert_close(two[:2], expected)
+        torch.testing.assert_close(two[2:], one[4:])
+
+
+def test_gradients_of_nothing_have_no_length(models: Checkpoints, tmp_path: Path) -> None:
+    rows = models.final.base.tokenizer.encode_documents(TEXTS[:4])
+    work = passes(models, rows, tmp_path)
+    whitener = work.fit_curvature(WIDTH)
+    for features in whitener.features.values():
+        features.scales.zero_()
+
+    assert all(not one.any() for one in work.sums(whitener, range(4)))
