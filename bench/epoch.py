@@ -30,6 +30,7 @@ from openledger.flows.money.infer.prepare import prepare
 from openledger.flows.money.infer.request import CallRequest, Prepared
 from openledger.flows.money.settle.flow import MOST_RECEIPTS
 from openledger.flows.money.verify.public import verify_bundle
+from openledger.operations.receipts import ShowReceipt
 from openledger.settings import load
 from openledger.settlement.shares import ClusterScore, DocumentScore, Gain, Segment
 from openledger.storage.records.data import accounts
@@ -105,7 +106,7 @@ def _settle(platform: Platform, count: int) -> list[Row]:
 
 def _prove(platform: Platform, receipt: ReceiptId) -> list[Row]:
     began = time.monotonic()
-    shown = receipts.show(platform, receipts.ShowReceipt(receipt))
+    shown = receipts.show(platform, ShowReceipt(receipt))
     seconds = time.monotonic() - began
     proved = sum("settled epoch" in check for check in verify_bundle(shown.bundle, None).checks)
     return [

@@ -8,13 +8,13 @@ from openledger.core.ids import parse_release_name
 from openledger.core.types import ReceiptId
 from openledger.flows.money.infer import answer
 from openledger.flows.money.infer.request import CallRequest, Decoding
-from openledger.flows.money.verify.bundle import Anchors
+from openledger.flows.money.verify.anchors import Anchors
 from openledger.lm.tokenizer import Tokenizer
+from openledger.operations.epochs import WhichEpoch
+from openledger.operations.models import NewExport, NewRelease, NewRun, OpeningList, WhichRelease
+from openledger.operations.receipts import ShowReceipt
 from openledger.storage.records.model import releases
 from openledger.web.operations import epochs, exports, models, receipts
-from openledger.web.operations.exports import NewExport
-from openledger.web.operations.models import NewRelease, NewRun
-from openledger.web.operations.receipts import ShowReceipt
 from openledger.web.work import worker_of
 from openledger.wiring.platform import Platform
 from tests import market as fair
@@ -48,7 +48,7 @@ class Files(msgspec.Struct, frozen=True):
     base: Path
     gateway_key: bytes
     state: Path  # where the attribution state lies in the home
-    openings: exports.OpeningList
+    openings: OpeningList
 
 
 def build_audited(platform: Platform, tokenizer: Tokenizer, root: Path) -> Files:
@@ -73,11 +73,11 @@ def build_audited(platform: Platform, tokenizer: Tokenizer, root: Path) -> Files
         free=bundle(platform, ShowReceipt(free, is_private=True, rows=1)),
         export=root / "export",
         texts=root / "texts",
-        anchors=epochs.show(platform, epochs.Which()).anchors,
+        anchors=epochs.show(platform, WhichEpoch()).anchors,
         base=platform.models.base_folder,
         gateway_key=platform.gateway.private_key,
         state=platform.models.state_folder(release),
-        openings=exports.list_openings(platform, exports.Which(NAME)),
+        openings=exports.list_openings(platform, WhichRelease(NAME)),
     )
 
 

@@ -8,7 +8,8 @@ import pytest
 from openledger.core.encoding import decode, digest_of
 from openledger.core.errors import VerificationError
 from openledger.core.signing import Domain, digest_typed
-from openledger.flows.money.verify.bundle import Anchors, Bundle
+from openledger.flows.money.verify.anchors import Anchors
+from openledger.flows.money.verify.bundle import Bundle
 from openledger.flows.money.verify.public import verify_bundle
 from openledger.settlement.receipt import CallBody, StatementBody, leaf
 from tests.vectors import make

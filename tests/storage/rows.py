@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import event
 
+from openledger.core.identity import Totals
 from openledger.core.types import Account, Digest, ReceiptId, Wei
 from openledger.storage import schema
 from openledger.storage.database import Database, Transaction
@@ -20,7 +21,7 @@ OTHER = Account("0x" + "3" * 40)
 CHANNEL = Digest("c" * 64)
 
 
-def sums(transaction: Transaction, gateway: Account = GATEWAY) -> totals.Totals:
+def sums(transaction: Transaction, gateway: Account = GATEWAY) -> Totals:
     """The sums when the contracts are as far as the books."""
     known = epochs.list_all(transaction, gateway)
     active = known[-1].payouts_root if known else None

@@ -1,3 +1,4 @@
+import fcntl
 import os
 import signal
 import subprocess
@@ -62,6 +63,15 @@ def test_a_home_is_not_owned_twice_in_one_process(home: Home) -> None:
 def test_a_home_that_does_not_exist_is_not_owned(home: Home) -> None:
     assert not home.is_owned()
     assert not home.root.exists()
+
+
+def test_a_command_that_asks_at_the_same_time_is_no_owner(home: Home) -> None:
+    with home.own():
+        pass
+    with home.lock_file.open() as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+
+        assert not home.is_owned()
 
 
 def test_only_this_user_may_read_the_token(home: Home) -> None:

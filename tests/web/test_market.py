@@ -7,6 +7,8 @@ import httpx
 from openledger.core.money import from_open
 from openledger.core.types import WEI_PER_OPEN, Wei
 from openledger.lm.tokenizer import Tokenizer
+from openledger.operations.receipts import ShowReceipt
+from openledger.operations.wallets import ClaimFor, NewKey, Prefix
 from openledger.settlement.parts import DATA
 from openledger.storage.records.data.accounts import AccountKind
 from openledger.web.app import Config, Parts, create_app
@@ -49,16 +51,16 @@ def test_a_key_pays_until_its_cap_its_purse_or_its_revocation(
     market: Platform, tokenizer: Tokenizer
 ) -> None:
     market.account("user/poor", AccountKind.USER, "poor")
-    rich = wallets.new_key(market, wallets.NewKey("dev"))
-    capped = wallets.new_key(market, wallets.NewKey("dev", total_cap=Wei(1)))
-    poor = wallets.new_key(market, wallets.NewKey("poor"))
+    rich = wallets.new_key(market, NewKey("dev"))
+    capped = wallets.new_key(market, NewKey("dev", total_cap=Wei(1)))
+    poor = wallets.new_key(market, NewKey("poor"))
     served = parts(market, tokenizer)
-    before = wallets.balance(market, wallets.ClaimFor("dev")).accounts[0].free
+    before = wallets.balance(market, ClaimFor("dev")).accounts[0].free
     paid = post(served, rich.key)
     over_cap = post(served, capped.key)
     over_purse = post(served, poor.key)
-    spent = before - wallets.balance(market, wallets.ClaimFor("dev")).accounts[0].free
-    wallets.revoke_key(market, wallets.Prefix(rich.prefix))
+    spent = before - wallets.balance(market, ClaimFor("dev")).accounts[0].free
+    wallets.revoke_key(market, Prefix(rich.prefix))
     revoked = post(served, rich.key)
 
     assert paid.status_code == 200, paid.text
@@ -68,11 +70,11 @@ def test_a_key_pays_until_its_cap_its_purse_or_its_revocation(
         assert refused.json()["error"]["type"] == "insufficient_balance"
     assert revoked.status_code == 401
     assert "was revoked" in revoked.json()["error"]["message"]
-    assert wallets.balance(market, wallets.ClaimFor("dev")).accounts[0].free == before - spent
+    assert wallets.balance(market, ClaimFor("dev")).accounts[0].free == before - spent
 
 
 def test_a_repeat_says_how_far_its_call_has_come(market: Platform, tokenizer: Tokenizer) -> None:
-    key = wallets.new_key(market, wallets.NewKey("dev")).key
+    key = wallets.new_key(market, NewKey("dev")).key
     served = parts(market, tokenizer)
     once = {"Idempotency-Key": "once"}
     told = [post(served, key, **once).json()]
@@ -89,10 +91,10 @@ def test_a_repeat_says_how_far_its_call_has_come(market: Platform, tokenizer: To
 def test_the_pool_is_what_contributors_and_commons_get_together(
     market: Platform, tokenizer: Tokenizer
 ) -> None:
-    key = wallets.new_key(market, wallets.NewKey("dev")).key
+    key = wallets.new_key(market, NewKey("dev")).key
     answer = post(parts(market, tokenizer), key).json()
     fair.attribute(market, [answer["openledger"]["receipt"]])
-    shown = receipts.show(market, receipts.ShowReceipt(answer["openledger"]["receipt"]))
+    shown = receipts.show(market, ShowReceipt(answer["openledger"]["receipt"]))
     earned = sum(part.amount for part in shown.parts if part.role == DATA)
 
     assert 0 < earned < from_open(answer["usage"]["cost_details"]["data"])

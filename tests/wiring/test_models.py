@@ -31,6 +31,8 @@ from openledger.lm.base import load_base
 from openledger.lm.checkpoint import save_adapter
 from openledger.lm.lora import Adapter, LoraPair
 from openledger.lm.tokenizer import Tokenizer
+from openledger.operations.models import NewRun, RecipeChoice, WhichRun
+from openledger.operations.receipts import PENDING, ShowReceipt
 from openledger.settlement.receipt import read_statement
 from openledger.settlement.shares import Segment
 from openledger.storage.records.model import releases
@@ -117,8 +119,8 @@ def test_a_run_that_breaks_says_why_and_is_tried_again_to_its_end(
     fault: Exception,
     reason: str,
 ) -> None:
-    choice = operations.RecipeChoice(epochs=1, rank=2, last_layers=1, scored_tunes=0)
-    new = operations.NewRun((fair.DATANET,), "run", "run", choice=choice)
+    choice = RecipeChoice(epochs=1, rank=2, last_layers=1, scored_tunes=0)
+    new = NewRun((fair.DATANET,), "run", "run", choice=choice)
     made = operations.start(market, new)
 
     def fail(*_: object, **__: object) -> NoReturn:
@@ -127,11 +129,11 @@ def test_a_run_that_breaks_says_why_and_is_tried_again_to_its_end(
     with monkeypatch.context() as broken:
         broken.setattr(module, writer, fail)
         assert worker_of(market).drain() == 1
-    failed = operations.show_run(market, operations.Which(made.id))
+    failed = operations.show_run(market, WhichRun(made.id))
     with market.database.transaction() as transaction:
         transaction.connection.exec_driver_sql("UPDATE jobs SET run_at = 0 WHERE kind = 'train'")
     worker_of(market).drain()
-    trained = operations.show_run(market, operations.Which(made.id))
+    trained = operations.show_run(market, WhichRun(made.id))
 
     assert failed.state == "failed"
     assert reason in (failed.error or "")
@@ -144,15 +146,15 @@ def test_a_run_that_breaks_says_why_and_is_tried_again_to_its_end(
 def test_a_run_makes_way_for_a_worker_that_stops_and_goes_on_with_the_next(
     market: Platform, stage: str
 ) -> None:
-    choice = operations.RecipeChoice(epochs=1, rank=2, last_layers=1, scored_tunes=0)
-    new = operations.NewRun((fair.DATANET,), "run", "run", choice=choice)
+    choice = RecipeChoice(epochs=1, rank=2, last_layers=1, scored_tunes=0)
+    new = NewRun((fair.DATANET,), "run", "run", choice=choice)
     made = operations.start(market, new)
     worker = worker_of(market)
     market.models.tell = lambda step: worker.stop() if step.stage == stage else None
     ended = worker.drain()
-    stopped = operations.show_run(market, operations.Which(made.id))
+    stopped = operations.show_run(market, WhichRun(made.id))
     worker_of(market).drain()
-    trained = operations.show_run(market, operations.Which(made.id))
+    trained = operations.show_run(market, WhichRun(made.id))
 
     assert (ended, stopped.state, stopped.stage, stopped.error) == (0, "training", stage, None)
     assert (trained.state, trained.error) == ("trained", None)
@@ -162,8 +164,8 @@ def test_a_run_makes_way_for_a_worker_that_stops_and_goes_on_with_the_next(
 def test_a_run_that_broke_for_the_last_time_is_not_said_to_be_tried_again(
     market: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    choice = operations.RecipeChoice(epochs=1, rank=2, last_layers=1, scored_tunes=0)
-    new = operations.NewRun((fair.DATANET,), "run", "run", choice=choice)
+    choice = RecipeChoice(epochs=1, rank=2, last_layers=1, scored_tunes=0)
+    new = NewRun((fair.DATANET,), "run", "run", choice=choice)
     made = operations.start(market, new)
 
     def fail(*_: object) -> NoReturn:
@@ -173,7 +175,7 @@ def test_a_run_that_broke_for_the_last_time_is_not_said_to_be_tried_again(
     with market.database.transaction() as transaction:
         transaction.connection.exec_driver_sql("UPDATE jobs SET attempt = max_attempts - 1")
     worker_of(market).drain()
-    failed = operations.show_run(market, operations.Which(made.id))
+    failed = operations.show_run(market, WhichRun(made.id))
 
     assert (failed.state, failed.error, failed.retry_at) == ("failed", "MemoryError", None)
 
@@ -304,15 +306,15 @@ def test_a_call_waits_unpaid_while_a_file_of_its_release_is_bad(
         file.write_bytes(whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:])
     worker = worker_of(market)
     worker.drain()
-    waiting = receipts.show(market, receipts.ShowReceipt(receipt))
+    waiting = receipts.show(market, ShowReceipt(receipt))
     with pytest.raises(NothingToSettleError):
         market.settle.run()
     file.write_bytes(whole)
     make_due(market)
     worker.drain()
-    shown = receipts.show(market, receipts.ShowReceipt(receipt))
+    shown = receipts.show(market, ShowReceipt(receipt))
 
-    assert (waiting.state, waiting.parts, waiting.bundle) == (receipts.PENDING, (), b"")
+    assert (waiting.state, waiting.parts, waiting.bundle) == (PENDING, (), b"")
     assert "tried again" in waiting.notes[0]
     assert (shown.state, shown.notes) == ("attributed", ())
     assert sum(part.amount for part in shown.parts) == shown.fee
@@ -332,8 +334,8 @@ def test_calls_are_attributed_between_the_steps_of_a_run(
     market: Platform, attributed: Release
 ) -> None:
     """In every stage, in the midst of whatever the training has set up on the base model."""
-    choice = operations.RecipeChoice(epochs=1, rank=2, last_layers=1, scored_tunes=1)
-    made = operations.start(market, operations.NewRun((fair.DATANET,), "run", "run", choice=choice))
+    choice = RecipeChoice(epochs=1, rank=2, last_layers=1, scored_tunes=1)
+    made = operations.start(market, NewRun((fair.DATANET,), "run", "run", choice=choice))
     worker = worker_of(market)
     asked: dict[str, ReceiptId] = {}
 
@@ -343,7 +345,7 @@ def test_calls_are_attributed_between_the_steps_of_a_run(
 
     market.models.tell = tell
     turns = worker.drain()
-    run = operations.show_run(market, operations.Which(made.id))
+    run = operations.show_run(market, WhichRun(made.id))
     with market.database.read() as transaction:
         said = [calls.statement(transaction, receipt) for receipt in asked.values()]
 

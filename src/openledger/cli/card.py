@@ -1,18 +1,14 @@
 """How `openledger model card` prints a release's card for people."""
 
-from typing import TYPE_CHECKING
-
+from openledger.attribution.card.figures import Figures, Interval, Measured
 from openledger.cli.output import short, table
-
-if TYPE_CHECKING:
-    from openledger.attribution.card.figures import Figures, Interval, Measured
-    from openledger.web.operations.cards import CardView
+from openledger.operations.models import CardView
 
 _MEGABYTE = 1 << 20
 _TITLES = ("LDS, contributors", "LDS, documents", "leave-one-out rank correlation", "payout error")
 
 
-def card_lines(card: "CardView") -> str:
+def card_lines(card: CardView) -> str:
     """The whole card."""
     lines = [
         f"{card.name}, release {card.number} on chain, built by {short(card.builder)}",
@@ -27,7 +23,7 @@ def card_lines(card: "CardView") -> str:
     return "\n".join([*lines, *_measured(card.measured, is_audited=card.is_audited)])
 
 
-def _measured(found: "Measured", *, is_audited: bool) -> list[str]:
+def _measured(found: Measured, *, is_audited: bool) -> list[str]:
     sizes, times, nobody = found.sizes, found.times, found.nobody
     asked = f"{found.held_out} held-out and {found.generated} generated answers"
     left_out = f", {found.left_out} without one contributor each" if found.left_out else ""
@@ -52,7 +48,7 @@ def _measured(found: "Measured", *, is_audited: bool) -> list[str]:
     ]
 
 
-def _column(figures: "Figures") -> tuple[str, ...]:
+def _column(figures: Figures) -> tuple[str, ...]:
     found = (
         figures.lds_contributor,
         figures.lds_document,
@@ -62,7 +58,7 @@ def _column(figures: "Figures") -> tuple[str, ...]:
     return tuple(_interval(one) for one in found)
 
 
-def _interval(found: "Interval | None") -> str:
+def _interval(found: Interval | None) -> str:
     if found is None:
         return "not measured"
     mean, low, high = (v / 1000 for v in (found.mean_milli, found.low_milli, found.high_milli))

@@ -9,7 +9,8 @@ import msgspec
 
 from openledger.core.errors import InvalidInputError, NotFoundError
 from openledger.core.types import Precision
-from openledger.flows.money.verify.bundle import Anchors, Bundle, Report, read_anchors, read_bundle
+from openledger.flows.money.verify.anchors import Anchors, read_anchors
+from openledger.flows.money.verify.bundle import Bundle, Report, read_bundle
 from openledger.flows.money.verify.public import verify_bundle
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """What every command gets: its settings, its output, and a way to act on the home.
 
 While a server owns the home, operations go to it over loopback; otherwise the command opens the
-home itself. Both run the same operation (`openledger.web.operations`).
+home itself. Both do an operation in the same way (`openledger.web.operations`), which only the
+latter has to load.
 """
 
 import gc
@@ -19,9 +20,9 @@ import typer
 from openledger.cli.output import Output
 
 if TYPE_CHECKING:
+    from openledger.operations.operation import Operation
     from openledger.settings import Settings
     from openledger.storage.home import Server
-    from openledger.web.operations.operation import Operation
 
 Arguments = TypeVar("Arguments", bound=msgspec.Struct)
 Result = TypeVar("Result", bound=msgspec.Struct)
@@ -71,13 +72,15 @@ class Context:
             )
         import structlog
 
-        from openledger.wiring.platform import open_platform
+        with importing():
+            from openledger.web.operations.registry import run
+            from openledger.wiring.platform import open_platform
 
         # Standard output is for the result alone. The stream is looked up at each use: it may have
         # been replaced meanwhile.
         structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
         with open_platform(self.settings) as platform:
-            return operation.run(platform, arguments)
+            return run(platform, operation, arguments)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def create(
     ] = 3_000,
 ) -> None:
     """Found a Datanet; its rules stand on chain and never change."""
-    from openledger.web.operations.datanets import CREATE, NewDatanet
+    from openledger.operations.datanets import CREATE, NewDatanet
 
     with told((here := of(context)).output):
         new = NewDatanet(
@@ -55,7 +55,7 @@ def add(
     Together at most serve.max_body_mb (64 MiB) a command.
     """
     from openledger.datanet.extract import File
-    from openledger.web.operations.datanets import ADD, Addition
+    from openledger.operations.datanets import ADD, Addition
 
     with told((here := of(context)).output):
         _check_sizes(files, here.settings.serve.max_body_mb)
@@ -70,10 +70,10 @@ def show(
     context: typer.Context, name: Annotated[str, typer.Argument(help="Name of the Datanet.")]
 ) -> None:
     """Show a Datanet and its contributions."""
-    from openledger.web.operations.datanets import SHOW, Which
+    from openledger.operations.datanets import SHOW, WhichDatanet
 
     with told((here := of(context)).output):
-        found = here.act(SHOW, Which(name))
+        found = here.act(SHOW, WhichDatanet(name))
         head = (
             f"{found.name} ({found.title}): Datanet {found.number} of {short(found.owner)}, "
             f"licences {', '.join(found.licences)}, data floor {found.data_floor_bps} bps, "
@@ -97,8 +97,8 @@ def show(
 @app.command("list", epilog="Example: openledger datanet list")
 def list_all(context: typer.Context) -> None:
     """List the Datanets of this home."""
-    from openledger.web.operations.datanets import LIST
-    from openledger.web.operations.operation import Nothing
+    from openledger.operations.datanets import LIST
+    from openledger.operations.operation import Nothing
 
     with told((here := of(context)).output):
         found = here.act(LIST, Nothing())
@@ -111,10 +111,10 @@ def verify(
     context: typer.Context, name: Annotated[str, typer.Argument(help="Name of the Datanet.")]
 ) -> None:
     """Open every stored chunk, hold it against its manifest, and that against the chain."""
-    from openledger.web.operations.datanets import VERIFY, Which
+    from openledger.operations.datanets import VERIFY, WhichDatanet
 
     with told((here := of(context)).output):
-        found = here.act(VERIFY, Which(name))
+        found = here.act(VERIFY, WhichDatanet(name))
         here.output.result(
             found,
             f"{found.name} holds: {found.contributions} contributions, {found.chunks} chunks, "

@@ -14,8 +14,8 @@ app = typer.Typer(no_args_is_help=True, help="Settle receipts on chain and see w
 @app.command(epilog="Example: openledger epoch settle")
 def settle(context: typer.Context) -> None:
     """Draw the fees of all attributed receipts and promise them to those who earned them."""
-    from openledger.web.operations.epochs import SETTLE
-    from openledger.web.operations.operation import Nothing
+    from openledger.operations.epochs import SETTLE
+    from openledger.operations.operation import Nothing
 
     with told((here := of(context)).output):
         made = here.act(SETTLE, Nothing())
@@ -36,10 +36,10 @@ def show(
 ) -> None:
     """Show an epoch with its payouts; anchors are read from the contracts."""
     from openledger.core.encoding import to_wire
-    from openledger.web.operations.epochs import SHOW, Which
+    from openledger.operations.epochs import SHOW, WhichEpoch
 
     with told((here := of(context)).output):
-        found = here.act(SHOW, Which(number))
+        found = here.act(SHOW, WhichEpoch(number))
         if anchors is not None:
             anchors.write_bytes(to_wire(found.anchors))
             here.output.talk(f"wrote {anchors}")
@@ -58,8 +58,8 @@ def show(
 def check(context: typer.Context) -> None:
     """Check the money identity from chain and database, each summed up apart."""
     from openledger.core.errors import VerificationError
-    from openledger.web.operations.epochs import IDENTITY
-    from openledger.web.operations.operation import Nothing
+    from openledger.operations.epochs import IDENTITY
+    from openledger.operations.operation import Nothing
 
     with told((here := of(context)).output):
         found = here.act(IDENTITY, Nothing())

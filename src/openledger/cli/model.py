@@ -22,8 +22,8 @@ def publish(
     request_price: Annotated[str, typer.Option(help="OPEN per request.")] = "0.01",
 ) -> None:
     """Anchor a release with its base, data and terms; from then on it can be called."""
+    from openledger.operations.models import PUBLISH, NewRelease
     from openledger.settlement.price import Price
-    from openledger.web.operations.models import PUBLISH, NewRelease
 
     with told((here := of(context)).output):
         price = Price(from_open(input_price), from_open(output_price), from_open(request_price))
@@ -34,8 +34,8 @@ def publish(
 @app.command("list", epilog="Example: openledger model list")
 def list_all(context: typer.Context) -> None:
     """List the releases of this home."""
-    from openledger.web.operations.models import LIST
-    from openledger.web.operations.operation import Nothing
+    from openledger.operations.models import LIST
+    from openledger.operations.operation import Nothing
 
     with told((here := of(context)).output):
         found = here.act(LIST, Nothing())
@@ -59,10 +59,10 @@ def show(
     context: typer.Context, name: Annotated[str, typer.Argument(help="owner/name or owner/name@2.")]
 ) -> None:
     """Show a release: terms, digests, card."""
-    from openledger.web.operations.models import SHOW, Which
+    from openledger.operations.models import SHOW, WhichRelease
 
     with told((here := of(context)).output):
-        found = here.act(SHOW, Which(name))
+        found = here.act(SHOW, WhichRelease(name))
         lines = [
             f"{found.name}, release {found.number} on chain, built by {short(found.builder)}"
             + (" (deprecated)" if found.is_deprecated else ""),
@@ -80,11 +80,10 @@ def card(
 ) -> None:
     """Show how true a release's attribution is: measured against adapters without some data."""
     from openledger.cli.card import card_lines
-    from openledger.web.operations.cards import CARD
-    from openledger.web.operations.models import Which
+    from openledger.operations.models import CARD, WhichRelease
 
     with told((here := of(context)).output):
-        found = here.act(CARD, Which(name))
+        found = here.act(CARD, WhichRelease(name))
         here.output.result(found, card_lines(found))
 
 
@@ -93,10 +92,10 @@ def deprecate(
     context: typer.Context, name: Annotated[str, typer.Argument(help="owner/name@version.")]
 ) -> None:
     """Offer a release no more; its old receipts stay valid."""
-    from openledger.web.operations.models import DEPRECATE, Which
+    from openledger.operations.models import DEPRECATE, WhichRelease
 
     with told((here := of(context)).output):
-        found = here.act(DEPRECATE, Which(name))
+        found = here.act(DEPRECATE, WhichRelease(name))
         here.output.result(found, f"{found.name} is deprecated")
 
 
@@ -110,7 +109,7 @@ def export(
     ] = False,
 ) -> None:
     """Copy a release for a party or an auditor, all but its base; as secret as its texts."""
-    from openledger.web.operations.exports import EXPORT, NewExport
+    from openledger.operations.models import EXPORT, NewExport
 
     with told((here := of(context)).output):
         made = here.act(EXPORT, NewExport(name, str(out.absolute()), texts))
@@ -126,10 +125,10 @@ def openings(
     context: typer.Context, name: Annotated[str, typer.Argument(help="owner/name or owner/name@2.")]
 ) -> None:
     """List who opened a release's attribution state, which is encrypted at rest, and what for."""
-    from openledger.web.operations.exports import OPENINGS, Which
+    from openledger.operations.models import OPENINGS, WhichRelease
 
     with told((here := of(context)).output):
-        found = here.act(OPENINGS, Which(name))
+        found = here.act(OPENINGS, WhichRelease(name))
         rows = [
             [moment(one.opened_at), one.who or short(one.account), one.purpose, one.subject]
             for one in found.openings

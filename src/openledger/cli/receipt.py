@@ -49,7 +49,7 @@ def show(
 ) -> None:
     """Show a receipt; with --bundle, write it for a checker."""
     from openledger.core.errors import UnavailableError
-    from openledger.web.operations.receipts import PENDING, SHOW, ShowReceipt
+    from openledger.operations.receipts import PENDING, SHOW, ShowReceipt
 
     with told((here := of(context)).output):
         found = here.act(SHOW, ShowReceipt(receipt, private, rows, draw))
@@ -82,7 +82,7 @@ def evidence(
     receipt: Annotated[str, typer.Argument(help="Receipt id, or the completion id of the answer.")],
 ) -> None:
     """Show the documents with the most influence on an answer, and passages that match it."""
-    from openledger.web.operations.receipts import EVIDENCE, WhichReceipt
+    from openledger.operations.receipts import EVIDENCE, WhichReceipt
 
     with told((here := of(context)).output):
         found = here.act(EVIDENCE, WhichReceipt(receipt))

@@ -10,7 +10,7 @@ from openledger.cli.context import Context, of
 from openledger.cli.output import table, told
 
 if TYPE_CHECKING:
-    from openledger.web.operations.models import RunView
+    from openledger.operations.models import RunView
 
 app = typer.Typer(no_args_is_help=True, help="Fine-tune an adapter on the data of Datanets.")
 
@@ -36,7 +36,7 @@ def start(  # noqa: PLR0913 - one option a choice of the builder
     ] = False,
 ) -> None:
     """Begin a run on chain and train it; with a server running, the server trains it."""
-    from openledger.web.operations.models import START, NewRun, RecipeChoice
+    from openledger.operations.models import START, NewRun, RecipeChoice
 
     with told((here := of(context)).output):
         choice = RecipeChoice(
@@ -60,22 +60,22 @@ def watch(
     context: typer.Context, name: Annotated[str, typer.Argument(help="Name or id of the run.")]
 ) -> None:
     """Follow a run until it ends; leaving does not stop it."""
-    from openledger.web.operations.models import SHOW_RUN, Which
+    from openledger.operations.models import SHOW_RUN, WhichRun
 
     with told((here := of(context)).output):
-        found = here.act(SHOW_RUN, Which(name))
+        found = here.act(SHOW_RUN, WhichRun(name))
         while found.state not in _ENDED and here.server() is not None:
             here.output.talk(_progress(found))
             time.sleep(_POLL_S)
-            found = here.act(SHOW_RUN, Which(name))
+            found = here.act(SHOW_RUN, WhichRun(name))
         here.output.result(found, _summary(found))
 
 
 @app.command("list", epilog="Example: openledger run list")
 def list_all(context: typer.Context) -> None:
     """List the runs of this home, the newest first."""
-    from openledger.web.operations.models import LIST_RUNS
-    from openledger.web.operations.operation import Nothing
+    from openledger.operations.models import LIST_RUNS
+    from openledger.operations.operation import Nothing
 
     with told((here := of(context)).output):
         found = here.act(LIST_RUNS, Nothing())
@@ -87,7 +87,8 @@ def list_all(context: typer.Context) -> None:
 
 
 def _train_here(here: Context, new: msgspec.Struct) -> None:
-    from openledger.web.operations.models import NewRun, Which, show_run, start
+    from openledger.operations.models import NewRun, WhichRun
+    from openledger.web.operations.models import show_run, start
     from openledger.web.work import worker_of
     from openledger.wiring.platform import open_platform
 
@@ -100,7 +101,7 @@ def _train_here(here: Context, new: msgspec.Struct) -> None:
             + (f", {step.seconds_left:.0f} s left" if step.seconds_left is not None else "")
         )
         worker_of(platform).drain()
-        ended = show_run(platform, Which(made.id))
+        ended = show_run(platform, WhichRun(made.id))
         here.output.result(ended, _summary(ended))
 
 

@@ -17,7 +17,7 @@ def new(
     context: typer.Context, name: Annotated[str, typer.Argument(help="A short name: alice.")]
 ) -> None:
     """Make an account, or find it. Its key stays in this home's encrypted keystore."""
-    from openledger.web.operations.wallets import NEW, Name
+    from openledger.operations.wallets import NEW, Name
 
     with told((here := of(context)).output):
         made = here.act(NEW, Name(name))
@@ -30,7 +30,7 @@ def balance(
     name: Annotated[str | None, typer.Argument(help="An account; none: all.")] = None,
 ) -> None:
     """Show what accounts hold, deposited, earned and can claim, in OPEN."""
-    from openledger.web.operations.wallets import BALANCE, ClaimFor
+    from openledger.operations.wallets import BALANCE, ClaimFor
 
     with told((here := of(context)).output):
         found = here.act(BALANCE, ClaimFor(name))
@@ -62,7 +62,7 @@ def deposit(
     ] = None,
 ) -> None:
     """Prepay calls at this gateway; what is not used can leave again."""
-    from openledger.web.operations.wallets import DEPOSIT, Deposit
+    from openledger.operations.wallets import DEPOSIT, Deposit
 
     with told((here := of(context)).output):
         has = here.act(DEPOSIT, Deposit(name, from_open(amount), faucet, key))
@@ -79,7 +79,7 @@ def withdraw(
     ] = None,
 ) -> None:
     """Take back what no call has used; where the contract has a delay, run it again after that."""
-    from openledger.web.operations.wallets import WITHDRAW, Withdraw
+    from openledger.operations.wallets import WITHDRAW, Withdraw
 
     with told((here := of(context)).output):
         made = here.act(WITHDRAW, Withdraw(name, from_open(amount), key))
@@ -102,7 +102,7 @@ def key(
     total_cap: Annotated[str | None, typer.Option(help="Most OPEN ever.")] = None,
 ) -> None:
     """Make an API key; it is shown once."""
-    from openledger.web.operations.wallets import NEW_KEY, NewKey
+    from openledger.operations.wallets import NEW_KEY, NewKey
 
     with told((here := of(context)).output):
         caps = [None if cap is None else from_open(cap) for cap in (daily_cap, total_cap)]
@@ -117,7 +117,7 @@ def revoke(
     prefix: Annotated[str, typer.Argument(help="The first 12 characters of the key.")],
 ) -> None:
     """Refuse an API key from now on."""
-    from openledger.web.operations.wallets import REVOKE_KEY, Prefix
+    from openledger.operations.wallets import REVOKE_KEY, Prefix
 
     with told((here := of(context)).output):
         here.output.result(here.act(REVOKE_KEY, Prefix(prefix)), f"{prefix}… is revoked")
@@ -129,7 +129,7 @@ def claim(
     name: Annotated[str | None, typer.Argument(help="An account; none: all of this home.")] = None,
 ) -> None:
     """Pay out what accounts earned in settled epochs; nobody needs gas."""
-    from openledger.web.operations.wallets import CLAIM, ClaimFor
+    from openledger.operations.wallets import CLAIM, ClaimFor
 
     with told((here := of(context)).output):
         made = here.act(CLAIM, ClaimFor(name))

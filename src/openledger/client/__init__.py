@@ -1,1 +1,1 @@
-"""Talking to a running server: `core` and httpx only."""
+"""Talking to a running server: `core` and the standard library only."""

@@ -1,8 +1,9 @@
 """Ask the server that owns a home to run an operation."""
 
+from http.client import HTTPConnection, HTTPException
 from typing import TypeVar
+from urllib.parse import urlsplit
 
-import httpx
 import msgspec
 
 from openledger.core import errors
@@ -12,6 +13,7 @@ Result = TypeVar("Result", bound=msgspec.Struct)
 
 # Settling an epoch or importing a Datanet takes a while; the server says so by staying silent.
 _TIMEOUT_S = 900.0
+_DONE = 200
 
 
 class _Failure(msgspec.Struct, frozen=True):
@@ -23,6 +25,11 @@ class _ErrorBody(msgspec.Struct, frozen=True):
     error: _Failure
 
 
+class _Answer(msgspec.Struct, frozen=True):
+    status: int
+    body: bytes
+
+
 def call_server(
     url: str, token: str, name: str, arguments: msgspec.Struct, kind: type[Result]
 ) -> Result:
@@ -32,18 +39,28 @@ def call_server(
         UnavailableError: the server does not answer.
         OpenLedgerError: what the operation raised there.
     """
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     try:
-        answer = httpx.post(
-            f"{url}/api/operations/{name}",
-            content=to_wire(arguments),
-            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-            timeout=_TIMEOUT_S,
-        )
-    except httpx.HTTPError as error:
-        raise errors.UnavailableError(f"the server at {url} does not answer: {error}") from error
-    if answer.is_error:
-        raise _error(answer.content)
-    return from_wire(answer.content, kind)
+        answer = _post(url, f"/api/operations/{name}", to_wire(arguments), headers)
+    except (OSError, HTTPException) as error:
+        why = str(error) or type(error).__name__
+        raise errors.UnavailableError(f"the server at {url} does not answer: {why}") from error
+    if answer.status != _DONE:
+        raise _error(answer.body)
+    return from_wire(answer.body, kind)
+
+
+def _post(url: str, path: str, body: bytes, headers: dict[str, str]) -> _Answer:
+    # The standard library's client: the server is on loopback, and loading httpx takes as long as
+    # all else that a command does.
+    server = urlsplit(url)
+    connection = HTTPConnection(server.hostname or "", server.port, timeout=_TIMEOUT_S)
+    try:
+        connection.request("POST", path, body, headers)
+        answer = connection.getresponse()
+        return _Answer(answer.status, answer.read())
+    finally:
+        connection.close()
 
 
 def _error(body: bytes) -> errors.OpenLedgerError:

@@ -12,8 +12,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
-import fsspec
-
 from openledger.core.errors import (
     DigestMismatchError,
     InvalidInputError,
@@ -104,6 +102,8 @@ class RemoteBlobs:
     """Blobs in any store that fsspec knows; an object appears whole when its upload ends."""
 
     def __init__(self, url: str) -> None:
+        import fsspec  # here: no command that uses a folder waits for it
+
         try:
             self._files, root = fsspec.core.url_to_fs(url)
         except ValueError as error:

@@ -89,8 +89,9 @@ class Home(msgspec.Struct, frozen=True):
             return False
         handle = os.open(self.lock_file, os.O_RDWR | os.O_CLOEXEC)
         try:
-            _lock(handle, self.root)
-        except HomeBusyError:
+            # Shared, so that commands which ask at once do not take each other for the owner.
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
             return True
         finally:
             os.close(handle)

@@ -15,7 +15,7 @@ from openledger.storage.home import Server, new_token, remove_server, write_serv
 from openledger.web.app import Config, Parts, create_app
 from openledger.web.inference import Payer
 from openledger.web.listening import listen, names
-from openledger.web.operations.registry import OPERATIONS
+from openledger.web.operations.registry import IMPLEMENTATIONS, run
 from openledger.web.parts.books import BaseCard, GatewayBooks, KeyBook, ReleaseCatalogue
 from openledger.web.parts.evidence import evidence_of
 from openledger.web.parts.readiness import Readiness
@@ -131,10 +131,11 @@ def run_operation(platform: Platform, name: str, body: bytes) -> bytes:
         NotFoundError: there is no such operation.
         OpenLedgerError: what the operation raises.
     """
-    if name not in OPERATIONS:
-        raise NotFoundError(f"there is no operation {name!r}{did_you_mean(name, OPERATIONS)}")
-    operation = OPERATIONS[name]
-    return to_wire(operation.run(platform, from_wire(body, operation.arguments)))
+    if name not in IMPLEMENTATIONS:
+        near = did_you_mean(name, IMPLEMENTATIONS)
+        raise NotFoundError(f"there is no operation {name!r}{near}")
+    operation = IMPLEMENTATIONS[name].operation
+    return to_wire(run(platform, operation, from_wire(body, operation.arguments)))
 
 
 def _no_limit(_: Payer) -> None:

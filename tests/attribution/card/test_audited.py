@@ -5,12 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openledger.attribution.card.audited import (
-    Calibration,
-    Correction,
-    calibrate,
-    cross_fitted,
-)
+from openledger.attribution.card.audited import Correction, calibrate, cross_fitted
+from openledger.attribution.card.figures import Calibration
 
 ADAPTERS, CLUSTERS, ANSWERS = 24, 12, 40
 ENERGIES = [10_000] * CLUSTERS

@@ -33,15 +33,16 @@ from openledger.core.errors import (
 )
 from openledger.core.types import WEI_PER_OPEN, Account, Digest, ReceiptId, Wei
 from openledger.flows.model.train.flow import Metrics
+from openledger.operations.datanets import Bring, ContributionView, DatanetView, WhichDatanet
+from openledger.operations.models import NewRun, RecipeChoice, RunView, WhichRelease
+from openledger.operations.operation import Nothing
+from openledger.operations.receipts import PartView, ReceiptView
+from openledger.operations.wallets import Prefix
 from openledger.settings import HomeSettings
 from openledger.storage.home import Home
 from openledger.storage.records.data import accounts
 from openledger.storage.records.model import runs
 from openledger.web.operations import datanets, epochs, models, receipts, sources, wallets
-from openledger.web.operations.datanets import ContributionView, DatanetView
-from openledger.web.operations.models import RunView
-from openledger.web.operations.operation import Nothing
-from openledger.web.operations.receipts import PartView, ReceiptView
 from openledger.web.server import serving
 from openledger.wiring.platform import Platform, now_us
 from tests import market as fair
@@ -195,7 +196,7 @@ def test_a_demo_that_can_make_no_act_says_whose_data_is_missing(
 def test_nothing_else_that_is_not_available_leaves_an_act_out(
     market: Platform, monkeypatch: pytest.MonkeyPatch, error: type[UnavailableError]
 ) -> None:
-    def bring(platform: Platform, wanted: sources.Bring) -> NoReturn:
+    def bring(platform: Platform, wanted: Bring) -> NoReturn:
         raise error("not now")
 
     monkeypatch.setattr(sources, "bring", bring)
@@ -208,7 +209,7 @@ def test_every_telling_has_the_same_api_key_until_it_is_revoked(market: Platform
     payer = fair.payer(market).address
     first = demo_key(market, payer)
     again = demo_key(market, payer)
-    wallets.revoke_key(market, wallets.Prefix(first[: accounts.PREFIX_LENGTH]))
+    wallets.revoke_key(market, Prefix(first[: accounts.PREFIX_LENGTH]))
     other = demo_key(market, payer)
 
     assert again == first
@@ -304,7 +305,7 @@ def answer(receipt: str, account: Account) -> ReceiptView:
     )
 
 
-def datanet(which: datanets.Which, account: Account) -> DatanetView:
+def datanet(which: WhichDatanet, account: Account) -> DatanetView:
     """A Datanet with one contributor."""
     given = ContributionView("c", 1, account, f"by {account}", True, "approved", 3, None)
     return DatanetView(
@@ -320,7 +321,7 @@ def datanet(which: datanets.Which, account: Account) -> DatanetView:
     )
 
 
-def run(which: models.Which, perplexity: float) -> RunView:
+def run(which: WhichRelease, perplexity: float) -> RunView:
     """A trained run."""
     metrics = Metrics(
         base_perplexity=9.5,
@@ -343,9 +344,9 @@ def run(which: models.Which, perplexity: float) -> RunView:
 @pytest.mark.slow
 def test_training_that_stopped_says_why(market: Platform) -> None:
     act = msgspec.structs.replace(script.TINY, source="tiny", datanet=fair.DATANET)
-    choice = models.RecipeChoice(held_out_bps=act.held_out_bps, scored_tunes=act.scored_tunes)
+    choice = RecipeChoice(held_out_bps=act.held_out_bps, scored_tunes=act.scored_tunes)
     key = f"demo{fair.DATANET}"
-    made = models.start(market, models.NewRun((fair.DATANET,), fair.DATANET, key, choice=choice))
+    made = models.start(market, NewRun((fair.DATANET,), fair.DATANET, key, choice=choice))
     found = market.home.run(_op(market, made.id)) / "manifest.json"
     found.write_bytes(b'{"rows":[]}')
 

@@ -20,6 +20,7 @@ from openledger.core.ids import parse_receipt_id, receipt_id
 from openledger.core.types import PARTS_PER_BILLION
 from openledger.flows.money.verify.public import verify_bundle
 from openledger.lm.tokenizer import Tokenizer
+from openledger.operations.receipts import PENDING, ShowReceipt
 from openledger.settlement.receipt import (
     NO_TRAINING_ROOT,
     Private,
@@ -34,7 +35,6 @@ from openledger.storage.jobs import ATTRIBUTE_JOB, Job
 from openledger.storage.private.envelope import open_envelope
 from openledger.storage.records.money import calls
 from openledger.web.operations import receipts
-from openledger.web.operations.receipts import ShowReceipt
 from openledger.wiring.platform import Platform, now_us, open_platform
 from openledger.worker import Worker
 from tests import market as fair
@@ -254,11 +254,11 @@ def test_a_release_without_a_manifest_pays_commons_and_says_so(
             "UPDATE releases SET training_root = ?", (NO_TRAINING_ROOT,)
         )
     receipt = fair.call(fair.desk(market, tokenizer), fair.payer(market).address).receipt_id
-    before = receipts.show(market, receipts.ShowReceipt(receipt))
+    before = receipts.show(market, ShowReceipt(receipt))
     scorer = fair.attribute(market, [receipt])
-    shown = receipts.show(market, receipts.ShowReceipt(receipt))
+    shown = receipts.show(market, ShowReceipt(receipt))
 
-    assert (before.state, before.notes) == (receipts.PENDING, ())
+    assert (before.state, before.notes) == (PENDING, ())
     assert scorer.asked == 0
     assert {part.role for part in shown.parts} == {"platform", "builder", "node", "commons"}
     assert shown.nobody_ppb == PARTS_PER_BILLION

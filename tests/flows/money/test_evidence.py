@@ -19,6 +19,8 @@ from openledger.flows.money.evidence import MATCHING, shares_of_documents
 from openledger.flows.money.infer.charge import Ending, charge
 from openledger.flows.money.infer.prepare import prepare
 from openledger.flows.money.infer.request import CallRequest, Prepared
+from openledger.operations.models import NewRelease, NewRun, RecipeChoice, WhichRelease
+from openledger.operations.receipts import WhichReceipt
 from openledger.settlement.shares import (
     ClusterScore,
     DocumentScore,
@@ -31,7 +33,6 @@ from openledger.storage.records.data import contributions, texts
 from openledger.storage.records.data.contributions import ContributionState
 from openledger.storage.tables import documents
 from openledger.web.operations import models, receipts
-from openledger.web.operations.models import NewRelease, NewRun, RecipeChoice
 from openledger.web.work import worker_of
 from openledger.wiring.platform import Platform, now_us
 from tests import market as fair
@@ -47,7 +48,7 @@ def trained_home(market_home: Path, tmp_path_factory: pytest.TempPathFactory) ->
     home = tmp_path_factory.mktemp("evident") / "home"
     with fair.open_copy(market_home, home) as platform:
         # The market's own release has no real adapter, and the engine would say so at length.
-        models.deprecate(platform, models.Which(fair.MODEL))
+        models.deprecate(platform, WhichRelease(fair.MODEL))
         choice = RecipeChoice(epochs=12, scored_tunes=0)
         models.start(platform, NewRun((fair.DATANET,), "evident", "evident", choice=choice))
         worker_of(platform).drain()
@@ -116,7 +117,7 @@ def test_an_answer_is_linked_both_ways_with_the_text_that_it_repeats(trained: Pl
     assert span.text in trained.models.desk.tokenizer.decode(ids)
     assert found.matching == MATCHING
     assert not found.is_disagreeing
-    view = receipts.show_evidence(trained, receipts.WhichReceipt(receipt))
+    view = receipts.show_evidence(trained, WhichReceipt(receipt))
     assert view.documents[0].contributor in {
         one.contributor.display_name for one in fair.tune_submissions(trained)
     }

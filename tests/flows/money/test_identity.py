@@ -10,13 +10,13 @@ from sqlalchemy import Table
 
 from openledger.chain.acts import Acts
 from openledger.chain.contracts import Contracts
+from openledger.core.identity import Identity
 from openledger.core.types import Wei
-from openledger.flows.money.identity import Identity
 from openledger.lm.tokenizer import Tokenizer
+from openledger.operations.operation import Nothing
 from openledger.storage.records.money import calls
 from openledger.storage.tables import chain_events, claims, escrow_balances, statements
 from openledger.web.operations import epochs as operations
-from openledger.web.operations.operation import Nothing
 from openledger.wiring.platform import Platform
 from tests import market as fair
 

@@ -7,8 +7,8 @@ import pytest
 from openledger.attribution.state import FACTORS, MANIFEST, ROWS, load_state
 from openledger.core.errors import ConflictError, InvalidInputError, OpenLedgerError
 from openledger.lm.base import digest_file
+from openledger.operations.models import NewExport
 from openledger.web.operations import exports
-from openledger.web.operations.exports import NewExport
 from openledger.wiring.platform import Platform
 from tests import market as fair
 from tests.audited import Files

@@ -4,11 +4,11 @@ import pytest
 
 from openledger.core.errors import InvalidInputError, NotFoundError
 from openledger.core.types import Digest
+from openledger.operations.models import NewRelease, NewRun, RecipeChoice, WhichRelease, WhichRun
 from openledger.storage import jobs
 from openledger.storage.jobs import JobState
 from openledger.storage.records.model import runs
 from openledger.web.operations import models
-from openledger.web.operations.models import NewRelease, NewRun, RecipeChoice, Which
 from openledger.wiring.platform import Platform, now_us
 from tests import market as fair
 
@@ -43,7 +43,7 @@ def test_a_release_of_a_builder_elsewhere_is_not_deprecated_here(market: Platfor
         connection.exec_driver_sql("UPDATE releases SET builder = '0x" + "1" * 40 + "'")
 
     with pytest.raises(NotFoundError, match="not an account of this home"):
-        models.deprecate(market, Which(f"{fair.MODEL}@1"))
+        models.deprecate(market, WhichRelease(f"{fair.MODEL}@1"))
 
 
 @pytest.mark.slow
@@ -60,4 +60,4 @@ def test_starting_a_run_again_gives_its_dead_training_another_chance(market: Pla
     assert (again.id, again.number, again.seed) == (made.id, made.number, made.seed)
     with market.database.read() as transaction:
         assert jobs.get(transaction, job.id).state is JobState.QUEUED
-    assert models.show_run(market, Which("again")).state == "begun"
+    assert models.show_run(market, WhichRun("again")).state == "begun"

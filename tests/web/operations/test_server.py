@@ -1,7 +1,10 @@
 """A home that is served: its owner's commands go through the server, nobody else's do."""
 
 import json
+import shlex
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,18 +12,43 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+import typer
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from openledger.cli.main import app
 from openledger.core.encoding import to_wire
 from openledger.core.errors import NotFoundError, UnavailableError
 from openledger.datanet.extract import File
+from openledger.operations.datanets import Addition
 from openledger.settings import ServeSettings
 from openledger.storage.home import Home, read_server
-from openledger.web.operations.datanets import Addition
 from openledger.web.server import RunningServer, body_bytes, run_operation, serving
 from openledger.wiring.platform import Platform, open_platform
 from tests import market as fair
+
+HEAVY = (
+    *("torch", "numpy", "sqlalchemy", "alembic", "eth_account", "py_ecc", "web3"),
+    *("fastapi", "httpx", "fsspec", "structlog"),
+)
+# They ask no server.
+ALONE = ("demo", "serve", "doctor", "db", "receipt verify", "receipt audit")
+ASKING = """
+import json, sys
+from typer.testing import CliRunner
+from openledger.cli.main import app
+home, heavy, lines = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+codes, loaded = {}, {}
+for line in lines:
+    result = CliRunner().invoke(app, ["--home", home, *line])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    codes[" ".join(line)] = result.exit_code
+    for name in heavy:
+        if name in sys.modules:
+            loaded.setdefault(name, line)
+print(json.dumps([codes, loaded]))
+"""
 
 ONE_MB = {"OPENLEDGER_SERVE__MAX_BODY_MB": "1"}
 
@@ -45,6 +73,16 @@ def post(server: RunningServer, name: str, body: bytes, token: str) -> httpx.Res
     return httpx.post(url, content=body, headers=headers, timeout=30)
 
 
+def examples(group: TyperGroup, *above: str) -> Iterator[tuple[str, list[str]]]:
+    """Every command by its words, and what its example says after the program's name."""
+    for name, one in group.commands.items():
+        if isinstance(one, TyperGroup):
+            yield from examples(one, *above, name)
+        else:
+            line = (one.epilog or "").partition(": openledger ")[2]
+            yield " ".join((*above, name)), shlex.split(line)
+
+
 def test_commands_talk_to_the_server_that_owns_the_home(
     platform: Platform, server: RunningServer
 ) -> None:
@@ -59,6 +97,24 @@ def test_commands_talk_to_the_server_that_owns_the_home(
     assert running.url == server.url
     assert json.loads(made.stdout)["label"] == "user/alice"
     assert missing.exit_code == 3
+
+
+def test_commands_that_ask_a_server_load_nothing_heavy(
+    platform: Platform, server: RunningServer, tmp_path: Path
+) -> None:
+    root = typer.main.get_command(app)
+    assert isinstance(root, TyperGroup)
+    lines = [line for words, line in examples(root) if not words.startswith(ALONE)]
+    (tmp_path / "mine.abc").write_text("X:1\nT:Mine\nK:C\nCDEF|\n")
+    home = str(platform.home.root)
+    command = [sys.executable, "-c", ASKING, home, json.dumps(HEAVY), json.dumps(lines)]
+    found = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
+    codes, loaded = json.loads(found.stdout)
+
+    assert loaded == {}
+    assert (codes["datanet show tunes"], codes["wallet balance me"]) == (0, 0)
+    assert (codes["model card me/tunes"], codes["receipt evidence rcp_ID"]) == (3, 2)
+    assert 7 not in codes.values()  # the server answered each of them
 
 
 @pytest.mark.parametrize(("host", "status"), [("models.example:8700", 200), ("other.example", 403)])

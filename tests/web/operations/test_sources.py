@@ -11,9 +11,10 @@ from openledger.datanet.extract import Document
 from openledger.datanet.sources import tiny
 from openledger.datanet.sources.contributors import SourceContributor
 from openledger.flows.data.obtain import SOURCES, Package, Registry, Source
+from openledger.operations.datanets import Bring
 from openledger.storage.records.data import datanets
 from openledger.web.operations import sources
-from openledger.web.operations.sources import Bring, Corpus
+from openledger.web.operations.sources import Corpus
 from openledger.wiring.platform import Platform
 
 ARCHIVE = b"an archive"

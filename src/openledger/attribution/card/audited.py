@@ -12,18 +12,12 @@ Letters of the shapes: K adapters, M clusters, Q answers.
 
 from collections.abc import Sequence
 
-import msgspec
 import numpy as np
+
+from openledger.attribution.card.figures import Calibration
 
 _RIDGES_PPM = tuple(round(1e6 * 10 ** (step / 2)) for step in range(-4, 5))  # 0.01 to 100
 _MICRO = 1_000_000
-
-
-class Calibration(msgspec.Struct, frozen=True):
-    """What makes influence and losses one measure; integers, since the release commits to them."""
-
-    units_per_nat: int  # of influence that foretell one nat of mean loss
-    ridge_ppm: int  # noise of a loss, relative to what the correction could explain of it
 
 
 class Correction:

@@ -7,19 +7,11 @@ import msgspec
 import numpy as np
 
 from openledger.attribution.attribute import Attributor, Row, lay_out
-from openledger.attribution.card.audited import Calibration, calibrate, cross_fitted
-from openledger.attribution.card.figures import (
-    Figures,
-    Nobody,
-    Said,
-    Sample,
-    Trial,
-    by_influence,
-    figures,
-    nobody,
-)
+from openledger.attribution.card.audited import calibrate, cross_fitted
+from openledger.attribution.card.figures import Calibration, Figures, Nobody
 from openledger.attribution.card.panel import Auditor, Panel, clusters_of, halves_of, losses_of
 from openledger.attribution.card.subsets import cluster_halves, fractions
+from openledger.attribution.card.trial import Said, Sample, Trial, by_influence, figures, nobody
 from openledger.attribution.influence.gradients import Checkpoints, ProbedModel
 from openledger.attribution.state import AttributionState
 from openledger.core.errors import InvalidInputError

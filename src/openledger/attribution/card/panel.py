@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from openledger.attribution.attribute import Attributor
-from openledger.attribution.card.audited import Calibration, Correction
-from openledger.attribution.card.figures import Audit
+from openledger.attribution.card.audited import Correction
+from openledger.attribution.card.figures import Audit, Calibration
 from openledger.attribution.card.subsets import Halves, fractions, halves
 from openledger.attribution.influence.gradients import (
     Batch,

@@ -7,8 +7,8 @@ import msgspec
 from openledger.cli.output import open_amount, percent, table
 from openledger.core.types import Account, Wei
 from openledger.flows.model.train.flow import Metrics
-from openledger.web.operations.datanets import ContributionView
-from openledger.web.operations.receipts import ReceiptView
+from openledger.operations.datanets import ContributionView
+from openledger.operations.receipts import ReceiptView
 
 
 class Stage(msgspec.Struct, frozen=True):

@@ -32,16 +32,20 @@ from openledger.core.errors import (
     SourceUnavailableError,
     VerificationError,
 )
+from openledger.core.identity import Identity
 from openledger.core.types import WEI_PER_OPEN, ReceiptId, Wei
 from openledger.flows.model.train.flow import Metrics
 from openledger.flows.model.train.plan import Step
-from openledger.flows.money.identity import Identity
+from openledger.operations.datanets import Bring, WhichDatanet
+from openledger.operations.epochs import EpochView, WhichEpoch
+from openledger.operations.models import NewRelease, NewRun, RecipeChoice, WhichRun
+from openledger.operations.operation import Nothing
+from openledger.operations.receipts import ReceiptView, ShowReceipt
+from openledger.operations.wallets import ClaimFor, Deposit, Name
 from openledger.storage.jobs import find
 from openledger.storage.records.model.runs import TRAIN_JOB
 from openledger.storage.records.money import calls
 from openledger.web.operations import datanets, epochs, models, receipts, sources, wallets
-from openledger.web.operations.operation import Nothing
-from openledger.web.operations.receipts import ReceiptView
 from openledger.web.server import RunningServer
 from openledger.web.work import worker_of
 from openledger.wiring.platform import Platform
@@ -106,7 +110,7 @@ class Story:
             return False
         self._train(act)
         with self.stage(f"publish {act.model}", f"Publish {act.model} on chain"):
-            made = models.publish(self._platform, models.NewRelease(act.datanet, act.model))
+            made = models.publish(self._platform, NewRelease(act.datanet, act.model))
             self._output.talk(
                 f"   {made.name} is release {made.number}; "
                 f"{made.terms.policy.data / 100:g} % of every fee is for data"
@@ -116,8 +120,8 @@ class Story:
     def fund(self) -> str:
         """Give the developer play money, a deposit and an API key."""
         with self.stage("deposit", "A developer deposits and gets an API key"):
-            payer = wallets.new(self._platform, wallets.Name(PAYER))
-            wanted = wallets.Deposit(PAYER, DEPOSIT, from_faucet=True, key=_ONCE)
+            payer = wallets.new(self._platform, Name(PAYER))
+            wanted = Deposit(PAYER, DEPOSIT, from_faucet=True, key=_ONCE)
             has = wallets.deposit(self._platform, wanted)
             self._output.talk(
                 f"   {open_amount(has.deposited)} OPEN in escrow, one voucher signed, no gas needed"
@@ -129,13 +133,13 @@ class Story:
         caller = Caller(server.url, key)
         return Told(act, tuple(self._call(caller, act, question) for question in act.questions))
 
-    def settle(self) -> epochs.EpochView:
+    def settle(self) -> EpochView:
         """Settle every attributed receipt on chain."""
         with self.stage("settle", "Settle the epoch on chain"):
             try:
                 made = epochs.settle(self._platform, Nothing())
             except NothingToSettleError:  # an earlier run settled all of them
-                made = epochs.show(self._platform, epochs.Which())
+                made = epochs.show(self._platform, WhichEpoch())
             self._output.talk(
                 f"   epoch {made.number}: {made.size} receipts, "
                 f"{open_amount(made.drawn)} OPEN drawn, root {made.root[:16]}…"
@@ -145,8 +149,8 @@ class Story:
     def claim(self) -> dict[str, Wei]:
         """Everyone claims; what each was ever paid."""
         with self.stage("claim", "Everyone who earned something claims it"):
-            wallets.claim(self._platform, wallets.ClaimFor())
-            found = wallets.balance(self._platform, wallets.ClaimFor()).accounts
+            wallets.claim(self._platform, ClaimFor())
+            found = wallets.balance(self._platform, ClaimFor()).accounts
             paid = {one.address: one.claimed for one in found if one.claimed}
             total = sum(paid.values())
             self._output.talk(f"   {len(paid)} accounts were paid {open_amount(total)} OPEN")
@@ -173,7 +177,7 @@ class Story:
         """A table for each Datanet, and the last object."""
         self._output.talk("\nWho contributed, how often it was used, what it earned:")
         for one in told:
-            given = datanets.show(self._platform, datanets.Which(one.act.datanet)).contributions
+            given = datanets.show(self._platform, WhichDatanet(one.act.datanet)).contributions
             self._output.talk(f"\n{one.act.datanet}:\n\n{earnings(given, one.answers)}")
         first, *others = [self._trained(one.act) for one in told]
         return Outcome(
@@ -187,7 +191,7 @@ class Story:
             contributors=first.contributors,
             others=tuple(others),
             calls=tuple(record(view) for one in told for view in one.answers),
-            epoch=epochs.show(self._platform, epochs.Which()).number,
+            epoch=epochs.show(self._platform, WhichEpoch()).number,
             claims=claims,
             identity=Held(check.holds),
         )
@@ -197,16 +201,14 @@ class Story:
         return None if is_replay else self._first_answer_s
 
     def _trained(self, act: Act) -> Trained:
-        run = models.show_run(self._platform, models.Which(act.datanet))
+        run = models.show_run(self._platform, WhichRun(act.datanet))
         return trained(act.datanet, act.model, msgspec.json.decode(run.metrics, type=Metrics))
 
     def _contribute(self, act: Act) -> None:
         with self.stage(
             f"contribute {act.datanet}", f"Bring in {act.source}: commit, clean, seal, reveal"
         ):
-            wanted = sources.Bring(
-                act.source, act.training_tokens, act.held_out_tokens, act.contributors
-            )
+            wanted = Bring(act.source, act.training_tokens, act.held_out_tokens, act.contributors)
             made = sources.bring(self._platform, wanted)
             chunks = sum(one.chunks for one in made.contributions)
             self._output.talk(
@@ -217,16 +219,14 @@ class Story:
     def _train(self, act: Act) -> None:
         with self.stage(f"train {act.datanet}", f"Fine-tune an adapter on {act.datanet}"):
             self._platform.models.tell = self._hear
-            choice = models.RecipeChoice(
-                held_out_bps=act.held_out_bps, scored_tunes=act.scored_tunes
-            )
-            new = models.NewRun((act.datanet,), act.datanet, _ONCE + act.datanet, choice=choice)
+            choice = RecipeChoice(held_out_bps=act.held_out_bps, scored_tunes=act.scored_tunes)
+            new = NewRun((act.datanet,), act.datanet, _ONCE + act.datanet, choice=choice)
             run = models.start(self._platform, new)
             self._output.talk(
                 f"   run {run.number} begun on chain; its seed came from a later block"
             )
             worker_of(self._platform).drain()
-            run = models.show_run(self._platform, models.Which(run.id))
+            run = models.show_run(self._platform, WhichRun(run.id))
             if run.state != "trained":
                 raise ConflictError(f"training stopped: {self._why(run.id) or run.state}")
             metrics = msgspec.json.decode(run.metrics, type=Metrics)
@@ -271,7 +271,7 @@ class Story:
             caller.wait_for_attribution(answer.receipt)
             if self._first_answer_s is None:
                 self._first_answer_s = round(time.monotonic() - self._started_s, 2)
-            view = receipts.show(self._platform, receipts.ShowReceipt(answer.receipt))
+            view = receipts.show(self._platform, ShowReceipt(answer.receipt))
             self._show(view)
             return view
 

@@ -22,38 +22,13 @@ from openledger.chain.acts import Acts
 from openledger.chain.contracts import escrow_balance
 from openledger.chain.index.history import History, history
 from openledger.chain.index.indexer import Indexer
+from openledger.core.identity import Identity, OnChain, Totals
 from openledger.core.types import WEI_PER_OPEN, Account, Digest, Wei
 from openledger.settlement.receipt import read_statement
 from openledger.storage.database import Database, Transaction
 from openledger.storage.records.money import balances, calls, epochs, totals
 
 SUPPLY = Wei(1_000_000_000 * WEI_PER_OPEN)
-
-
-class OnChain(msgspec.Struct, frozen=True):
-    """What the contracts say of one gateway, in wei."""
-
-    supply: Wei
-    escrow_holds: Wei
-    deposited: Wei
-    spent: Wei
-    withdrawn: Wei
-    drawn: Wei  # by settled receipts
-    covered: Wei  # of it, paid by the gateway for its payers
-    payouts_holds: Wei
-    funded: Wei
-    promised: Wei
-    paid: Wei
-
-
-class Identity(msgspec.Struct, frozen=True):
-    """Both sums, and every line that does not hold."""
-
-    holds: bool
-    chain: OnChain
-    database: totals.Totals
-    broken: tuple[str, ...]
-    checked: tuple[str, ...]  # every line, broken or not
 
 
 class _Root(msgspec.Struct, frozen=True):
@@ -63,7 +38,7 @@ class _Root(msgspec.Struct, frozen=True):
 class _Books(msgspec.Struct, frozen=True):
     """What the database has, as of one moment."""
 
-    totals: totals.Totals
+    totals: Totals
     parts: int  # of every settled receipt
     charged: dict[Account, int]  # payer -> the fees of his settled receipts
     noted: list[balances.EscrowBalance]

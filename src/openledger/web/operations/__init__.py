@@ -1,5 +1,5 @@
-"""What a user can have done on a home, by the command line or over its server.
+"""How each operation of `openledger.operations` is done.
 
-An operation is a function from arguments to a result, both plain records. `cli` runs it in its own
-process when no server owns the home, and over loopback when one does.
+By a function from a platform and arguments to a result, both plain records. `cli` runs it in its
+own process when no server owns the home, and over loopback when one does.
 """

@@ -2,32 +2,15 @@
 
 import msgspec
 
-from openledger.attribution.card.figures import Audit, Measured
+from openledger.attribution.card.figures import Audit
 from openledger.core.ids import parse_release_name
-from openledger.core.types import Account, Digest
+from openledger.operations.models import CARD, CardView, WhichRelease
 from openledger.storage.records.model import releases, runs
-from openledger.web.operations.models import Which
-from openledger.web.operations.operation import Operation
+from openledger.web.operations.implementation import Implementation
 from openledger.wiring.platform import Platform
 
 
-class CardView(msgspec.Struct, frozen=True):
-    """A card; bound to the release by the training root, under which all of `measured` stands."""
-
-    name: str
-    number: int | None
-    builder: Account
-    base: Digest
-    adapter: Digest
-    training_root: Digest
-    run: int  # its place among the runs that this builder has begun on chain
-    runs: int  # how many those are by now
-    self_supplied_bps: int  # of the text trained on, how much the builder contributed
-    is_audited: bool  # whether calls may ask for the audited mode
-    measured: Measured | None  # None: not measured
-
-
-def card(platform: Platform, which: Which) -> CardView:
+def card(platform: Platform, which: WhichRelease) -> CardView:
     """The card of one release."""
     with platform.database.read() as transaction:
         release = releases.by_name(transaction, parse_release_name(which.name))
@@ -57,4 +40,4 @@ class _Metrics(msgspec.Struct, frozen=True):
     audit: Audit | None = None
 
 
-CARD = Operation("model.card", Which, CardView, card)
+IMPLEMENTED = (Implementation(CARD, card),)

@@ -7,113 +7,37 @@ from openledger.core.errors import InvalidInputError, NotFoundError, Verificatio
 from openledger.core.types import Account, Digest
 from openledger.datanet.chunk import Chunk
 from openledger.datanet.contribution import verify
-from openledger.datanet.extract import File
 from openledger.datanet.manifest import document_of, read_manifest
-from openledger.datanet.rules import Rules, Withdrawal
+from openledger.datanet.rules import Rules
 from openledger.flows.data.contribute.flow import contribute
 from openledger.flows.data.contribute.submission import Outcome, Submission
+from openledger.operations.datanets import (
+    ADD,
+    CREATE,
+    IMPORT,
+    LIST,
+    SHOW,
+    VERIFY,
+    Addition,
+    ContributionView,
+    DatanetLine,
+    DatanetList,
+    DatanetView,
+    Import,
+    NewDatanet,
+    Verified,
+    WhichDatanet,
+)
+from openledger.operations.operation import Nothing
 from openledger.storage.database import Transaction
 from openledger.storage.records.data import accounts, contributions, datanets, texts
 from openledger.storage.records.data.accounts import AccountKind, LocalAccount
 from openledger.storage.records.data.contributions import Contribution, ContributionState
-from openledger.web.operations.operation import Nothing, Operation
+from openledger.web.operations.implementation import Implementation
 from openledger.web.operations.wallets import find
 from openledger.wiring.platform import Platform
 
 CLAIMS = ("author", "licensee", "collector")
-
-
-class NewDatanet(msgspec.Struct, frozen=True):
-    """A Datanet to found."""
-
-    name: str
-    description: str
-    licences: tuple[str, ...]
-    owner: str = "operator"
-    title: str = ""
-    data_floor_bps: int = 3_000
-    withdrawal: Withdrawal = Withdrawal.STOP_SERVING
-    withdrawal_days: int = 90
-
-
-class Which(msgspec.Struct, frozen=True):
-    """A Datanet by its name."""
-
-    name: str
-
-
-class Addition(msgspec.Struct, frozen=True):
-    """Files of one contributor."""
-
-    datanet: str
-    contributor: str
-    files: tuple[File, ...]
-    licence: str = ""
-    claim: str = "author"
-
-
-class Behalf(msgspec.Struct, frozen=True):
-    """Files of one author who did not come himself."""
-
-    name: str
-    file: File
-
-
-class Import(msgspec.Struct, frozen=True):
-    """Public text, brought in for its authors."""
-
-    datanet: str
-    authors: tuple[Behalf, ...]
-
-
-class ContributionView(msgspec.Struct, frozen=True):
-    """One contribution as it stands."""
-
-    id: str
-    number: int | None
-    contributor: Account
-    name: str
-    on_behalf: bool
-    state: str
-    chunks: int
-    reason: str | None
-
-
-class DatanetView(msgspec.Struct, frozen=True):
-    """A Datanet with its contributions."""
-
-    name: str
-    title: str
-    owner: Account
-    number: int | None
-    licences: tuple[str, ...]
-    data_floor_bps: int
-    sequence: int
-    head: Digest
-    contributions: tuple[ContributionView, ...]
-
-
-class DatanetLine(msgspec.Struct, frozen=True):
-    """A Datanet in a list."""
-
-    name: str
-    title: str
-    number: int | None
-
-
-class DatanetList(msgspec.Struct, frozen=True):
-    """All Datanets of this home."""
-
-    datanets: tuple[DatanetLine, ...]
-
-
-class Verified(msgspec.Struct, frozen=True):
-    """What was checked of a Datanet; everything held."""
-
-    name: str
-    contributions: int
-    chunks: int
-    bytes: int
 
 
 def create(platform: Platform, new: NewDatanet) -> DatanetView:
@@ -160,10 +84,10 @@ def bring_in(platform: Platform, wanted: Import) -> DatanetView:
             Submission(account, (author.file,), claim=CLAIMS.index("collector"), on_behalf=True)
         )
     _contribute(platform, wanted.datanet, tuple(submissions))
-    return show(platform, Which(wanted.datanet))
+    return show(platform, WhichDatanet(wanted.datanet))
 
 
-def show(platform: Platform, which: Which) -> DatanetView:
+def show(platform: Platform, which: WhichDatanet) -> DatanetView:
     """One Datanet."""
     with platform.database.read() as transaction:
         found = datanets.by_slug(transaction, which.name)
@@ -177,7 +101,7 @@ def list_all(platform: Platform, _: Nothing) -> DatanetList:
     return DatanetList(tuple(DatanetLine(one.slug, one.title, one.number) for one in found))
 
 
-def check(platform: Platform, which: Which) -> Verified:
+def check(platform: Platform, which: WhichDatanet) -> Verified:
     """Open every stored chunk and hold it against its manifest, and that against the chain."""
     with platform.database.read() as transaction:
         datanet = datanets.by_slug(transaction, which.name)
@@ -254,9 +178,11 @@ def _line(row: Contribution, contributor: LocalAccount) -> ContributionView:
     )
 
 
-CREATE = Operation("datanet.create", NewDatanet, DatanetView, create)
-ADD = Operation("datanet.add", Addition, ContributionView, add)
-IMPORT = Operation("datanet.import", Import, DatanetView, bring_in)
-SHOW = Operation("datanet.show", Which, DatanetView, show)
-LIST = Operation("datanet.list", Nothing, DatanetList, list_all)
-VERIFY = Operation("datanet.verify", Which, Verified, check)
+IMPLEMENTED = (
+    Implementation(CREATE, create),
+    Implementation(ADD, add),
+    Implementation(IMPORT, bring_in),
+    Implementation(SHOW, show),
+    Implementation(LIST, list_all),
+    Implementation(VERIFY, check),
+)

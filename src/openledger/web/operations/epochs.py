@@ -4,45 +4,19 @@ import msgspec
 import structlog
 
 from openledger.core.errors import NotFoundError, OpenLedgerError
-from openledger.core.types import Account, Digest, Wei
-from openledger.flows.money.identity import Identity
-from openledger.flows.money.verify.bundle import Anchors, ReleaseAnchor
+from openledger.core.identity import Identity
+from openledger.core.types import Digest
+from openledger.flows.money.verify.anchors import Anchors, ReleaseAnchor
+from openledger.operations.epochs import IDENTITY, SETTLE, SHOW, EpochView, Payout, WhichEpoch
+from openledger.operations.operation import Nothing
 from openledger.storage.records.data import accounts
 from openledger.storage.records.model import releases
 from openledger.storage.records.money import balances, calls
 from openledger.storage.records.money import epochs as rows
-from openledger.web.operations.operation import Nothing, Operation
+from openledger.web.operations.implementation import Implementation
 from openledger.wiring.platform import Platform
 
 log = structlog.get_logger()
-
-
-class Which(msgspec.Struct, frozen=True):
-    """An epoch by number; None: the newest."""
-
-    number: int | None = None
-
-
-class Payout(msgspec.Struct, frozen=True):
-    """One line of an epoch's payouts."""
-
-    name: str
-    account: Account
-    cumulative: Wei
-
-
-class EpochView(msgspec.Struct, frozen=True):
-    """An epoch with what it promises."""
-
-    number: int
-    state: str
-    first: int
-    size: int
-    root: Digest
-    drawn: Wei
-    promised: Wei
-    payouts: tuple[Payout, ...]
-    anchors: Anchors  # read from the chain, for `receipt verify`
 
 
 def settle(platform: Platform, _: Nothing) -> EpochView:
@@ -58,7 +32,7 @@ def settle(platform: Platform, _: Nothing) -> EpochView:
     return _view(platform, epoch)
 
 
-def show(platform: Platform, which: Which) -> EpochView:
+def show(platform: Platform, which: WhichEpoch) -> EpochView:
     """One epoch."""
     gateway = platform.gateway.account
     with platform.database.read() as transaction:
@@ -172,6 +146,8 @@ def release_on_chain(platform: Platform, number: int) -> ReleaseAnchor:
     return ReleaseAnchor(number=number, **made, **msgspec.structs.asdict(run))
 
 
-SETTLE = Operation("epoch.settle", Nothing, EpochView, settle)
-SHOW = Operation("epoch.show", Which, EpochView, show)
-IDENTITY = Operation("epoch.identity", Nothing, Identity, identity)
+IMPLEMENTED = (
+    Implementation(SETTLE, settle),
+    Implementation(SHOW, show),
+    Implementation(IDENTITY, identity),
+)

@@ -3,62 +3,27 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
 from openledger.core.encoding import decode, encode
 from openledger.core.errors import NotFoundError
 from openledger.core.ids import parse_release_name
 from openledger.core.signing import sign_typed
-from openledger.core.types import Account, Digest
+from openledger.operations.models import (
+    EXPORT,
+    OPENINGS,
+    ExportView,
+    NewExport,
+    OpeningList,
+    OpeningView,
+    WhichRelease,
+)
 from openledger.storage.records.data import accounts, datanets
 from openledger.storage.records.model import openings, releases, runs
 from openledger.storage.records.model.openings import Purpose
 from openledger.storage.records.model.releases import Release
 from openledger.storage.records.model.runs import Run
 from openledger.web.operations.epochs import release_on_chain
-from openledger.web.operations.operation import Operation
+from openledger.web.operations.implementation import Implementation
 from openledger.wiring.platform import Platform
-
-
-class NewExport(msgspec.Struct, frozen=True):
-    """A release to copy into a folder of the machine that holds the home."""
-
-    name: str
-    folder: str  # absolute; new or empty
-    has_texts: bool = False  # the training texts, too: for an audit that retrains
-
-
-class ExportView(msgspec.Struct, frozen=True):
-    """An export as written."""
-
-    name: str
-    folder: str
-    files: int
-    size_bytes: int
-    base: Digest  # not in it
-
-
-class Which(msgspec.Struct, frozen=True):
-    """A release by name."""
-
-    name: str
-
-
-class OpeningView(msgspec.Struct, frozen=True):
-    """One opening of an attribution state."""
-
-    opened_at: int  # microseconds since 1970
-    who: str
-    account: Account
-    purpose: str
-    subject: str
-
-
-class OpeningList(msgspec.Struct, frozen=True):
-    """All openings of a release's state, the oldest first."""
-
-    name: str
-    openings: tuple[OpeningView, ...]
 
 
 def export(platform: Platform, wanted: NewExport) -> ExportView:
@@ -89,7 +54,7 @@ def export(platform: Platform, wanted: NewExport) -> ExportView:
     )
 
 
-def list_openings(platform: Platform, which: Which) -> OpeningList:
+def list_openings(platform: Platform, which: WhichRelease) -> OpeningList:
     """Who opened the attribution state of a release, why and when."""
     release = _release(platform, which.name)
     with platform.database.read() as transaction:
@@ -148,5 +113,7 @@ def _release(platform: Platform, name: str) -> Release:
         return releases.by_name(transaction, parse_release_name(name))
 
 
-EXPORT = Operation("model.export", NewExport, ExportView, export)
-OPENINGS = Operation("model.openings", Which, OpeningList, list_openings)
+IMPLEMENTED = (
+    Implementation(EXPORT, export),
+    Implementation(OPENINGS, list_openings),
+)

@@ -6,103 +6,39 @@ import msgspec
 
 from openledger.core.errors import InvalidInputError, NotFoundError
 from openledger.core.ids import ReleaseName, did_you_mean, parse_release_name
-from openledger.core.types import Account, Digest, Wei
-from openledger.settlement.price import Price, SplitPolicy, Terms
+from openledger.operations.models import (
+    DEPRECATE,
+    LIST,
+    LIST_RUNS,
+    PUBLISH,
+    SHOW,
+    SHOW_RUN,
+    START,
+    NewRelease,
+    NewRun,
+    RecipeChoice,
+    ReleaseList,
+    ReleaseView,
+    RunList,
+    RunView,
+    WhichRelease,
+    WhichRun,
+)
+from openledger.operations.operation import Nothing
+from openledger.settlement.price import Terms
 from openledger.storage import jobs
 from openledger.storage.database import Transaction
 from openledger.storage.records.data import accounts, contributions, datanets, texts
 from openledger.storage.records.model import releases, runs
 from openledger.storage.records.model.releases import Release
 from openledger.storage.records.model.runs import TRAIN_JOB, Run, RunState
-from openledger.web.operations.operation import Nothing, Operation
+from openledger.web.operations.implementation import Implementation
 from openledger.web.operations.wallets import find
 from openledger.wiring.platform import Platform, now_us
 
 if TYPE_CHECKING:
     from openledger.flows.model.train.plan import CardPlan, Plan
     from openledger.training.recipe import Recipe
-
-
-class RecipeChoice(msgspec.Struct, frozen=True):
-    """What a builder may change of the recipe; None: the default."""
-
-    epochs: int | None = None
-    rank: int | None = None
-    last_layers: int | None = None
-    learning_rate_micro: int | None = None
-    held_out_bps: int = 1_000
-    scored_tunes: int = 4  # written and judged after training, where the texts are tunes
-    card_adapters: int = 0  # trained on halves of the data, to measure attribution with
-    leaves_out: bool = False  # also one adapter without each contributor
-
-
-class NewRun(msgspec.Struct, frozen=True):
-    """A run to start; the same key is the same run."""
-
-    datanets: tuple[str, ...]
-    name: str
-    key: str
-    builder: str = "operator"
-    choice: RecipeChoice = RecipeChoice()
-
-
-class Which(msgspec.Struct, frozen=True):
-    """A run by name or id, or a release by name."""
-
-    name: str
-
-
-class RunView(msgspec.Struct, frozen=True):
-    """A run as it stands."""
-
-    id: str
-    name: str
-    state: str
-    stage: str | None  # what a training run is doing at this moment
-    number: int | None
-    seed: Digest | None
-    step: int  # of that stage; of the training once it is done
-    steps: int
-    seconds_left: int | None
-    adapter: Digest | None
-    error: str | None
-    metrics: msgspec.Raw  # JSON object; empty before there is any
-    retry_at: int | None = None  # microseconds; from when a failed run is tried again
-
-
-class RunList(msgspec.Struct, frozen=True):
-    """Runs, the newest first."""
-
-    runs: tuple[RunView, ...]
-
-
-class NewRelease(msgspec.Struct, frozen=True):
-    """A run to release."""
-
-    run: str
-    name: str  # owner/name
-    price: Price = Price(Wei(10**17), Wei(5 * 10**17), Wei(10**16))
-    policy: SplitPolicy = SplitPolicy()
-
-
-class ReleaseView(msgspec.Struct, frozen=True):
-    """A release."""
-
-    name: str
-    number: int | None
-    builder: Account
-    base: Digest
-    adapter: Digest
-    training_root: Digest
-    terms: Terms
-    is_deprecated: bool
-    card: msgspec.Raw  # JSON
-
-
-class ReleaseList(msgspec.Struct, frozen=True):
-    """Releases by name."""
-
-    releases: tuple[ReleaseView, ...]
 
 
 def start(platform: Platform, new: NewRun) -> RunView:
@@ -133,7 +69,7 @@ def start(platform: Platform, new: NewRun) -> RunView:
         return _run_view(transaction, run)
 
 
-def show_run(platform: Platform, which: Which) -> RunView:
+def show_run(platform: Platform, which: WhichRun) -> RunView:
     """One run, by name or id."""
     run = _run(platform, which.name)
     with platform.database.read() as transaction:
@@ -180,7 +116,7 @@ def publish(platform: Platform, new: NewRelease) -> ReleaseView:
     return _view_of(platform, release)
 
 
-def show(platform: Platform, which: Which) -> ReleaseView:
+def show(platform: Platform, which: WhichRelease) -> ReleaseView:
     """One release."""
     with platform.database.read() as transaction:
         release = releases.by_name(transaction, parse_release_name(which.name))
@@ -194,7 +130,7 @@ def list_all(platform: Platform, _: Nothing) -> ReleaseList:
         return ReleaseList(tuple(_view(transaction, one) for one in known))
 
 
-def deprecate(platform: Platform, which: Which) -> ReleaseView:
+def deprecate(platform: Platform, which: WhichRelease) -> ReleaseView:
     """Take a release from sale; its receipts stay valid."""
     with platform.database.read() as transaction:
         release = releases.by_name(transaction, parse_release_name(which.name))
@@ -304,10 +240,12 @@ def _view(transaction: Transaction, release: Release) -> ReleaseView:
     )
 
 
-START = Operation("run.start", NewRun, RunView, start)
-SHOW_RUN = Operation("run.show", Which, RunView, show_run)
-LIST_RUNS = Operation("run.list", Nothing, RunList, list_runs)
-PUBLISH = Operation("model.publish", NewRelease, ReleaseView, publish)
-SHOW = Operation("model.show", Which, ReleaseView, show)
-LIST = Operation("model.list", Nothing, ReleaseList, list_all)
-DEPRECATE = Operation("model.deprecate", Which, ReleaseView, deprecate)
+IMPLEMENTED = (
+    Implementation(START, start),
+    Implementation(SHOW_RUN, show_run),
+    Implementation(LIST_RUNS, list_runs),
+    Implementation(PUBLISH, publish),
+    Implementation(SHOW, show),
+    Implementation(LIST, list_all),
+    Implementation(DEPRECATE, deprecate),
+)

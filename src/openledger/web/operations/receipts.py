@@ -8,7 +8,7 @@ from openledger.core.encoding import decode
 from openledger.core.errors import ConflictError
 from openledger.core.ids import parse_receipt_id
 from openledger.core.signing import sign_typed
-from openledger.core.types import Account, Digest, ReceiptId, Wei
+from openledger.core.types import Account, Digest
 from openledger.flows.money.attribute import Vectors
 from openledger.flows.money.verify.bundle import (
     BUNDLE_VERSION,
@@ -20,6 +20,16 @@ from openledger.flows.money.verify.bundle import (
     OpenedScores,
     Opening,
     pack,
+)
+from openledger.operations.receipts import (
+    EVIDENCE,
+    PENDING,
+    SHOW,
+    EvidenceView,
+    PartView,
+    ReceiptView,
+    ShowReceipt,
+    WhichReceipt,
 )
 from openledger.settlement.epoch import tree_of
 from openledger.settlement.parts import DATA
@@ -40,12 +50,11 @@ from openledger.storage.private.envelope import open_envelope
 from openledger.storage.records.data import accounts
 from openledger.storage.records.model import releases
 from openledger.storage.records.money import calls, epochs
-from openledger.web.operations.operation import Operation
-from openledger.web.parts.evidence import EvidenceView, evidence_view
+from openledger.web.operations.implementation import Implementation
+from openledger.web.parts.evidence import evidence_view
 from openledger.wiring.platform import Platform
 from openledger.wiring.private import open_private, payer_key
 
-PENDING = "pending attribution"
 _WHY_UNSCORED = {
     Unscored.FREE: "nothing was charged, so there is nothing to divide",
     Unscored.NO_ANSWER: "there was no answer to attribute: the data part goes to commons",
@@ -53,49 +62,6 @@ _WHY_UNSCORED = {
     "training data: the data part goes to commons",
     Unscored.NOT_FINITE: "{name} gave numbers that are not finite: the data part goes to commons",
 }
-
-
-class ShowReceipt(msgspec.Struct, frozen=True):
-    """Which receipt, and whether to open its private fields."""
-
-    receipt: str
-    is_private: bool = False
-    rows: int | None = None  # of how many clusters to open the rows; None: no vectors either
-    draw: str = ""  # the checker's own word, by which clusters are drawn
-
-
-class WhichReceipt(msgspec.Struct, frozen=True):
-    """A receipt by its id, or by that of its answer."""
-
-    receipt: str
-
-
-class PartView(msgspec.Struct, frozen=True):
-    """One part of the fee."""
-
-    role: str
-    name: str
-    account: Account
-    amount: Wei
-    share_ppb: int | None  # of the answer, for contributors
-
-
-class ReceiptView(msgspec.Struct, frozen=True):
-    """A receipt for people; `bundle` is the file for a checker."""
-
-    receipt: ReceiptId
-    model: str
-    state: str
-    fee: Wei
-    input_tokens: int
-    output_tokens: int
-    finish: str
-    refund: str | None
-    nobody_ppb: int
-    notes: tuple[str, ...]  # why it has no shares, or none yet
-    parts: tuple[PartView, ...]
-    epoch: int | None
-    bundle: bytes
 
 
 def show(platform: Platform, wanted: ShowReceipt) -> ReceiptView:
@@ -253,5 +219,7 @@ def show_evidence(platform: Platform, wanted: WhichReceipt) -> EvidenceView:
     return evidence_view(platform.database, found)
 
 
-SHOW = Operation("receipt.show", ShowReceipt, ReceiptView, show)
-EVIDENCE = Operation("receipt.evidence", WhichReceipt, EvidenceView, show_evidence)
+IMPLEMENTED = (
+    Implementation(SHOW, show),
+    Implementation(EVIDENCE, show_evidence),
+)

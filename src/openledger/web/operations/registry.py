@@ -1,7 +1,10 @@
-"""All operations by name."""
+"""All implementations by the names of their operations."""
 
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
+
+from openledger.operations.operation import Operation
 from openledger.web.operations import (
     cards,
     datanets,
@@ -12,39 +15,32 @@ from openledger.web.operations import (
     sources,
     wallets,
 )
-from openledger.web.operations.operation import Operation
+from openledger.web.operations.implementation import Implementation
+from openledger.wiring.platform import Platform
 
-OPERATIONS: dict[str, Operation[Any, Any]] = {
-    operation.name: operation
-    for operation in (
-        datanets.CREATE,
-        datanets.ADD,
-        datanets.IMPORT,
-        datanets.SHOW,
-        datanets.LIST,
-        datanets.VERIFY,
-        sources.BRING,
-        models.START,
-        models.SHOW_RUN,
-        models.LIST_RUNS,
-        models.PUBLISH,
-        models.SHOW,
-        models.LIST,
-        models.DEPRECATE,
-        cards.CARD,
-        exports.EXPORT,
-        exports.OPENINGS,
-        wallets.NEW,
-        wallets.BALANCE,
-        wallets.DEPOSIT,
-        wallets.WITHDRAW,
-        wallets.NEW_KEY,
-        wallets.REVOKE_KEY,
-        wallets.CLAIM,
-        epochs.SETTLE,
-        epochs.SHOW,
-        epochs.IDENTITY,
-        receipts.SHOW,
-        receipts.EVIDENCE,
-    )
-}
+Arguments = TypeVar("Arguments", bound=msgspec.Struct)
+Result = TypeVar("Result", bound=msgspec.Struct)
+
+_SUBJECTS: tuple[tuple[Implementation[Any, Any], ...], ...] = (
+    datanets.IMPLEMENTED,
+    sources.IMPLEMENTED,
+    models.IMPLEMENTED,
+    cards.IMPLEMENTED,
+    exports.IMPLEMENTED,
+    wallets.IMPLEMENTED,
+    epochs.IMPLEMENTED,
+    receipts.IMPLEMENTED,
+)
+IMPLEMENTATIONS = {one.operation.name: one for subject in _SUBJECTS for one in subject}
+
+
+def run(
+    platform: Platform, operation: Operation[Arguments, Result], arguments: Arguments
+) -> Result:
+    """Run an operation on an opened home.
+
+    Raises:
+        OpenLedgerError: what its implementation raises.
+    """
+    result: Result = IMPLEMENTATIONS[operation.name].run(platform, arguments)
+    return result

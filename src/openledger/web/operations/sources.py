@@ -12,22 +12,13 @@ from openledger.datanet.sources import breton, folk_music, linux_manual, tiny
 from openledger.datanet.sources.contributors import SourceContributor, by_contributor
 from openledger.datanet.sources.selection import Sizes, estimate_tokens, every_document, pick
 from openledger.flows.data.obtain import obtain
+from openledger.operations.datanets import BRING, Behalf, Bring, DatanetView, Import, NewDatanet
 from openledger.web.operations import datanets
-from openledger.web.operations.datanets import Behalf, DatanetView, Import, NewDatanet
-from openledger.web.operations.operation import Operation
+from openledger.web.operations.implementation import Implementation
 from openledger.wiring.platform import Platform
 
 TINY = "tiny"
 _PACKAGES = "packages"
-
-
-class Bring(msgspec.Struct, frozen=True):
-    """A corpus to bring in, or a small part of it."""
-
-    source: str
-    training_tokens: int | None = None  # None: all of it
-    held_out_tokens: int = 0  # more of the same, with other titles
-    contributors: int | None = None  # of a part: the most prolific who have short texts
 
 
 class Corpus(msgspec.Struct, frozen=True):
@@ -107,4 +98,4 @@ def _people(platform: Platform, corpus: Corpus, wanted: Bring) -> tuple[SourceCo
     return by_contributor([*documents, *picked.held_out])
 
 
-BRING = Operation("datanet.bring", Bring, DatanetView, bring)
+IMPLEMENTED = (Implementation(BRING, bring),)

@@ -4,25 +4,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from openledger.attribution.evidence.shown import DocumentEvidence, Evidence
+from openledger.attribution.evidence.shown import Evidence
 from openledger.core.types import Account, ReceiptId
+from openledger.operations.receipts import DocumentView, EvidenceView
 from openledger.storage.database import Database
 from openledger.storage.records.data import accounts
 
 if TYPE_CHECKING:
     from openledger.flows.money.evidence import ShowEvidence
-
-
-class DocumentView(DocumentEvidence, frozen=True, kw_only=True):
-    """One training document and the name of its contributor."""
-
-    contributor: str
-
-
-class EvidenceView(Evidence, frozen=True, kw_only=True):
-    """What there is to see of one answer."""
-
-    documents: tuple[DocumentView, ...]
 
 
 def evidence_view(database: Database, found: Evidence) -> EvidenceView:

@@ -14,12 +14,11 @@ from openledger.flows.model.train.plan import Step, attribution_folder
 from openledger.flows.money.verify.bundle import read_bundle
 from openledger.flows.money.verify.export import open_export
 from openledger.flows.money.verify.recompute import recompute
+from openledger.operations.models import NewExport, NewRelease, NewRun, RecipeChoice, WhichRelease
+from openledger.operations.receipts import ShowReceipt
 from openledger.storage.private.sealed_folder import SealedFolder
 from openledger.storage.records.model import runs
 from openledger.web.operations import cards, exports, models
-from openledger.web.operations.exports import NewExport
-from openledger.web.operations.models import NewRelease, NewRun, RecipeChoice, Which
-from openledger.web.operations.receipts import ShowReceipt
 from openledger.web.work import worker_of
 from openledger.wiring.platform import Platform
 from tests import market as fair
@@ -57,7 +56,7 @@ def test_a_card_is_measured_though_killed_and_stands_under_the_training_root(
     again = list[Step]()
     ended = flow.train(shop, run, again.append)
     models.publish(market, NewRelease("run", "me/tunes"))
-    shown = cards.card(market, Which("me/tunes"))
+    shown = cards.card(market, WhichRelease("me/tunes"))
     folder = attribution_folder(market.home.run(run.op))
     state = load_state(folder, read=SealedFolder(market.sealer).read)
     audit = state.manifest.audit
@@ -100,7 +99,7 @@ def test_an_audited_answer_is_redone_on_another_machine(market: Platform, tmp_pa
 
 
 def test_a_release_without_half_data_adapters_is_not_measured(market: Platform) -> None:
-    shown = cards.card(market, Which(fair.MODEL))
+    shown = cards.card(market, WhichRelease(fair.MODEL))
 
     assert shown.measured is None
     assert not shown.is_audited

@@ -26,13 +26,14 @@ from openledger.flows.model.train.plan import (
     elsewhere,
     gather,
 )
+from openledger.operations.datanets import NewDatanet
+from openledger.operations.models import NewRun, RecipeChoice, WhichRun
 from openledger.storage.records.data.accounts import AccountKind
 from openledger.storage.records.model import runs
 from openledger.storage.records.model.runs import Run
 from openledger.training.split import split_by_key
 from openledger.training.task import Stage, TrainingManifest
 from openledger.web.operations import datanets, models
-from openledger.web.operations.models import NewRun, RecipeChoice, Which
 from openledger.web.work import worker_of
 from openledger.wiring.platform import Platform
 from tests import market as fair
@@ -75,7 +76,7 @@ def test_only_what_was_anchored_is_trained_on(market: Platform, begun: Run) -> N
         as_begun(folder, material, begun.manifest_root)
 
     worker_of(market).drain()
-    failed = models.show_run(market, Which("run"))
+    failed = models.show_run(market, WhichRun("run"))
     assert failed.state == "failed"
     assert "was withdrawn" in (failed.error or "")
 
@@ -124,7 +125,7 @@ def test_the_same_name_with_other_choices_is_refused(
 
 
 def test_the_same_name_with_other_datanets_is_refused(market: Platform, begun: Run) -> None:
-    datanets.create(market, datanets.NewDatanet("sea", "Songs.", ("CC0-1.0",)))
+    datanets.create(market, NewDatanet("sea", "Songs.", ("CC0-1.0",)))
     other = NewRun((fair.DATANET, "sea"), "run", "run", choice=CHOICE)
 
     with pytest.raises(ConflictError, match="Datanets"):
@@ -215,14 +216,14 @@ def test_while_it_trains_everyone_sees_the_stage_and_afterwards_the_steps(
     seen: list[tuple[str, str | None, int]] = []
 
     def look(step: plan.Step) -> None:
-        view = models.show_run(market, Which("run"))
+        view = models.show_run(market, WhichRun("run"))
         seen.append((step.stage, view.stage, view.step - step.done))
 
     ended = flow.train(market.models.workshop, begun, look)
 
     assert {stage for stage, _, _ in seen} >= {Stage.TRAINING.value, flow.BUILDING}
     assert all(told == shown and apart == 0 for told, shown, apart in seen)
-    view = models.show_run(market, Which("run"))
+    view = models.show_run(market, WhichRun("run"))
     metrics = msgspec.json.decode(ended.metrics or b"", type=flow.Metrics)
     assert (view.stage, view.step, view.steps) == (None, metrics.steps, metrics.steps)
 

@@ -16,6 +16,7 @@ from openledger.core.types import Account, Wei
 from openledger.flows.money.claim import UNKNOWN_TRANSACTION, Paid
 from openledger.flows.money.settle import flow as settling
 from openledger.lm.tokenizer import Tokenizer
+from openledger.operations.operation import Nothing
 from openledger.settlement.epoch import Payout, payout_tree
 from openledger.storage.database import Database, copy_sqlite
 from openledger.storage.records.data.accounts import AccountKind
@@ -23,7 +24,6 @@ from openledger.storage.records.money import calls, epochs
 from openledger.storage.records.money.epochs import Epoch, EpochState
 from openledger.storage.tables import call_receipts
 from openledger.web.operations import epochs as operations
-from openledger.web.operations.operation import Nothing
 from openledger.wiring.platform import Platform
 from tests import market as fair
 from tests.fakes import FailingTransport

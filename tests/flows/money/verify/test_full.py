@@ -15,9 +15,9 @@ from openledger.attribution.state import AttributionState, digest_of_row, row_te
 from openledger.core.encoding import decode, encode
 from openledger.core.errors import InvalidInputError, VerificationError
 from openledger.core.types import Account, Digest
+from openledger.flows.money.verify.anchors import Anchors
 from openledger.flows.money.verify.bundle import (
     FULL_BUNDLE_VERSION,
-    Anchors,
     FullBundle,
     OpenedRow,
     OpenedScores,

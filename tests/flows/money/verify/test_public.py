@@ -11,11 +11,13 @@ from eth_utils.address import to_checksum_address
 from openledger.core.encoding import decode, encode
 from openledger.core.errors import InvalidInputError, VerificationError
 from openledger.core.types import Digest
-from openledger.flows.money.verify.bundle import Anchors, Bundle, Opening, read_anchors
+from openledger.flows.money.verify.anchors import Anchors, read_anchors
+from openledger.flows.money.verify.bundle import Bundle, Opening
 from openledger.flows.money.verify.public import verify_bundle
 from openledger.lm.tokenizer import Tokenizer
+from openledger.operations.epochs import WhichEpoch
+from openledger.operations.receipts import ShowReceipt
 from openledger.web.operations import epochs, receipts
-from openledger.web.operations.receipts import ShowReceipt
 from tests import market as fair
 
 # A bundle, and whether it is held to anchors; unsettled receipts stand in no anchored epoch.
@@ -54,7 +56,7 @@ def evidence(
             private=receipts.show(platform, ShowReceipt(wanted.receipt, is_private=True)).bundle,
             unsettled=unsettled.bundle,
             first=receipts.show(platform, ShowReceipt(made[0].receipt_id)).bundle,
-            anchors=epochs.show(platform, epochs.Which()).anchors,
+            anchors=epochs.show(platform, WhichEpoch()).anchors,
         )
 
 

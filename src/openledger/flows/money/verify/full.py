@@ -30,8 +30,8 @@ from openledger.core.errors import InvalidInputError, VerificationError
 from openledger.core.merkle import Tree
 from openledger.core.merkle import verify as verify_proof
 from openledger.core.types import Digest
+from openledger.flows.money.verify.anchors import Anchors
 from openledger.flows.money.verify.bundle import (
-    Anchors,
     Bundle,
     FullBundle,
     OpenedRow,

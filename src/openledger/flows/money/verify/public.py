@@ -10,9 +10,9 @@ from openledger.core.errors import VerificationError
 from openledger.core.merkle import verify as verify_proof
 from openledger.core.signing import Domain, verify_typed
 from openledger.core.types import Account, is_canonical
+from openledger.flows.money.verify.anchors import Anchors
 from openledger.flows.money.verify.bundle import (
     PAYER,
-    Anchors,
     Bundle,
     EpochProof,
     Opening,

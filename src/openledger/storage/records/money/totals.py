@@ -10,26 +10,13 @@ import msgspec
 from sqlalchemy import Select, Table, select
 
 from openledger.core.errors import VerificationError
+from openledger.core.identity import Totals
 from openledger.core.types import Account, Digest, Wei
 from openledger.storage.database import Transaction
 from openledger.storage.records.money import calls, epochs
 from openledger.storage.records.money.balances import EscrowBalance, Hold, HoldState, PayerBook
 from openledger.storage.records.rows import stream
 from openledger.storage.tables import escrow_balances, holds, payer_books
-
-
-class Totals(msgspec.Struct, frozen=True):
-    """One gateway's sums; wei unless said otherwise."""
-
-    receipts: int  # how many
-    deposited: Wei
-    spent: Wei  # as Escrow says
-    withdrawn: Wei
-    held: Wei  # open holds
-    fees: Wei  # of all receipts
-    drawn: Wei  # of the settled epochs
-    promised: Wei  # by the active one of them
-    claimed: Wei
 
 
 class Progress(msgspec.Struct, frozen=True):

@@ -1,12 +1,9 @@
-"""The shape of an operation."""
+"""The shape of an operation: what is asked and what comes back, without how it is done."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import msgspec
-
-from openledger.wiring.platform import Platform
 
 Arguments = TypeVar("Arguments", bound=msgspec.Struct)
 Result = TypeVar("Result", bound=msgspec.Struct)
@@ -19,7 +16,6 @@ class Operation(Generic[Arguments, Result]):
     name: str
     arguments: type[Arguments]
     result: type[Result]
-    run: Callable[[Platform, Arguments], Result]
 
 
 class Nothing(msgspec.Struct, frozen=True):

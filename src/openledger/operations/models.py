@@ -1,0 +1,159 @@
+"""What can be asked about training runs and the releases that come of them."""
+
+import msgspec
+
+from openledger.attribution.card.figures import Measured
+from openledger.core.types import Account, Digest, Wei
+from openledger.operations.operation import Nothing, Operation
+from openledger.settlement.price import Price, SplitPolicy, Terms
+
+
+class RecipeChoice(msgspec.Struct, frozen=True):
+    """What a builder may change of the recipe; None: the default."""
+
+    epochs: int | None = None
+    rank: int | None = None
+    last_layers: int | None = None
+    learning_rate_micro: int | None = None
+    held_out_bps: int = 1_000
+    scored_tunes: int = 4  # written and judged after training, where the texts are tunes
+    card_adapters: int = 0  # trained on halves of the data, to measure attribution with
+    leaves_out: bool = False  # also one adapter without each contributor
+
+
+class NewRun(msgspec.Struct, frozen=True):
+    """A run to start; the same key is the same run."""
+
+    datanets: tuple[str, ...]
+    name: str
+    key: str
+    builder: str = "operator"
+    choice: RecipeChoice = RecipeChoice()
+
+
+class WhichRun(msgspec.Struct, frozen=True):
+    """A run by name or id."""
+
+    name: str
+
+
+class RunView(msgspec.Struct, frozen=True):
+    """A run as it stands."""
+
+    id: str
+    name: str
+    state: str
+    stage: str | None  # what a training run is doing at this moment
+    number: int | None
+    seed: Digest | None
+    step: int  # of that stage; of the training once it is done
+    steps: int
+    seconds_left: int | None
+    adapter: Digest | None
+    error: str | None
+    metrics: msgspec.Raw  # JSON object; empty before there is any
+    retry_at: int | None = None  # microseconds; from when a failed run is tried again
+
+
+class RunList(msgspec.Struct, frozen=True):
+    """Runs, the newest first."""
+
+    runs: tuple[RunView, ...]
+
+
+class WhichRelease(msgspec.Struct, frozen=True):
+    """A release by name."""
+
+    name: str
+
+
+class NewRelease(msgspec.Struct, frozen=True):
+    """A run to release."""
+
+    run: str
+    name: str  # owner/name
+    price: Price = Price(Wei(10**17), Wei(5 * 10**17), Wei(10**16))
+    policy: SplitPolicy = SplitPolicy()
+
+
+class ReleaseView(msgspec.Struct, frozen=True):
+    """A release."""
+
+    name: str
+    number: int | None
+    builder: Account
+    base: Digest
+    adapter: Digest
+    training_root: Digest
+    terms: Terms
+    is_deprecated: bool
+    card: msgspec.Raw  # JSON
+
+
+class ReleaseList(msgspec.Struct, frozen=True):
+    """Releases by name."""
+
+    releases: tuple[ReleaseView, ...]
+
+
+class CardView(msgspec.Struct, frozen=True):
+    """A card; bound to the release by the training root, under which all of `measured` stands."""
+
+    name: str
+    number: int | None
+    builder: Account
+    base: Digest
+    adapter: Digest
+    training_root: Digest
+    run: int  # its place among the runs that this builder has begun on chain
+    runs: int  # how many those are by now
+    self_supplied_bps: int  # of the text trained on, how much the builder contributed
+    is_audited: bool  # whether calls may ask for the audited mode
+    measured: Measured | None  # None: not measured
+
+
+class NewExport(msgspec.Struct, frozen=True):
+    """A release to copy into a folder of the machine that holds the home."""
+
+    name: str
+    folder: str  # absolute; new or empty
+    has_texts: bool = False  # the training texts, too: for an audit that retrains
+
+
+class ExportView(msgspec.Struct, frozen=True):
+    """An export as written."""
+
+    name: str
+    folder: str
+    files: int
+    size_bytes: int
+    base: Digest  # not in it
+
+
+class OpeningView(msgspec.Struct, frozen=True):
+    """One opening of an attribution state."""
+
+    opened_at: int  # microseconds since 1970
+    who: str
+    account: Account
+    purpose: str
+    subject: str
+
+
+class OpeningList(msgspec.Struct, frozen=True):
+    """All openings of a release's state, the oldest first."""
+
+    name: str
+    openings: tuple[OpeningView, ...]
+
+
+START = Operation("run.start", NewRun, RunView)
+SHOW_RUN = Operation("run.show", WhichRun, RunView)
+LIST_RUNS = Operation("run.list", Nothing, RunList)
+PUBLISH = Operation("model.publish", NewRelease, ReleaseView)
+SHOW = Operation("model.show", WhichRelease, ReleaseView)
+LIST = Operation("model.list", Nothing, ReleaseList)
+DEPRECATE = Operation("model.deprecate", WhichRelease, ReleaseView)
+CARD = Operation("model.card", WhichRelease, CardView)
+EXPORT = Operation("model.export", NewExport, ExportView)
+OPENINGS = Operation("model.openings", WhichRelease, OpeningList)
