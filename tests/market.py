@@ -32,7 +32,9 @@ from openledger.flows.data.contribute.submission import Outcome, Submission
 from openledger.flows.model.publish import Card, Offer
 from openledger.flows.money.attribute import Attribute, Member
 from openledger.flows.money.infer import answer
-from openledger.flows.money.infer.request import CallRequest, CallResult, Desk
+from openledger.flows.money.infer.charge import Ending, charge
+from openledger.flows.money.infer.prepare import prepare
+from openledger.flows.money.infer.request import CallRequest, CallResult, Desk, Prepared
 from openledger.lm.tokenizer import Tokenizer
 from openledger.serving.engine import AdapterRef
 from openledger.settings import ChainSettings, HomeSettings, ModelSettings, Settings
@@ -44,7 +46,7 @@ from openledger.settlement.shares import (
     Segment,
     segment_lengths,
 )
-from openledger.storage.records.data import datanets
+from openledger.storage.records.data import contributions, datanets, texts
 from openledger.storage.records.data.accounts import AccountKind, LocalAccount
 from openledger.storage.records.model import releases, runs
 from openledger.storage.records.model.runs import Run, RunState
@@ -255,6 +257,31 @@ def paid_calls(platform: Platform, tokenizer: Tokenizer, count: int) -> list[Cal
     made = [call(till, payer(platform).address) for _ in range(count)]
     attribute(platform, [one.receipt_id for one in made])
     return made
+
+
+def tunes(platform: Platform) -> dict[str, str]:
+    """The texts in the Datanet, by title."""
+    found = {}
+    with platform.database.read() as transaction:
+        for one in contributions.of_datanet(transaction, datanet(platform).id):
+            titles = [row.title for row in texts.documents_of(transaction, one.id)]
+            for chunk in texts.chunks_of(transaction, one.id):
+                name = texts.chunk_object(one.id, chunk.position)
+                text = platform.vault.get(transaction, one.id, name, chunk.blob).decode()
+                found[titles[chunk.document]] = text
+    return found
+
+
+def answered(platform: Platform, model: str, prompt: str, answer: str) -> ReceiptId:
+    """A paid call of a real model with this answer, attributed."""
+    desk = platform.models.desk
+    request = CallRequest(payer(platform).address, model, prompt, max_tokens=200)
+    prepared = prepare(desk, request)
+    assert isinstance(prepared, Prepared)
+    ids = desk.tokenizer.encode(answer)
+    receipt = charge(desk, prepared, Ending(ids, answer, "stop")).receipt_id
+    platform.models.attribute.run([receipt])
+    return receipt
 
 
 def free_call(platform: Platform, tokenizer: Tokenizer) -> ReceiptId:

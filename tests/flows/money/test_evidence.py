@@ -16,9 +16,6 @@ from openledger.attribution.method import CAP_PPB
 from openledger.core.errors import ConflictError, NotAllowedError, NotFoundError
 from openledger.core.types import PARTS_PER_BILLION, Account, Digest, ReceiptId
 from openledger.flows.money.evidence import MATCHING, shares_of_documents
-from openledger.flows.money.infer.charge import Ending, charge
-from openledger.flows.money.infer.prepare import prepare
-from openledger.flows.money.infer.request import CallRequest, Prepared
 from openledger.operations.models import NewRelease, NewRun, RecipeChoice, WhichRelease
 from openledger.operations.receipts import WhichReceipt
 from openledger.settlement.shares import (
@@ -29,7 +26,7 @@ from openledger.settlement.shares import (
     Segment,
     combine,
 )
-from openledger.storage.records.data import contributions, texts
+from openledger.storage.records.data import contributions
 from openledger.storage.records.data.contributions import ContributionState
 from openledger.storage.tables import documents
 from openledger.web.operations import models, receipts
@@ -66,33 +63,13 @@ def trained_on(platform: Platform) -> tuple[str, str]:
     """Title and text of a tune that the model was trained on; others are held out, by the seed."""
     titles = trained_titles(platform)
     return max(
-        ((title, text) for title, text in tunes(platform).items() if title in titles),
+        ((title, text) for title, text in fair.tunes(platform).items() if title in titles),
         key=lambda tune: len(tune[1]),
     )
 
 
-def tunes(platform: Platform) -> dict[str, str]:
-    found = {}
-    with platform.database.read() as transaction:
-        for one in contributions.of_datanet(transaction, fair.datanet(platform).id):
-            titles = [row.title for row in texts.documents_of(transaction, one.id)]
-            for chunk in texts.chunks_of(transaction, one.id):
-                name = texts.chunk_object(one.id, chunk.position)
-                text = platform.vault.get(transaction, one.id, name, chunk.blob).decode()
-                found[titles[chunk.document]] = text
-    return found
-
-
 def answered(platform: Platform, prompt: str, answer: str) -> ReceiptId:
-    """A paid call with this answer, attributed."""
-    desk = platform.models.desk
-    request = CallRequest(fair.payer(platform).address, MODEL, prompt, max_tokens=200)
-    prepared = prepare(desk, request)
-    assert isinstance(prepared, Prepared)
-    ids = desk.tokenizer.encode(answer)
-    receipt = charge(desk, prepared, Ending(ids, answer, "stop")).receipt_id
-    platform.models.attribute.run([receipt])
-    return receipt
+    return fair.answered(platform, MODEL, prompt, answer)
 
 
 def shown(platform: Platform, receipt: ReceiptId) -> Evidence:
@@ -217,8 +194,8 @@ def test_what_was_withdrawn_is_not_shown(trained: Platform) -> None:
 
 
 def test_passages_without_influence_are_said_to_disagree(trained: Platform) -> None:
-    held_out = next(title for title in tunes(trained) if title not in trained_titles(trained))
-    text = tunes(trained)[held_out]
+    held_out = next(title for title in fair.tunes(trained) if title not in trained_titles(trained))
+    text = fair.tunes(trained)[held_out]
     receipt = answered(trained, "X:1\n", text)
     found = shown(trained, receipt)
 

@@ -30,7 +30,7 @@ CHOICE = RecipeChoice(
     epochs=1, rank=2, last_layers=1, scored_tunes=0, card_adapters=16, leaves_out=True
 )
 
-TAUGHT = RecipeChoice(epochs=5, scored_tunes=0, card_adapters=16)
+TAUGHT = RecipeChoice(scored_tunes=0, card_adapters=16)  # as in `tests.audited`
 
 
 def start(market: Platform, choice: RecipeChoice = CHOICE) -> runs.Run:
@@ -90,7 +90,7 @@ def test_an_audited_answer_is_redone_on_another_machine(market: Platform, tmp_pa
         read_bundle(bundle(market, ShowReceipt(one, is_private=True, rows=10_000))) for one in asked
     ]
     paid = [one for one in bundles if one.receipt.statement.body.attribution.shares]
-    assert paid, "nobody was paid by any answer"
+    assert paid
     export = open_export(tmp_path / "export", paid[0].receipt, None)
     again = [recompute(one, export, market.models.base) for one in paid]
 
