@@ -30,7 +30,7 @@ from openledger.settlement.shares import (
     combine,
 )
 
-_FULL = Gain(over_base_micronats=1, over_null_micronats=1, cap_ppb=PARTS_PER_BILLION)
+_FULL = Gain(10**9, 10**9, PARTS_PER_BILLION)  # nats enough that none is nobody's
 _ANY = Digest("0" * 64)  # of a query vector that is not stated
 
 
