@@ -71,10 +71,17 @@ def nobody_rows(
     outsiders = ("outside",)
     inside, outside = (of(kinds, lambda one: 1 - one.nobody) for kinds in (INSIDE, outsiders))
     gains = [of(kinds, lambda one: one.gains) for kinds in (INSIDE, outsiders)]
+    errors = np.concatenate(
+        [
+            _payout(world, of_documents(world, one.documents))
+            for world, one in zip(worlds, paid, strict=True)
+        ]
+    )
     figures = {
         "area under the curve of nobody": measures.area_under_curve(inside, outside),
         "area under the curve of the gain, also below zero": measures.area_under_curve(*gains),
         "answers inside that gain": float((gains[0] > 0).mean()),
+        "payout error, whatever an answer gained": float(np.nanmean(errors)),
         "contributors' part inside": float(inside.mean()),
         "contributors' part outside": float(outside.mean()),
     }

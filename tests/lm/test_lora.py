@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -5,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from openledger.core.errors import ConflictError, InvalidInputError, NotFoundError
 from openledger.core.types import Digest
 from openledger.lm.base import BaseModel
-from openledger.lm.checkpoint import tensors_of
+from openledger.lm.checkpoint import load_adapter, save_adapter, tensors_of
 from openledger.lm.lora import (
     TARGETS,
     Adapter,
@@ -241,6 +243,19 @@ def test_the_plain_layers_come_back_even_after_an_error(tiny: BaseModel) -> None
         raise RuntimeError("on purpose")
 
     assert tiny.model.get_submodule("model.layers.2.self_attn.q_proj") is before
+
+
+def test_others_read_their_adapters_while_some_are_trained_together(
+    tiny: BaseModel, tmp_path: Path
+) -> None:
+    """Answers are attributed between the steps of a training."""
+    adapter = lively_adapter(tiny, BANKED_SHAPE, seed=1)
+    digest = save_adapter(tmp_path / "adapter", adapter, tiny.name)
+
+    with banked(tiny.model, [adapter, adapter]):
+        found = load_adapter(tmp_path / "adapter", tiny, digest)
+
+    assert found.shape == adapter.shape
 
 
 def test_adapters_of_other_shapes_or_none_are_refused(tiny: BaseModel) -> None:

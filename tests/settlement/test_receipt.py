@@ -219,6 +219,11 @@ def test_a_statement_is_audited_if_and_only_if_the_call_asked_for_it() -> None:
     with pytest.raises(VerificationError, match="influence alone"):
         verify_statement(DOMAIN, signed, bare)
 
+    for losses in ((-1, 5), (5, 10**9 + 1), (10**400, 5)):
+        _, false = audited(losses)
+        with pytest.raises(VerificationError, match="half-data adapter's loss"):
+            verify_statement(DOMAIN, signed, false)
+
     plain = call(None)
     members = (with_segments(scores()[0], losses_micronats=(1, 2)),)
     unasked = make_statement(DOMAIN, plain, "float32", members, ROLES, GATEWAY_KEY)

@@ -195,7 +195,7 @@ class Attributor:
     ) -> tuple[ClusterScore, ...]:
         """Score a whole answer, without segments, whether or not anything is owed for it.
 
-        None for one without tokens that count, or for which a model yields no finite numbers.
+        Nothing for one without tokens that count, or for which a model yields no finite numbers.
         """
         row = lay_out(prompt_ids, answer_ids, [self.signatures])
         if row is None or not row.counted:

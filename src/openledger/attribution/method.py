@@ -1,6 +1,7 @@
 """The constants of method version 2: fixed for every release, so that none can be tuned to pay.
 
-A change of any of them is a new version. Why each has its value: docs/protocol/attribution.md.
+From the first public release on, a change of any of them is a new version. Why each has its value:
+docs/protocol/attribution.md.
 """
 
 from openledger.core.types import PARTS_PER_BILLION
@@ -16,7 +17,7 @@ KEPT_DIVISOR = 4  # a factor of dimension D keeps D / 4 eigenvectors
 KEPT_LEAST = 256
 CURVATURE_TOKENS = 16_384  # of about that many at most the curvature is measured, at both moments
 CURVATURE_EXAMPLES = 128  # and of about that many rows at most, placebo rows included
-LENGTH_PERCENT = 50  # no row is longer for its tokens than that many of those measured there
+LENGTH_PERCENT = 50  # of those rows are shorter for their tokens than any row may be long
 ROWS_BYTES = 32 * 2**20  # the fewer rows, the more numbers each may have
 LEAST_WIDTH = 16_384  # numbers in a row, both checkpoints together
 MOST_WIDTH = 262_144

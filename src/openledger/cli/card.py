@@ -1,6 +1,6 @@
 """How `openledger model card` prints a release's card for people."""
 
-from openledger.attribution.card.figures import Figures, Interval, Measured
+from openledger.attribution.card.figures import Figures, Interval, Measured, Nobody
 from openledger.cli.output import short, table
 from openledger.operations.models import CardView
 
@@ -23,8 +23,18 @@ def card_lines(card: CardView) -> str:
     return "\n".join([*lines, *_measured(card.measured, is_audited=card.is_audited)])
 
 
+def _nobody(found: Nobody | None) -> str:
+    if found is None:
+        return "  nobody AUC not measured: the adapter answers nothing to everyday questions"
+    return (
+        f"  nobody AUC {found.auc_milli / 1000:.2f}; of the data money "
+        f"{found.paid_inside_milli / 10:.0f} % paid on those answers, "
+        f"{found.paid_outside_milli / 10:.0f} % on {found.outside} to everyday questions"
+    )
+
+
 def _measured(found: Measured, *, is_audited: bool) -> list[str]:
-    sizes, times, nobody = found.sizes, found.times, found.nobody
+    sizes, times = found.sizes, found.times
     asked = f"{found.held_out} held-out and {found.generated} generated answers"
     left_out = f", {found.left_out} without one contributor each" if found.left_out else ""
     audited = ("none",) * len(_TITLES) if found.audited is None else _column(found.audited)
@@ -37,9 +47,7 @@ def _measured(found: Measured, *, is_audited: bool) -> list[str]:
         "",
         table(["measure (95 % interval)", "every call", "audited"], [[*row] for row in columns]),
         "",
-        f"  nobody AUC {nobody.auc_milli / 1000:.2f}; of the data money "
-        f"{nobody.paid_inside_milli / 10:.0f} % paid on those answers, "
-        f"{nobody.paid_outside_milli / 10:.0f} % on {nobody.outside} to everyday questions",
+        _nobody(found.nobody),
         f"  {sizes.documents} documents in {sizes.clusters} clusters of {sizes.contributors} "
         f"contributors; state {sizes.attribution_bytes / _MEGABYTE:.1f} MiB, "
         f"half-data adapters {sizes.adapter_bytes / _MEGABYTE:.1f} MiB",

@@ -296,7 +296,7 @@ def linear_at(model: LlamaForCausalLM, site: Site) -> nn.Linear:
         module: nn.Module = model.get_submodule(site.module)
     except AttributeError as error:
         raise NotFoundError(f"the base model has no layer {site.module}") from error
-    linear = module.base if isinstance(module, MixedLinear) else module
+    linear = module.base if isinstance(module, MixedLinear | BankedLinear) else module
     assert isinstance(linear, nn.Linear)
     return linear
 

@@ -28,6 +28,7 @@ from openledger.settlement.split import apportion
 CAP_PPB_OF_METHOD = {2: 900_000_000}
 SEGMENT_TOKENS = 128  # longer answers are cut
 LEAST_OVER_NULL_MICRONATS = 1_000_000  # one nat: what gains are divided by where they are smaller
+MOST_LOSS_MICRONATS = 10**9  # a token on average: 1,000 nats are worse than any model
 # How far the shares of two honest machines may lie apart: total variation, half a point.
 TOLERANCE_PPB = 5_000_000
 
@@ -180,12 +181,15 @@ def check_audited(members: Sequence[MemberScores], *, is_asked: bool) -> None:
     """Check that scores were corrected if the call asked for that, and only then.
 
     Raises:
-        VerificationError: it is otherwise.
+        VerificationError: it is otherwise, or a loss is none.
     """
     for segment in (segment for member in members for segment in member.segments):
         has_losses = segment.losses_micronats is not msgspec.UNSET
         if has_losses and not is_asked:
             raise VerificationError("the statement is audited, which the call did not ask for")
+        losses = segment.losses_micronats or ()
+        if not all(0 <= loss <= MOST_LOSS_MICRONATS for loss in losses):
+            raise VerificationError("a half-data adapter's loss is below zero or beyond any")
         # What owes nobody anything has no scores that could be audited.
         if is_asked and segment.clusters and not has_losses:
             raise VerificationError("the call asked for an audit, its scores are influence alone")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from openledger.attribution.card.audited import Correction, calibrate, cross_fitted
 from openledger.attribution.card.figures import Calibration
+from openledger.core.errors import InvalidInputError
 
 ADAPTERS, CLUSTERS, ANSWERS = 24, 12, 40
 ENERGIES = [10_000] * CLUSTERS
@@ -127,3 +128,17 @@ def test_clusters_with_longer_rows_are_corrected_more() -> None:
     nothing = [0] * CLUSTERS
 
     assert heavy.corrected(nothing, losses)[0] > plain.corrected(nothing, losses)[0] > 0
+
+
+@pytest.mark.parametrize("numbers", [(0, 1), (2**53, 1), (-1, 1), (1, 0), (1, -5), (1, 10**15 + 1)])
+def test_what_no_calibration_gives_is_refused(numbers: tuple[int, int]) -> None:
+    with pytest.raises(InvalidInputError, match="no calibration"):
+        Calibration(*numbers)
+
+
+def test_corrections_beyond_any_score_are_refused() -> None:
+    kept = np.eye(CLUSTERS)
+    correction = Correction(kept, ENERGIES, Calibration(2**52, 1))
+
+    with pytest.raises(InvalidInputError, match="beyond any score"):
+        correction.corrected([0] * CLUSTERS, [0, 10**9] * (CLUSTERS // 2) + [0] * (CLUSTERS % 2))

@@ -13,6 +13,7 @@ from openledger.attribution.card.examine import Examination, Question, Retrained
 from openledger.attribution.card.figures import Audit, Measured, Sizes, Times
 from openledger.attribution.card.panel import auditor_of, clusters_of, correction_of, halves_of
 from openledger.attribution.card.subsets import cluster_halves, without_each
+from openledger.attribution.credit.documents import ElsewhereText
 from openledger.attribution.influence.gradients import Checkpoints, ProbedModel
 from openledger.attribution.influence.rows import quantise_query
 from openledger.attribution.release import build
@@ -33,7 +34,14 @@ from openledger.settlement.shares import Unscored
 from openledger.training.recipe import Recipe as TrainingRecipe
 from openledger.training.rows import Row
 from openledger.training.steps.ensemble import Member, train_members
-from tests.attribution.releases import RECIPE, SEED, examples_of, some_text, trained_adapter
+from tests.attribution.releases import (
+    RECIPE,
+    SEED,
+    account,
+    examples_of,
+    some_text,
+    trained_adapter,
+)
 
 TEXTS = tuple(some_text(i, words=10) for i in range(8))
 OWNERS = tuple(i % 4 for i in range(8))
@@ -117,8 +125,39 @@ def test_everything_is_measured(found: Examination) -> None:
             assert interval.answers == 6
     assert found.influence.lds_contributor is not None
     assert found.influence.lds_contributor.mean_milli > 300
+    assert found.nobody is not None
     assert found.nobody.outside == 3
     assert found.nobody.paid_inside_milli >= found.nobody.paid_outside_milli
+
+
+def test_who_is_owed_for_a_passage_but_brought_nothing_here_has_no_figures(
+    tmp_path: Path, room: Room, base: BaseModel
+) -> None:
+    """He was the first to commit it, in another Datanet."""
+    models = Checkpoints(
+        early=ProbedModel(base, room.retrained.early),
+        final=ProbedModel(base, room.retrained.released),
+    )
+    first = [ElsewhereText(account(99), text, 0) for text in TEXTS[:3]]
+    examples = examples_of(base, TEXTS, OWNERS)
+    state = build(tmp_path / "state", models, examples, RECIPE, elsewhere=first)
+    paid = Attributor(state, models).attribute(room.inside[0].prompt, room.inside[0].answer)
+    found = msgspec.structs.replace(room, state=state).examined(base)
+
+    assert account(99) in {share.account for share in paid.attribution.shares}
+    assert found.influence.payout_error is not None
+    assert found.influence.payout_error.answers == 6
+
+
+def test_an_adapter_that_answers_nothing_else_has_no_figure_of_nobody(
+    room: Room, base: BaseModel
+) -> None:
+    assert msgspec.structs.replace(room, outside=()).examined(base).nobody is None
+
+
+def test_gradients_that_are_no_numbers_measure_nothing(room: Room, base: BaseModel) -> None:
+    with pytest.raises(InvalidInputError, match="no finite numbers"):
+        room.examined(base, released=broken_adapter(room.retrained.released))
 
 
 def test_what_was_not_trained_is_not_measured(room: Room, base: BaseModel) -> None:

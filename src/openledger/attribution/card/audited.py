@@ -15,9 +15,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from openledger.attribution.card.figures import Calibration
+from openledger.core.errors import InvalidInputError
 
 _RIDGES_PPM = tuple(round(1e6 * 10 ** (step / 2)) for step in range(-4, 5))  # 0.01 to 100
 _MICRO = 1_000_000
+_EXACT = 2**53  # below that a double is an exact integer
 
 
 class Correction:
@@ -41,12 +43,17 @@ class Correction:
         Args:
             scores: (M,) of influence.
             losses_micronats: (K,) mean loss of the answer under each adapter.
+
+        Raises:
+            InvalidInputError: no integer that a score can be comes of it.
         """
         losses = np.array(losses_micronats, float) / _MICRO
         guess = np.array(scores, float) / self._units  # (M,) nats
         surprise = losses.mean() - losses - self._design @ guess  # (K,)
-        moved: list[int] = np.rint(self._lift @ surprise * self._units).astype(np.int64).tolist()
-        return [score + by for score, by in zip(scores, moved, strict=True)]
+        moved = self._lift @ surprise * self._units  # (M,)
+        if not np.abs(moved).max(initial=0) < _EXACT:
+            raise InvalidInputError("losses and calibration give corrections beyond any score")
+        return [score + round(by) for score, by in zip(scores, moved.tolist(), strict=True)]
 
 
 def calibrate(

@@ -47,7 +47,7 @@ class Examination(msgspec.Struct, frozen=True):
     calibration: Calibration | None
     influence: Figures
     audited: Figures | None
-    nobody: Nobody
+    nobody: Nobody | None
     attribution_ms: int  # CPU time of one answer
     audit_ms: int  # what the audited mode adds to it
 
@@ -66,7 +66,7 @@ def examine(
         base: of all adapters.
         retrained: and the released one.
         inside: answers about the data, at least one.
-        outside: answers to anything else, at least one.
+        outside: answers to anything else.
 
     Raises:
         InvalidInputError: an adapter gives losses that are no numbers.
@@ -90,9 +90,12 @@ class _Room:
         )
         self._attributor = Attributor(state, self._models)
         self._panel = Panel(base, retrained.halves)
-        self._inside = [one for one in inside if self._row(one).counted]
+        self._inside = [one for one in inside if self._attributor.influence(one.prompt, one.answer)]
         if not self._inside:
-            raise InvalidInputError("no answer to measure attribution on has a token that counts")
+            raise InvalidInputError(
+                "no answer to measure attribution on has a token that counts, or the adapter gives "
+                "no finite numbers: train again, on more data or with a lower learning rate"
+            )
         accounts = [entry.account for entry in state.manifest.documents]
         self._place = {account: i for i, account in enumerate(dict.fromkeys(accounts))}
         self._owners = tuple(self._place[account] for account in accounts)
@@ -119,7 +122,9 @@ class _Room:
             calibration=calibration,
             influence=figures(trial, by_influence(trial, scores, self._shares(paid))),
             audited=None if said is None else figures(trial, said),
-            nobody=nobody(_data_parts(paid), _data_parts(self._attributed(outside))),
+            nobody=nobody(_data_parts(paid), _data_parts(self._attributed(outside)))
+            if outside
+            else None,
             attribution_ms=round(1_000 * (attributed - began) / len(self._inside)),
             audit_ms=round(1_000 * (audited - attributed) / len(self._inside)),
         )
@@ -184,7 +189,10 @@ class _Room:
         found = np.zeros((len(self._place), len(paid)))
         for answer, attribution in enumerate(paid):
             for share in attribution.shares:
-                found[self._place[share.account], answer] = share.weight_ppb
+                # A passage may belong to somebody who first brought it elsewhere: he is no
+                # contributor here, and no adapter goes without him.
+                if share.account in self._place:
+                    found[self._place[share.account], answer] = share.weight_ppb
         return found
 
 

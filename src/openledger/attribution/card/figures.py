@@ -6,7 +6,11 @@ was not measured.
 
 import msgspec
 
+from openledger.core.errors import InvalidInputError
 from openledger.core.types import Digest
+
+_MOST_UNITS = 2**53
+_MOST_RIDGE_PPM = 10**15
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -65,7 +69,7 @@ class Measured(msgspec.Struct, frozen=True):
     generated: int  # answers that the adapter wrote
     influence: Figures
     audited: Figures | None  # each adapter's losses told by those of the others
-    nobody: Nobody
+    nobody: Nobody | None  # None: the adapter answers nothing to everyday prompts
     sizes: Sizes
     times: Times
 
@@ -75,6 +79,15 @@ class Calibration(msgspec.Struct, frozen=True):
 
     units_per_nat: int  # of influence that foretell one nat of mean loss
     ridge_ppm: int  # noise of a loss, relative to what the correction could explain of it
+
+    def __post_init__(self) -> None:
+        """Refuse what no calibration gives.
+
+        Raises:
+            InvalidInputError: a number is outside its range.
+        """
+        if not (0 < self.units_per_nat < _MOST_UNITS and 0 < self.ridge_ppm <= _MOST_RIDGE_PPM):
+            raise InvalidInputError(f"{self} is no calibration of half-data adapters")
 
 
 class Audit(msgspec.Struct, frozen=True):

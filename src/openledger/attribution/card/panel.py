@@ -22,6 +22,7 @@ from openledger.core.types import Digest
 from openledger.lm.base import BaseModel
 from openledger.lm.checkpoint import load_adapter
 from openledger.lm.lora import Adapter
+from openledger.settlement.shares import MOST_LOSS_MICRONATS
 
 _MICRO = 1_000_000
 
@@ -104,11 +105,11 @@ def correction_of(manifest: StateManifest, count: int, calibration: Calibration)
 
 
 def losses_of(chances: Tensor) -> tuple[int, ...] | None:
-    """Mean loss under each of (K, N), in micro-nats a token; None where not all are finite."""
+    """Mean loss under each of (K, N), in micro-nats a token; None where one is beyond any."""
     means = -chances.mean(1)  # (K,)
-    if not bool(torch.isfinite(means).all()):
+    if not bool((means * _MICRO <= MOST_LOSS_MICRONATS).all()):  # nor a number
         return None
-    return tuple(round(mean * _MICRO) for mean in means.tolist())
+    return tuple(max(0, round(mean * _MICRO)) for mean in means.tolist())
 
 
 def halves_of(manifest: StateManifest, count: int) -> Halves:

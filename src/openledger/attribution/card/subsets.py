@@ -55,6 +55,11 @@ def check_units(texts: int) -> None:
         )
 
 
+def can_halve(contributors: Sequence[str], clusters: Sequence[int]) -> bool:
+    """Whether there are enough of one of both, of each document, to draw halves."""
+    return max(len(set(contributors)), len(set(clusters))) >= _LEAST_UNITS
+
+
 def halves(
     seed: Digest, contributors: Sequence[str], clusters: Sequence[int], count: int
 ) -> Halves:

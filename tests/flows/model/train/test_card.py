@@ -6,16 +6,23 @@ import msgspec
 import pytest
 
 from openledger.attribution.card.figures import Audit
-from openledger.attribution.state import load_state
-from openledger.core.errors import ConflictError, InvalidInputError, StoppedError
+from openledger.attribution.state import AttributionState, load_state
+from openledger.core.errors import (
+    ConflictError,
+    InvalidInputError,
+    StoppedError,
+    VerificationError,
+)
 from openledger.flows.model.train import flow
 from openledger.flows.model.train.adapters import HALVING
 from openledger.flows.model.train.plan import Step, attribution_folder
-from openledger.flows.money.verify.bundle import read_bundle
+from openledger.flows.money.verify.bundle import Bundle, read_bundle
 from openledger.flows.money.verify.export import open_export
-from openledger.flows.money.verify.recompute import recompute
+from openledger.flows.money.verify.full import verify_full
+from openledger.flows.money.verify.recompute import exported_state, recompute
 from openledger.operations.models import NewExport, NewRelease, NewRun, RecipeChoice, WhichRelease
 from openledger.operations.receipts import ShowReceipt
+from openledger.settlement.shares import CreditPart, is_paid
 from openledger.storage.private.sealed_folder import SealedFolder
 from openledger.storage.records.model import runs
 from openledger.web.operations import cards, exports, models
@@ -69,8 +76,10 @@ def test_a_card_is_measured_though_killed_and_stands_under_the_training_root(
     assert shown.measured == found
     assert shown.training_root == state.training_root
     assert (shown.run, shown.runs) == (2, 2)
-    assert (found.half_adapters, found.cluster_adapters, found.left_out) == (16, 4, 4)
-    assert found.influence.lds_contributor is not None
+    people = found.sizes.contributors  # all four, or three where the seed holds out one's only tune
+    assert (found.half_adapters, found.left_out) == (16, people)
+    assert found.cluster_adapters == (4 if people == 4 else 0)
+    assert (found.influence.lds_contributor is None) == (people == 3)
     assert found.influence.lds_document is not None
     assert found.influence.payout_error is not None
     assert len(set(audit.adapters)) == 16
@@ -96,6 +105,55 @@ def test_an_audited_answer_is_redone_on_another_machine(market: Platform, tmp_pa
 
     assert [one.distance_ppb for one in again] == [0] * len(paid)
     assert len([*export.folder.glob("half_*")]) == 16
+    for one in paid:
+        check_full(one, exported_state(one, export))
+
+
+def check_full(bundle: Bundle, state: AttributionState) -> None:
+    """The scores follow, and who stands behind them may not differ."""
+    (member,) = bundle.receipt.statement.body.members
+    states = {member.release: state}
+    (line,) = verify_full(bundle, None, states)
+    assert line.startswith("all audited scores follow")
+    with pytest.raises(InvalidInputError, match="whole state"):
+        verify_full(bundle, None, {})
+
+    (segment,) = member.segments
+    place, cluster = next((i, one) for i, one in enumerate(segment.clusters) if is_paid(one))
+    document = cluster.documents[0]
+    thief = bundle.receipt.call.call.gateway
+    lies = [
+        {"documents": (msgspec.structs.replace(document, **change), *cluster.documents[1:])}
+        for change in (
+            {"account": thief},
+            {"document": document.document + 1},
+            {"parts": (CreditPart(thief, 1),)},
+            {"score": 2 * document.score},
+        )
+    ]
+    for lie in (*lies, {"documents": ()}, {"score": 2 * cluster.score}, {"floor": 0}):
+        false = msgspec.structs.replace(cluster, **lie)  # type: ignore[arg-type]
+        clusters = (*segment.clusters[:place], false, *segment.clusters[place + 1 :])
+        with pytest.raises(VerificationError, match="do not follow"):
+            verify_full(stating(bundle, clusters=clusters), None, states)
+    for losses in ((1_000_000,) * 16, (1_000_000,) * 15):
+        with pytest.raises(VerificationError, match="follow|one loss"):
+            verify_full(stating(bundle, losses_micronats=losses), None, states)
+
+
+def stating(bundle: Bundle, **changes: object) -> Bundle:
+    """The same with this in its only segment."""
+    statement = bundle.receipt.statement
+    (member,) = statement.body.members
+    segments = (msgspec.structs.replace(member.segments[0], **changes),)
+    members = (msgspec.structs.replace(member, segments=segments),)
+    body = msgspec.structs.replace(statement.body, members=members)
+    return msgspec.structs.replace(
+        bundle,
+        receipt=msgspec.structs.replace(
+            bundle.receipt, statement=msgspec.structs.replace(statement, body=body)
+        ),
+    )
 
 
 def test_a_release_without_half_data_adapters_is_not_measured(market: Platform) -> None:

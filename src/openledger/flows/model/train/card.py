@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
+import structlog
+
 from openledger.attribution.card.examine import Question, Retrained, examine
 from openledger.attribution.card.figures import Audit, Measured, Sizes, Times
+from openledger.attribution.card.subsets import can_halve
 from openledger.attribution.method import METHOD_VERSION
 from openledger.attribution.state import AttributionState, commit_audit, state_bytes
 from openledger.core.types import Digest
@@ -26,7 +29,9 @@ from openledger.lm.checkpoint import load_adapter
 from openledger.lm.tokenizer import Tokenizer
 from openledger.serving.request import GenerationRequest, MixMember, Sampling
 from openledger.training.anchors import ANCHORS
-from openledger.training.rows import encode_rows
+from openledger.training.rows import Row, encode_rows
+
+log = structlog.get_logger()
 
 ASKING = "measuring attribution"
 _QUESTIONS = 24  # of each kind
@@ -41,15 +46,20 @@ def measure_card(
     """Train what the plan's card needs, measure, and put it under the training root.
 
     The state lies in `folder`, still in the clear. One whose plan asks for no card is given back as
-    it is.
+    it is, and one of data that cannot be halved.
 
     Raises:
-        InvalidInputError: the data cannot be halved, nothing held out is long enough to be asked
-            about, or an adapter gives losses that are no numbers.
+        InvalidInputError: nothing held out is long enough to be asked about, or an adapter gives
+            numbers that are none.
         StoppedError: the process is asked to end; call again to go on.
     """
     card = subject.plan.card
     if not isinstance(card, CardPlan):
+        return state
+    documents = state.manifest.documents
+    if not can_halve([one.account for one in documents], [one.cluster for one in documents]):
+        # Known only now: what is held out was not, nor which texts are alike.
+        log.warning("card not measured", why="too few contributors and texts to draw halves of")
         return state
     parts = parts_of(card, state.manifest)
     made = train_without(shop, subject, parts, tell)
@@ -104,10 +114,17 @@ def _sizes(
 
 
 def _openings(tokenizer: Tokenizer, subject: Subject) -> list[Question]:
-    """The first held-out texts: how each begins, and how it goes on."""
-    rows = encode_rows(tokenizer, subject.split.held_out, subject.plan.recipe.max_length)
+    """Held-out documents, drawn by the seed of the run: how each begins, and how it goes on."""
+    examples = subject.split.held_out
+    first: dict[int, Row] = {}  # by document
+    for row in encode_rows(tokenizer, examples, subject.plan.recipe.max_length):
+        first.setdefault(examples[row.example].document, row)
+
+    def draw(row: Row) -> bytes:
+        return sha256(subject.seed + examples[row.example].digest.encode()).digest()
+
     found = []
-    for row in rows[:_QUESTIONS]:
+    for row in sorted(first.values(), key=draw)[:_QUESTIONS]:
         opening = min(_OPENING_TOKENS, len(row.tokens) // 2)
         rest = row.tokens[opening : opening + _ANSWER_TOKENS]
         found.append(Question(row.tokens[:opening], rest))
