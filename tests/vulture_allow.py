@@ -16,6 +16,7 @@ __all__ = [
     "completion",
     "context_length",
     "contributor_name",
+    "extraction_filter",  # tarfile reads it
     "cost_details",
     "currency",
     "delta",

@@ -17,7 +17,7 @@ from openledger.flows.model.train import flow
 from openledger.flows.model.train.adapters import HALVING
 from openledger.flows.model.train.plan import Step, attribution_folder
 from openledger.flows.money.verify.bundle import Bundle, read_bundle
-from openledger.flows.money.verify.export import open_export
+from openledger.flows.money.verify.export import PLAN, open_export
 from openledger.flows.money.verify.full import verify_full
 from openledger.flows.money.verify.recompute import exported_state, recompute
 from openledger.operations.models import NewExport, NewRelease, NewRun, RecipeChoice, WhichRelease
@@ -70,8 +70,8 @@ def test_a_card_is_measured_though_killed_and_stands_under_the_training_root(
     assert isinstance(audit, Audit)
     found = audit.measured
 
-    halving = [step.done for step in again if step.stage == HALVING]
-    assert min(halving) >= 4  # the first four were finished before
+    # The first four were finished before.
+    assert min(step.done for step in again if step.stage == HALVING) >= 4
     assert ended.state is runs.RunState.TRAINED
     assert shown.measured == found
     assert shown.training_root == state.training_root
@@ -107,6 +107,10 @@ def test_an_audited_answer_is_redone_on_another_machine(market: Platform, tmp_pa
     assert len([*export.folder.glob("half_*")]) == 16
     for one in paid:
         check_full(one, exported_state(one, export))
+    plan = export.folder / PLAN  # `open_export` holds it to the chain
+    plan.write_bytes(plan.read_bytes().replace(b'"half_adapters":16', b'"half_adapters":32'))
+    with pytest.raises(VerificationError, match="16 half-data adapters, its anchored plan 32"):
+        recompute(paid[0], export, market.models.base)
 
 
 def check_full(bundle: Bundle, state: AttributionState) -> None:
@@ -137,7 +141,7 @@ def check_full(bundle: Bundle, state: AttributionState) -> None:
         with pytest.raises(VerificationError, match="do not follow"):
             verify_full(stating(bundle, clusters=clusters), None, states)
     for losses in ((1_000_000,) * 16, (1_000_000,) * 15):
-        with pytest.raises(VerificationError, match="follow|one loss"):
+        with pytest.raises(VerificationError, match=r"follow|one loss"):
             verify_full(stating(bundle, losses_micronats=losses), None, states)
 
 

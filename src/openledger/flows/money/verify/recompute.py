@@ -11,14 +11,15 @@ from pathlib import Path
 
 import msgspec
 
+from openledger.attribution.card.figures import Audit
 from openledger.attribution.card.panel import open_attributor
 from openledger.attribution.method import METHOD_VERSION
 from openledger.attribution.state import AttributionState, load_state
-from openledger.core.encoding import digest_of
+from openledger.core.encoding import digest_of, parse_json
 from openledger.core.errors import InvalidInputError, NotFoundError, VerificationError
 from openledger.core.types import Digest, Precision
 from openledger.flows.money.verify.bundle import Bundle, Difference
-from openledger.flows.money.verify.export import Export, adapter_folders
+from openledger.flows.money.verify.export import PLAN, Export, adapter_folders
 from openledger.lm.base import DTYPES, MANIFEST, BaseModel, load_base, read_manifest
 from openledger.lm.tiny import build_tiny
 from openledger.settlement.receipt import MixMember, why_unscored
@@ -58,12 +59,15 @@ def recompute(bundle: Bundle, export: Export, load: Callable[[Precision], BaseMo
     state = load_state(export.attribution, mixed.training_root)
     base = load(signed.precision)
     folders = adapter_folders(state.manifest, mixed.adapter)
+    is_audited = bundle.receipt.call.body.attribution is not msgspec.UNSET
+    if is_audited:
+        _check_planned(export, state)
     attributor = open_attributor(
         state,
         base,
         mixed.adapter,
         lambda digest: export.folder / folders[digest],
-        is_audited=bundle.receipt.call.body.attribution is not msgspec.UNSET,
+        is_audited=is_audited,
     )
     found = attributor.attribute(prompt, answer).attribution
     distance = distance_ppb(found, signed.attribution)
@@ -77,6 +81,28 @@ def recompute(bundle: Bundle, export: Export, load: Callable[[Precision], BaseMo
         _differences(found, signed.attribution),
         f"model and text give these shares, {distance} ppb apart (at most {TOLERANCE_PPB})",
     )
+
+
+class _Card(msgspec.Struct, frozen=True):
+    half_adapters: int
+
+
+class _Plan(msgspec.Struct, frozen=True):
+    """What of the anchored plan an audit follows from; the rest concerns other steps."""
+
+    card: _Card | None = None
+
+
+def _check_planned(export: Export, state: AttributionState) -> None:
+    """Nobody keeps only those of the half-data adapters that suit him."""
+    plan = msgspec.convert(parse_json((export.folder / PLAN).read_bytes()), _Plan)
+    wanted = plan.card.half_adapters if plan.card else 0
+    audit = state.manifest.audit
+    made = len(audit.adapters) if isinstance(audit, Audit) else 0
+    if wanted != made:
+        raise VerificationError(
+            f"the release has {made} half-data adapters, its anchored plan {wanted}"
+        )
 
 
 def the_only_member(bundle: Bundle) -> MixMember:
