@@ -118,6 +118,7 @@ def build(
     whitener = work.fit_curvature(_width(numbers) // CHECKPOINTS)
     parts = layout_of(whitener)
     vectors = _balanced(work.sums(whitener, owners), len(documents))
+    vectors[: len(documents)] *= _novelty(numbers)[:, None]
     scales, whole = _quantise(vectors, parts, numbers)
     counts = np.bincount(
         np.concatenate([example.ids for example in examples]), minlength=model.vocabulary
@@ -195,6 +196,16 @@ def _balanced(vectors: Sequence[Tensor], documents: int) -> Tensor:
         mean = others / (len(some) * (len(some) - 1)) if others > 0 else scores.mean()
         alike.append(one / mean if mean > 0 else one)
     return torch.cat(alike, dim=1)
+
+
+def _novelty(numbers: Sequence[int]) -> Tensor:
+    """(documents,) what each document counts of what it would alone.
+
+    Alike documents teach less than their sum: n of them count as the root of n, by what retraining
+    without pairs of copies showed (docs/protocol/attribution.md).
+    """
+    sizes = Counter(numbers)
+    return torch.tensor([sizes[number] ** -0.5 for number in numbers])
 
 
 def _quantise(vectors: Tensor, parts: Layout, numbers: Sequence[int]) -> tuple[Scales, np.ndarray]:
