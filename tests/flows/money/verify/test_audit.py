@@ -59,7 +59,7 @@ def test_an_audit_reports_effects_beside_shares(
     assert all(one.share_ppb == shares.get(one.account, 0) for one in found.effects)
     assert all(
         one.effect_micronats for one in found.effects
-    )  # its sign is chance, so few are seeds
+    )  # their signs are chance
     assert 0 <= found.total_variation <= 1
     assert list(tmp_path.iterdir()) == []  # no cache is left that tells the texts
 
