@@ -6,10 +6,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from openledger.core.encoding import encode
 from openledger.core.errors import InvalidInputError, VerificationError
 from openledger.core.types import Account
+from openledger.flows.money.verify import audit as auditing
 from openledger.flows.money.verify.audit import (
     Audit,
     Retraining,
@@ -57,11 +59,27 @@ def test_an_audit_reports_effects_beside_shares(
     assert found.trainings == 2 * (1 + 2)
     assert len(found.effects) == 2
     assert all(one.share_ppb == shares.get(one.account, 0) for one in found.effects)
-    assert all(
-        one.effect_micronats for one in found.effects
-    )  # their signs are chance
+    assert all(one.effect_micronats for one in found.effects)  # their signs are chance
     assert 0 <= found.total_variation <= 1
     assert list(tmp_path.iterdir()) == []  # no cache is left that tells the texts
+
+
+def test_an_effect_is_what_the_answer_loses_without_the_contributor(
+    audited: Files,
+    export: Export,
+    base: BaseModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Given losses: with so few seeds, those of a real retraining have their sign by chance."""
+    losses = torch.tensor([[1.0], [1.5], [0.75], [2.0], [3.0], [1.75]])  # two seeds of all, and two
+    monkeypatch.setattr(auditing, "answer_losses", lambda *_: losses)
+
+    found = retrained(audited, export, base, tmp_path)
+
+    by_share = sorted(found.effects, key=lambda one: -one.share_ppb)
+    assert [one.effect_micronats for one in by_share] == [750_000, -250_000]
+    assert found.rank_correlation == pytest.approx(1)
 
 
 def test_texts_that_were_not_trained_on_are_not_retrained(
