@@ -54,7 +54,7 @@ class Scorer:
             ClusterScore(place, 100, 0, (DocumentScore(place, account, 100),))
             for place, account in enumerate(contributors)
         )
-        gain = Gain(500_000, 1_000_000, CAP_PPB)
+        gain = Gain(500_000, 1_000_000, CAP_PPB, 1)
         segment = Segment(len(_ANSWER), gain, Digest("0" * 64), clusters)
         self._scores = AnswerAttribution(None, gain.over_base_micronats, (segment,))
 

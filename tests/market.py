@@ -193,7 +193,9 @@ class Scorer:
         )
         losses = (1_500_000,) * 16 if self._is_audited else msgspec.UNSET
         segments = tuple(
-            Segment(tokens, Gain(800_000, 1_000_000, CAP_PPB), Digest("9" * 64), clusters, losses)
+            Segment(
+                tokens, Gain(800_000, 1_000_000, CAP_PPB, 1), Digest("9" * 64), clusters, losses
+            )
             for tokens in segment_lengths(len(answer_ids))
         )
         return (AnswerAttribution(None, 800_000 * len(segments), segments),)

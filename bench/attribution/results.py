@@ -56,6 +56,12 @@ def ceiling_rows(worlds: Sequence[World]) -> list[Row]:
     documents = [_seed_to_seed(world, world.by_document) for world in worlds if world.by_document]
     if documents:
         rows += _rows("seed to seed: LDS document", estimate(np.concatenate(documents)), None)
+    for measure, figure in {
+        "leave-one-out correlation": measures.rank_correlations,
+        "payout error": _shares_error,
+    }.items():
+        values = np.concatenate([_other_seed(world, figure) for world in worlds])
+        rows += _rows(f"seed to seed: {measure}", estimate(values), None)
     return rows
 
 
@@ -166,6 +172,18 @@ def _seed_to_seed(world: World, subsets: Subsets) -> np.ndarray:
     losses = subsets.losses  # (seeds, S, Q)
     found = [measures.rank_correlations(losses[0], other) for other in losses[1:]]
     return np.concatenate([_at(one, world) for one in found])
+
+
+def _other_seed(
+    world: World, figure: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """What leaving each contributor out once says of leaving him out again, with another seed."""
+    first, *others = world.left_out.losses - world.whole[:, None]  # (seeds, C, Q)
+    return np.concatenate([_at(figure(first, other), world) for other in others])
+
+
+def _shares_error(effects: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    return measures.payout_error(measures.positive_shares(effects), truth)
 
 
 def _rows(name: str, figure: Estimate, target: float | None) -> list[Row]:

@@ -42,7 +42,7 @@ from tests.attribution.releases import (
 )
 
 FULL = Gain(
-    1_000_000, 1_000_000, PARTS_PER_BILLION
+    1_000_000, 1_000_000, PARTS_PER_BILLION, 1
 )  # so that who earns is judged apart from how much
 VICTIM, COPIER = 1, 9
 TEXTS = tuple(some_text(i, words=20) for i in range(6))
@@ -295,6 +295,6 @@ def test_scores_that_an_operator_invents_are_found(honest: Market) -> None:
         return (*true[:place], one, *true[place + 1 :])
 
     with pytest.raises(VerificationError, match="not the sum"):
-        check_members(2, [stated(Gain(1, 2, 900_000_000), instead(clumsy))])
-    check_members(2, [stated(Gain(1, 2, 900_000_000), instead(clever))])
+        check_members(2, [stated(Gain(1, 2, 900_000_000, 0), instead(clumsy))])
+    check_members(2, [stated(Gain(1, 2, 900_000_000, 0), instead(clever))])
     assert honest.scores(TEXTS[0]) == true != instead(clever)

@@ -380,7 +380,7 @@ def test_a_segment_of_nothing_but_signatures_owes_nothing(
     assert before.segments[1].gain.over_null_micronats != 0
     assert after.segments[0] == before.segments[0]
     assert after.segments[1].tokens == 128
-    assert after.segments[1].gain == Gain(0, 0, CAP_PPB)
+    assert after.segments[1].gain == Gain(0, 0, CAP_PPB, 0)
     assert after.segments[1].clusters == ()
     assert after.leave_one_out_micronats == after.segments[0].gain.over_base_micronats
 
@@ -417,7 +417,7 @@ def test_an_answer_of_nothing_but_a_signature_pays_nobody(lasting: Lasting) -> N
     found = attributor.attribute(ids[:10], ids[10:40])
 
     assert found.unscored is None
-    assert [one.gain for one in found.segments] == [Gain(0, 0, CAP_PPB)]
+    assert [one.gain for one in found.segments] == [Gain(0, 0, CAP_PPB, 0)]
     assert found.attribution.nobody_ppb == PARTS_PER_BILLION
     assert attributor.influence(ids[:10], ids[10:40]) == ()
 

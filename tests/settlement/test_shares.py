@@ -11,6 +11,7 @@ from openledger.core.errors import VerificationError
 from openledger.core.types import PARTS_PER_BILLION, Account, Digest, Share
 from openledger.settlement.shares import (
     LEAST_OVER_NULL_MICRONATS,
+    PLACEBO_SPREAD_MICRONATS,
     Attribution,
     ClusterScore,
     CreditPart,
@@ -26,6 +27,7 @@ from openledger.settlement.shares import (
     distance_ppb,
     is_paid,
     member_ppb,
+    owed_micronats,
     segment_lengths,
 )
 
@@ -33,7 +35,11 @@ CAP_PPB = 900_000_000
 NAT = 1_000_000
 ALICE, BOB = Account("0x" + "a1" * 20), Account("0x" + "b0" * 20)
 gains = st.builds(
-    Gain, st.integers(-(10**9), 10**9), st.integers(-(10**6), 10**10), st.integers(0, 10**9)
+    Gain,
+    st.integers(-(10**9), 10**9),
+    st.integers(-(10**6), 10**10),
+    st.integers(0, 10**9),
+    st.integers(0, 5),
 )
 accounts = st.sampled_from([ALICE, BOB])
 part_lists = st.lists(
@@ -157,7 +163,7 @@ def test_the_earlier_account_is_paid_and_nobody_for_nobodys_part() -> None:
     parts = (CreditPart(ALICE, 3), CreditPart(None, 1))
     cluster = ClusterScore(0, 5, 0, (DocumentScore(0, BOB, 5, parts),))
 
-    made = shares(Gain(NAT, NAT, 800_000_000), (cluster,))
+    made = shares(Gain(NAT, NAT, 800_000_000, 1), (cluster,))
 
     assert [(s.account, s.weight_ppb) for s in made.shares] == [(ALICE, 600_000_000)]
     assert made.nobody_ppb == 400_000_000
@@ -166,8 +172,8 @@ def test_the_earlier_account_is_paid_and_nobody_for_nobodys_part() -> None:
 def test_no_gain_pays_nobody_else() -> None:
     cluster = ClusterScore(0, 5, 0, (DocumentScore(0, ALICE, 5),))
 
-    for over_base in (0, -NAT):
-        made = shares(Gain(over_base, NAT, PARTS_PER_BILLION), (cluster,))
+    for over_base in (-PLACEBO_SPREAD_MICRONATS, -NAT):
+        made = shares(Gain(over_base, NAT, PARTS_PER_BILLION, 1), (cluster,))
         assert made == Attribution((), PARTS_PER_BILLION)
 
 
@@ -175,7 +181,7 @@ def test_what_falls_below_the_floor_goes_to_nobody() -> None:
     paid = ClusterScore(0, 30, 10, (DocumentScore(0, ALICE, 40), DocumentScore(1, BOB, -10)))
     below = ClusterScore(1, 10, 20, ())
 
-    made = shares(Gain(80 * NAT, 100 * NAT, PARTS_PER_BILLION), (paid, below))
+    made = shares(Gain(80 * NAT, 100 * NAT, PARTS_PER_BILLION, 1), (paid, below))
 
     assert is_paid(paid)
     assert not is_paid(below)
@@ -186,19 +192,19 @@ def test_what_falls_below_the_floor_goes_to_nobody() -> None:
 def test_the_cap_holds() -> None:
     cluster = ClusterScore(0, 5, 0, (DocumentScore(0, ALICE, 5),))
 
-    made = shares(Gain(99 * NAT, 100 * NAT, 500_000_000), (cluster,))
+    made = shares(Gain(99 * NAT, 100 * NAT, 500_000_000, 1), (cluster,))
 
     assert made.shares[0].weight_ppb == 500_000_000
 
 
 def test_the_cap_is_the_methods() -> None:
-    check_members(2, [member(segment(Gain(1, 2, CAP_PPB), ()))])
+    check_members(2, [member(segment(Gain(1, 2, CAP_PPB, 0), ()))])
     with pytest.raises(VerificationError, match="not the cap"):
-        check_members(2, [member(segment(Gain(1, 2, PARTS_PER_BILLION), ()))])
+        check_members(2, [member(segment(Gain(1, 2, PARTS_PER_BILLION, 0), ()))])
 
 
 def test_a_cluster_is_the_sum_of_its_documents() -> None:
-    gain = Gain(1, 2, CAP_PPB)
+    gain = Gain(1, 2, CAP_PPB, 0)
     check_members(2, [member(segment(gain, (ClusterScore(0, 5, 9, ()),)))])
     wrong = ClusterScore(0, 5, 0, (DocumentScore(0, ALICE, 6),))
     with pytest.raises(VerificationError, match="not the sum"):
@@ -210,17 +216,18 @@ def test_a_cluster_is_the_sum_of_its_documents() -> None:
     st.integers(-(10**7), 10**8),
     st.integers(0, 10**7),
     st.booleans(),
-    st.sampled_from([PARTS_PER_BILLION, 400_000_000]),
+    st.integers(0, 100),
 )
 def test_a_small_change_of_the_gain_changes_the_data_share_little(
-    over_base: int, over_null: int, change: int, is_base: bool, of_ppb: int
+    over_base: int, over_null: int, change: int, is_base: bool, tokens: int
 ) -> None:
     """Nowhere do two honest machines that round differently pay much different amounts."""
-    one = Gain(over_base, over_null, CAP_PPB)
-    other = Gain(over_base + change * is_base, over_null + change * (not is_base), CAP_PPB)
-    moved = abs(data_share_ppb(other, of_ppb) - data_share_ppb(one, of_ppb))
-
-    assert moved <= of_ppb * change // LEAST_OVER_NULL_MICRONATS + 1
+    one = Gain(over_base, over_null, CAP_PPB, tokens)
+    other = Gain(over_base + change * is_base, over_null + change * (not is_base), CAP_PPB, tokens)
+    # Of all, and of a part of the answer.
+    for of_ppb in (PARTS_PER_BILLION, 400_000_000):
+        moved = abs(data_share_ppb(other, of_ppb) - data_share_ppb(one, of_ppb))
+        assert moved <= of_ppb * (change + 1) // LEAST_OVER_NULL_MICRONATS + 1
 
 
 @given(gains, st.integers(0, 10**8))
@@ -228,6 +235,29 @@ def test_a_gain_over_the_base_is_owed_no_less_when_it_grows(gain: Gain, more: in
     grown = msgspec.structs.replace(gain, over_base_micronats=gain.over_base_micronats + more)
 
     assert data_share_ppb(grown) >= data_share_ppb(gain)
+
+
+def test_what_is_owed_is_the_mean_over_what_sampling_may_have_gained() -> None:
+    spread = 3 * PLACEBO_SPREAD_MICRONATS  # of three tokens
+
+    for added in (-spread - 1, -spread, -spread // 2, -1, 0, 1, spread // 3, spread, 2 * spread):
+        mean = sum(max(0, added - x) for x in range(-spread + 500, spread, 1_000)) * 500 / spread
+        assert owed_micronats(Gain(added, NAT, CAP_PPB, 3)) == pytest.approx(mean, abs=2)
+
+
+@given(gains)
+def test_nothing_is_owed_beyond_the_gain_but_for_a_quarter_of_the_spread(gain: Gain) -> None:
+    least = max(0, gain.over_base_micronats)
+
+    assert least <= owed_micronats(gain) <= least + gain.tokens * PLACEBO_SPREAD_MICRONATS // 4
+
+
+def test_no_more_tokens_count_than_there_are() -> None:
+    for tokens in (0, 5):
+        check_members(2, [member(segment(Gain(1, 2, CAP_PPB, tokens), (), 5))])
+    for tokens in (-1, 6):
+        with pytest.raises(VerificationError, match=f"{tokens} of 5 tokens cannot count"):
+            check_members(2, [member(segment(Gain(1, 2, CAP_PPB, tokens), (), 5))])
 
 
 def test_the_least_denominator_is_one_nat() -> None:
@@ -241,12 +271,12 @@ def test_the_least_denominator_is_one_nat() -> None:
     }
 
     for over_null, share in shares.items():
-        assert data_share_ppb(Gain(500_000, over_null, CAP_PPB)) == share
-    assert data_share_ppb(Gain(0, 0, CAP_PPB)) == 0
+        assert data_share_ppb(Gain(500_000, over_null, CAP_PPB, 1)) == share
+    assert data_share_ppb(Gain(0, 0, CAP_PPB, 0)) == 0
 
 
 def test_a_part_without_weight_is_refused() -> None:
-    gain = Gain(1, 2, CAP_PPB)
+    gain = Gain(1, 2, CAP_PPB, 0)
     parts = (CreditPart(ALICE, 1), CreditPart(BOB, 0))
     cluster = ClusterScore(0, 5, 0, (DocumentScore(0, ALICE, 5, parts),))
 
@@ -266,23 +296,23 @@ def test_another_method_is_refused_by_name() -> None:
     ids=["neither", "both"],
 )
 def test_a_member_has_scores_or_a_reason_for_none(changes: dict[str, object]) -> None:
-    honest = member(segment(Gain(1, 2, CAP_PPB), ()))
+    honest = member(segment(Gain(1, 2, CAP_PPB, 0), ()))
 
     with pytest.raises(VerificationError, match="or a reason"):
         check_members(2, [msgspec.structs.replace(honest, **changes)])
 
 
 def test_members_of_one_mix_agree_about_its_gain() -> None:
-    one, other = segment(Gain(1, 2, CAP_PPB), ()), segment(Gain(1, 9, CAP_PPB), ())
+    one, other = segment(Gain(1, 2, CAP_PPB, 0), ()), segment(Gain(1, 9, CAP_PPB, 0), ())
     check_members(2, [member(one), member(other, release=2, added=-7)])
-    third = segment(Gain(2, 9, CAP_PPB), ())
+    third = segment(Gain(2, 9, CAP_PPB, 0), ())
     with pytest.raises(VerificationError, match="differ about its gain"):
         check_members(2, [member(one), member(third, release=2)])
 
 
 def test_who_answered_alone_added_the_gain_over_the_base() -> None:
     with pytest.raises(VerificationError, match="something else"):
-        check_members(2, [member(segment(Gain(1, 2, CAP_PPB), ()), added=2)])
+        check_members(2, [member(segment(Gain(1, 2, CAP_PPB, 0), ()), added=2)])
 
 
 @given(st.integers(0, 5_000))
@@ -302,12 +332,12 @@ def test_a_short_answer_is_one_segment() -> None:
 def test_segments_count_by_their_tokens() -> None:
     """Nobody's half of an answer is not paid to whoever made the other half."""
     by_alice = segment(
-        Gain(9 * NAT, 10 * NAT, CAP_PPB), (ClusterScore(0, 5, 0, (_all_of(ALICE),)),), 100
+        Gain(9 * NAT, 10 * NAT, CAP_PPB, 1), (ClusterScore(0, 5, 0, (_all_of(ALICE),)),), 100
     )
     by_bob = segment(
-        Gain(5 * NAT, 10 * NAT, CAP_PPB), (ClusterScore(0, 5, 0, (_all_of(BOB),)),), 60
+        Gain(5 * NAT, 10 * NAT, CAP_PPB, 1), (ClusterScore(0, 5, 0, (_all_of(BOB),)),), 60
     )
-    nobodys = segment(Gain(-NAT, 10 * NAT, CAP_PPB), (), 40)
+    nobodys = segment(Gain(-NAT, 10 * NAT, CAP_PPB, 1), (), 40)
 
     made = combine([member(by_alice, by_bob, nobodys)])
 
@@ -345,7 +375,7 @@ def test_who_adds_nothing_takes_nothing_from_the_others(
 
 
 def test_a_mix_to_which_nobody_added_pays_nobody() -> None:
-    owed = segment(Gain(9 * NAT, 10 * NAT, CAP_PPB), (ClusterScore(0, 5, 0, (_all_of(ALICE),)),))
+    owed = segment(Gain(9 * NAT, 10 * NAT, CAP_PPB, 1), (ClusterScore(0, 5, 0, (_all_of(ALICE),)),))
     mix = [member(owed, added=0), member(owed, release=2, added=-1)]
 
     assert member_ppb(mix) == [0, 0]
@@ -353,7 +383,9 @@ def test_a_mix_to_which_nobody_added_pays_nobody() -> None:
 
 
 def test_a_member_without_scores_leaves_its_part_to_nobody() -> None:
-    owed = segment(Gain(99 * NAT, 100 * NAT, CAP_PPB), (ClusterScore(0, 5, 0, (_all_of(ALICE),)),))
+    owed = segment(
+        Gain(99 * NAT, 100 * NAT, CAP_PPB, 1), (ClusterScore(0, 5, 0, (_all_of(ALICE),)),)
+    )
     unknown = MemberScores(2, 1, 300, Unscored.NO_MANIFEST, ())
 
     made = combine([member(owed, added=100), unknown])

@@ -30,7 +30,7 @@ from openledger.settlement.shares import (
     combine,
 )
 
-_FULL = Gain(10**9, 10**9, PARTS_PER_BILLION)  # nats enough that none is nobody's
+_FULL = Gain(10**9, 10**9, PARTS_PER_BILLION, 1)  # nats enough that none is nobody's
 _ANY = Digest("0" * 64)  # of a query vector that is not stated
 
 

@@ -284,7 +284,7 @@ class Attributor:
         over_base, over_null = gain_of(adapted, chances.plain[place]), _micronats(adapted - null)
         if over_base is None or over_null is None:
             return None
-        return Gain(over_base, sum(over_null), CAP_PPB)
+        return Gain(over_base, sum(over_null), CAP_PPB, len(over_null))
 
     def _quantised(self, vector: Tensor) -> np.ndarray:
         commitment = self._state.manifest.commitment

@@ -35,9 +35,9 @@ SENSE_TOKENS = 128  # of each row, whose likelihood is compared with that of the
 SENSE_ROWS = 8  # of each document at most
 SENSE_SHUFFLES = 2
 SENSE_LEAST_WORDS = 8  # a shorter document is not judged
-SENSE_DEVIATIONS = 2  # the order of the words means nothing below so many standard errors
+SENSE_DEVIATIONS = 1.645  # the order of the words means nothing below so many standard errors
 SENSE_DIVISOR = 3  # or below a third of the median of the release's documents
-SENSE_MEDIAN_DEVIATIONS = 5  # of the release; below it the base is no judge
+SENSE_MEDIAN_DEVIATIONS = 3  # of the release; below it the base is no judge
 PLACEBO_ROWS = 16
 PLACEBO_TOKENS = 64  # each placebo row is the gradient of at most that many shuffled tokens
 

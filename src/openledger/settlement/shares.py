@@ -28,6 +28,8 @@ from openledger.settlement.split import apportion
 CAP_PPB_OF_METHOD = {2: 900_000_000}
 SEGMENT_TOKENS = 128  # longer answers are cut
 LEAST_OVER_NULL_MICRONATS = 1_000_000  # one nat: what gains are divided by where they are smaller
+# What sampling alone gains off the subject differs by so much a token, to either side of its mean.
+PLACEBO_SPREAD_MICRONATS = 300_000
 MOST_LOSS_MICRONATS = 10**9  # a token on average: 1,000 nats are worse than any model
 # How far the shares of two honest machines may lie apart: total variation, half a point.
 TOLERANCE_PPB = 5_000_000
@@ -48,6 +50,7 @@ class Gain(msgspec.Struct, frozen=True):
     over_base_micronats: int  # capped per token, less the placebo mean; may be negative
     over_null_micronats: int  # the same tokens against the null model of the method version
     cap_ppb: int  # the most that contributors may get
+    tokens: int  # of the segment that count: all but those of signatures
 
 
 class CreditPart(msgspec.Struct, frozen=True):
@@ -119,16 +122,30 @@ def segment_lengths(tokens: int) -> list[int]:
     return apportion(tokens, [1] * count)
 
 
+def owed_micronats(gain: Gain) -> int:
+    """What is likely to be left of the gain over the base without what sampling alone gains.
+
+    The mean of `max(0, gain - x)`, x even between minus and plus the placebo's spread over the
+    tokens that count: the gain itself above the spread, 0 below it, and smooth in between.
+    """
+    added, spread = gain.over_base_micronats, PLACEBO_SPREAD_MICRONATS * gain.tokens
+    if abs(added) >= spread:
+        return max(0, added)
+    owed: int = (added + spread) ** 2 // (4 * spread)
+    return owed
+
+
 def data_share_ppb(gain: Gain, of_ppb: int = PARTS_PER_BILLION) -> int:
     """What contributors together are owed of `of_ppb` parts that show this gain.
 
     Continuous: moving either part of the gain by some micronats moves the share, as a part of the
     whole, by at most so many of the least denominator.
     """
-    over_null, least = gain.over_null_micronats, LEAST_OVER_NULL_MICRONATS
-    if gain.over_base_micronats <= 0 or over_null <= 0:
+    owed, over_null = owed_micronats(gain), gain.over_null_micronats
+    least = LEAST_OVER_NULL_MICRONATS
+    if over_null <= 0:
         return 0
-    share = of_ppb * gain.over_base_micronats // max(over_null, least)
+    share = of_ppb * owed // max(over_null, least)
     capped = min(share, of_ppb * gain.cap_ppb // PARTS_PER_BILLION)
     # What is hardly likelier than words drawn at random owes hardly anything.
     return capped * min(over_null, least) // least
@@ -158,9 +175,10 @@ def check_members(method: int, members: Sequence[MemberScores]) -> None:
 
     Raises:
         VerificationError: a member has scores and a reason for having none, or neither; a cap is
-            not the method's, a floor is negative, a paid cluster has no documents, a cluster is
-            not the sum of its documents, a part of a document has no weight, the members differ
-            about the gain of the mix, or a single one added something else than that gain.
+            not the method's, more tokens count than there are, a floor is negative, a paid
+            cluster has no documents, a cluster is not the sum of its documents, a part of a
+            document has no weight, the members differ about the gain of the mix, or a single one
+            added something else than that gain.
     """
     check_method(method)
     for member in members:
@@ -228,6 +246,8 @@ def combine(members: Sequence[MemberScores]) -> Attribution:
 def _check_segment(cap_ppb: int, segment: Segment) -> None:
     if segment.gain.cap_ppb != cap_ppb:
         raise VerificationError(f"{segment.gain.cap_ppb} is not the cap of the method, {cap_ppb}")
+    if not 0 <= segment.gain.tokens <= segment.tokens:
+        raise VerificationError(f"{segment.gain.tokens} of {segment.tokens} tokens cannot count")
     for cluster in segment.clusters:
         _check_cluster(cluster)
 

@@ -142,5 +142,5 @@ def test_random_and_stuffed_text_earns_nothing(tmp_path: Path, reader: BaseModel
 
 
 def paid(clusters: tuple[ClusterScore, ...]) -> set[Account]:
-    full = Gain(1_000_000, 1_000_000, PARTS_PER_BILLION)
+    full = Gain(1_000_000, 1_000_000, PARTS_PER_BILLION, 1)
     return {share.account for share in combine([stated(full, clusters)]).shares}

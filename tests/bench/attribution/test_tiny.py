@@ -130,6 +130,8 @@ def test_what_was_not_retrained_has_no_row(small: World) -> None:
 
     assert missing.value is None
     assert {row.name.split(",")[0] for row in ceiling_rows([no_documents])} == {
-        "seed to seed: LDS contributor"
+        "seed to seed: LDS contributor",
+        "seed to seed: leave-one-out correlation",
+        "seed to seed: payout error",
     }
     assert ceiling_rows([one_seed]) == []

@@ -124,7 +124,7 @@ def test_what_documents_earned_is_what_their_contributors_did(
         for place, some in enumerate(clusters)
     )
     scored = tuple(
-        Segment(tokens, Gain(gain, 1_000, CAP_PPB), Digest("0" * 64), made)
+        Segment(tokens, Gain(gain, 1_000, CAP_PPB, 1), Digest("0" * 64), made)
         for tokens, gain in segments
     )
     # Of the other release in the mix the documents have the same numbers, and other owners.

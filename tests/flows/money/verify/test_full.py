@@ -241,7 +241,7 @@ def scored(state: AttributionState, tokens: int, seed: int) -> tuple[Segment, st
     """A segment by some query vector, as an honest gateway scores it."""
     width = state.manifest.commitment.layout.width
     query = np.random.default_rng(seed).integers(-9_000, 9_000, width).astype(np.int16)
-    gain = Gain(8_000_000, 10_000_000, CAP_PPB)
+    gain = Gain(8_000_000, 10_000_000, CAP_PPB, 1)
     clusters = Scoring(state).score(query)
     return Segment(tokens, gain, digest_of_row(query), clusters), row_text(query)
 
@@ -259,7 +259,7 @@ def two(
         examples = examples_of(base, texts, [0, 1, number, number, 0, 1])
         state = build(folder / str(number), alone(some_model(base, number)), examples, RECIPE)
         found = [scored(state, 100, 10 * number + place) for place in range(3)]
-        nothing = Segment(90, Gain(-1, 5, CAP_PPB), Digest(sha256(b"").hexdigest()), ())
+        nothing = Segment(90, Gain(-1, 5, CAP_PPB, 0), Digest(sha256(b"").hexdigest()), ())
         segments = (found[0][0], nothing, *(one for one, _ in found[1:]))
         queries = (found[0][1], "", *(text for _, text in found[1:]))
         member = MemberScores(number, 5 * 10**8, 7, None, segments)
