@@ -157,10 +157,17 @@ def audit(  # noqa: PLR0913 - one option a choice of the auditor
             [short(one.account), percent(one.share_ppb), f"{one.effect_micronats / 1_000_000:.4f}"]
             for one in found.effects
         ]
+        half = found.half
+        again = half and (
+            f"\nhalf-data adapter {half.number} trained again lies "
+            f"{half.apart_micronats / 1_000_000:.4f} nats a token from the exported one, others "
+            f"{half.usual_micronats / 1_000_000:.4f}"
+        )
         order = "-" if found.rank_correlation is None else f"{found.rank_correlation:.2f}"
         here.output.result(
             found,
             f"{found.receipts} receipts, {found.trainings} trainings: rank correlation {order}, "
             f"total variation {found.total_variation:.2f}\n"
-            + table(["left out", "share", "nats per token"], rows),
+            + table(["left out", "share", "nats per token"], rows)
+            + (again or ""),
         )

@@ -96,6 +96,11 @@ def without_each(contributors: Sequence[str]) -> np.ndarray:
     return np.array([owner != one for one in range(int(owner.max()) + 1)], np.int8)
 
 
+def seed_of_half(seed: bytes, number: int) -> bytes:
+    """The seed that a run of this seed trains its `number`-th half-data adapter from, from 0."""
+    return sha256(seed + f"half {number}".encode()).digest()
+
+
 def fractions(kept: np.ndarray, groups: Sequence[int]) -> np.ndarray:
     """(K, G): which part of each group's documents was kept, of (K, N) `kept`."""
     member = np.zeros((len(groups), max(groups) + 1))

@@ -1,12 +1,13 @@
 """A run that is asked for a card trains on halves of its data, once, and says what they showed."""
 
+import shutil
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from openledger.attribution.card.figures import Audit
-from openledger.attribution.state import AttributionState, load_state
+from openledger.attribution.state import AttributionState, commit_audit, load_state
 from openledger.core.errors import (
     ConflictError,
     InvalidInputError,
@@ -16,10 +17,12 @@ from openledger.core.errors import (
 from openledger.flows.model.train import flow
 from openledger.flows.model.train.adapters import HALVING
 from openledger.flows.model.train.plan import Step, attribution_folder
+from openledger.flows.money.verify.audit import Retraining, audit
 from openledger.flows.money.verify.bundle import Bundle, read_bundle
-from openledger.flows.money.verify.export import PLAN, open_export
+from openledger.flows.money.verify.export import PLAN, Export, open_export
 from openledger.flows.money.verify.full import verify_full
 from openledger.flows.money.verify.recompute import exported_state, recompute
+from openledger.lm.base import BaseModel
 from openledger.operations.models import NewExport, NewRelease, NewRun, RecipeChoice, WhichRelease
 from openledger.operations.receipts import ShowReceipt
 from openledger.settlement.shares import CreditPart, is_paid
@@ -94,7 +97,7 @@ def test_an_audited_answer_is_redone_on_another_machine(market: Platform, tmp_pa
     asked = [ask(market, prompt, "me/tunes", is_audited=True) for prompt in PROMPTS]
     worker_of(market).drain()
     market.settle.run()
-    exports.export(market, NewExport("me/tunes", str(tmp_path / "export")))
+    exports.export(market, NewExport("me/tunes", str(tmp_path / "export"), has_texts=True))
     bundles = [
         read_bundle(bundle(market, ShowReceipt(one, is_private=True, rows=10_000))) for one in asked
     ]
@@ -107,10 +110,37 @@ def test_an_audited_answer_is_redone_on_another_machine(market: Platform, tmp_pa
     assert len([*export.folder.glob("half_*")]) == 16
     for one in paid:
         check_full(one, exported_state(one, export))
+    check_retrained(paid, export, market.models.base("float32"), tmp_path)
     plan = export.folder / PLAN  # `open_export` holds it to the chain
     plan.write_bytes(plan.read_bytes().replace(b'"half_adapters":16', b'"half_adapters":32'))
     with pytest.raises(VerificationError, match="16 half-data adapters, its anchored plan 32"):
         recompute(paid[0], export, market.models.base)
+
+
+def check_retrained(bundles: list[Bundle], export: Export, base: BaseModel, folder: Path) -> None:
+    """A half-data adapter comes out again, unless another was exported in its place."""
+    half = audit(bundles, export, base, Retraining(2, 1), folder / "scratch").half
+    assert half is not None
+    assert 50 * half.apart_micronats < half.usual_micronats
+
+    rotated = rotate_halves(bundles[0], export, folder / "rotated")
+    half = audit(bundles, rotated, base, Retraining(2, 1), folder / "scratch").half
+    assert half is not None
+    assert 2 * half.apart_micronats > half.usual_micronats
+
+
+def rotate_halves(bundle: Bundle, export: Export, folder: Path) -> Export:
+    """The same release, had it been trained on other halves than its seed says."""
+    shutil.copytree(export.folder, folder)
+    audit = exported_state(bundle, export).manifest.audit
+    assert isinstance(audit, Audit)
+    adapters = (*audit.adapters[1:], audit.adapters[0])
+    for number, place in enumerate([*range(1, len(adapters)), 0]):
+        shutil.rmtree(folder / f"half_{number:03}")
+        shutil.copytree(export.folder / f"half_{place:03}", folder / f"half_{number:03}")
+    state = commit_audit(folder / "attribution", msgspec.structs.replace(audit, adapters=adapters))
+    release = msgspec.structs.replace(export.body.release, training_root=state.training_root)
+    return Export(folder, msgspec.structs.replace(export.body, release=release))
 
 
 def check_full(bundle: Bundle, state: AttributionState) -> None:

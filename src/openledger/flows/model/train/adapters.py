@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from openledger.attribution.card.panel import clusters_of, halves_of
-from openledger.attribution.card.subsets import cluster_halves, without_each
+from openledger.attribution.card.subsets import cluster_halves, seed_of_half, without_each
 from openledger.attribution.state import StateManifest
 from openledger.core.encoding import decode, encode
 from openledger.core.errors import full_disk
@@ -137,7 +137,7 @@ def _trained(
     members = [
         Member(
             rows=tuple(i for i, document in enumerate(document_of) if part[document]),
-            seed=sha256(subject.seed + f"half {number}".encode()).digest(),
+            seed=seed_of_half(subject.seed, number),
         )
         for number, part in parts
     ]

@@ -5,6 +5,10 @@ left out, from several seeds, since one seed's adapter differs from the next one
 effect of a contributor on an answer is how much likelier his texts made it; it is held against his
 share.
 
+Where audited answers are corrected by half-data adapters, one of those is trained again, too: it
+should say of the answers what the exported one says, up to how machines round, and not differ from
+it as another half would.
+
 What comes out are numbers, no verdict: shares follow influence at one point, retraining sees the
 whole way there, and with few seeds it is noisy itself.
 """
@@ -16,15 +20,20 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from openledger.attribution.card.figures import Audit as CardAudit
+from openledger.attribution.card.panel import halves_of
+from openledger.attribution.card.subsets import seed_of_half
 from openledger.attribution.state import AttributionState
 from openledger.core.encoding import parse_json
 from openledger.core.errors import InvalidInputError, VerificationError
 from openledger.core.types import Account, as_bytes
 from openledger.flows.money.verify.bundle import Bundle
-from openledger.flows.money.verify.export import PLAN, Export
+from openledger.flows.money.verify.export import PLAN, Export, adapter_folders
 from openledger.flows.money.verify.recompute import exported_state, opened_ids, the_only_member
 from openledger.lm.base import BaseModel
+from openledger.lm.checkpoint import load_adapter
 from openledger.lm.frozen import forget_caches, hidden_cache
+from openledger.lm.lora import Adapter
 from openledger.training.recipe import Recipe
 from openledger.training.rows import Example, Row, encode_rows
 from openledger.training.split import split_by_key
@@ -57,6 +66,14 @@ class Effect(msgspec.Struct, frozen=True):
     effect_micronats: int  # per token: how much likelier his texts made the answers
 
 
+class HalfRetrained(msgspec.Struct, frozen=True):
+    """One half-data adapter, trained again on its half."""
+
+    number: int  # among those of the release, from 0
+    apart_micronats: int  # per token: from what the exported one says of the answers, mean
+    usual_micronats: int  # the same between the exported one and those of other halves
+
+
 class Audit(msgspec.Struct, frozen=True):
     """What retraining says of receipts; floats, since nothing here is signed or paid."""
 
@@ -65,6 +82,7 @@ class Audit(msgspec.Struct, frozen=True):
     effects: tuple[Effect, ...]  # by account
     rank_correlation: float | None  # of effects and shares, mean over receipts; None: all alike
     total_variation: float  # of shares and positive effects, each made to sum to 1; mean
+    half: HalfRetrained | None  # None: the release has no half-data adapters
 
 
 class AuditPlan(msgspec.Struct, frozen=True):
@@ -110,7 +128,8 @@ def audit(
     for bundle in bundles:
         the_only_member(bundle)
     split = split_by_key(export.texts(), seed, plan.held_out_bps)
-    _check_trained_on(split.training, exported_state(bundles[0], export))
+    state = exported_state(bundles[0], export)
+    _check_trained_on(split.training, state)
     shares = _shares(bundles)
     chosen = _chosen(shares, {one.account for one in split.training}, choice.leave_outs)
     answers = [_answer(one) for one in bundles]
@@ -120,16 +139,69 @@ def audit(
         for turn in range(choice.seeds)
         for left_out in (None, *chosen)
     ]
+    halves = _Halves(state, export, _drawn(bundles))
+    wanted = [*members, *halves.members(rows, split.training, seed)]
     first = plan.recipe.shape(base.layers).layers[0]
     cache = hidden_cache(scratch, base, first, [row.tokens for row in rows])
     try:
-        adapters = train_members(base, plan.recipe, rows, cache, members, progress)
+        adapters = train_members(base, plan.recipe, rows, cache, wanted, progress)
     finally:
         forget_caches(scratch)
-    losses = np.array(answer_losses(base, adapters, answers).tolist())
-    by_seed = losses.reshape(choice.seeds, 1 + len(chosen), len(bundles))
+    found = answer_losses(base, [*adapters, *halves.exported(base)], answers)
+    losses = np.array(found.tolist())
+    by_seed = losses[: len(members)].reshape(choice.seeds, 1 + len(chosen), len(bundles))
     effects = (by_seed[:, 1:] - by_seed[:, :1]).mean(0).T  # (receipts, contributors)
-    return _compared(chosen, shares, effects, len(members))
+    half = halves.compared(losses[len(members) :])
+    return _compared(chosen, shares, effects, len(wanted), half)
+
+
+class _Halves:
+    """The half-data adapters of a release, one of which is trained again."""
+
+    def __init__(self, state: AttributionState, export: Export, draw: int) -> None:
+        audit = state.manifest.audit
+        self._adapters = audit.adapters if isinstance(audit, CardAudit) else ()
+        self._manifest, self._export = state.manifest, export
+        self._number = draw % max(1, len(self._adapters))
+
+    def members(
+        self, rows: Sequence[Row], training: Sequence[Example], seed: bytes
+    ) -> list[Member]:
+        """The training of the drawn one, by recipe and seed of the run; none of none."""
+        if not self._adapters:
+            return []
+        half = halves_of(self._manifest, len(self._adapters)).kept[self._number]
+        kept = {
+            e.document for e, is_kept in zip(self._manifest.documents, half, strict=True) if is_kept
+        }
+        places = [i for i, row in enumerate(rows) if training[row.example].document in kept]
+        return [Member(tuple(places), seed_of_half(seed, self._number))]
+
+    def exported(self, base: BaseModel) -> list[Adapter]:
+        """All of them, as they were exported."""
+        folders = adapter_folders(self._manifest, self._export.body.release.adapter)
+        return [
+            load_adapter(self._export.folder / folders[one], base, one) for one in self._adapters
+        ]
+
+    def compared(self, losses: np.ndarray) -> HalfRetrained | None:
+        """From (1 + K, answers): the one that was trained again, then all exported ones."""
+        if not self._adapters:
+            return None
+        again, exported = losses[0], losses[1:]
+        own = exported[self._number]
+        others = np.delete(exported, self._number, axis=0)
+        return HalfRetrained(
+            self._number,
+            round(float(np.abs(again - own).mean()) * _MICRO),
+            round(float(np.abs(others - own).mean()) * _MICRO),
+        )
+
+
+def _drawn(bundles: Sequence[Bundle]) -> int:
+    """A number that nobody knew when the half-data adapters were trained."""
+    signatures = "".join(one.receipt.statement.signature for one in bundles)
+    return int.from_bytes(sha256(signatures.encode()).digest(), "big")
 
 
 def _compared(
@@ -137,6 +209,7 @@ def _compared(
     shares: Sequence[dict[Account, int]],
     effects: np.ndarray,
     trainings: int,
+    half: HalfRetrained | None,
 ) -> Audit:
     signed = np.array([[one.get(account, 0) for account in chosen] for one in shares], float)
     found = [rank_correlation(*pair) for pair in zip(signed, effects, strict=True)]
@@ -153,6 +226,7 @@ def _compared(
         ),
         rank_correlation=float(np.mean(ranked)) if ranked else None,
         total_variation=float(np.mean(apart)),
+        half=half,
     )
 
 
