@@ -27,6 +27,7 @@ from openledger.attribution.influence.rows import (
     Scales,
     quantise_rows,
     scales_for,
+    squared_lengths,
 )
 from openledger.attribution.method import (
     BALANCED_ON,
@@ -139,7 +140,7 @@ def build(
     )
     stream = np.random.Generator(np.random.Philox(key=key_of(recipe.seed, "sense")))
     owned = parts_of(model, documents, elsewhere, stream)
-    entries = _entries(documents, owned, numbers, rows, _energies(whole, parts, scales))
+    entries = _entries(documents, owned, numbers, rows, squared_lengths(whole, parts, scales))
     listed = tuple(ExampleEntry(example.digest, example.document) for example in examples)
     write_state(folder, whitener, StateManifest(commitment, listed, *entries, _UNSET), rows)
     return load_state(folder)
@@ -228,18 +229,6 @@ def _rows(whole: np.ndarray, numbers: Sequence[int], counts: np.ndarray, runs: n
     if np.abs(sums).max(initial=0) <= np.iinfo(np.int8).max:
         sums = sums.astype(np.int8)
     return Rows(sums, whole[shared], whole[len(numbers) :], counts, runs)
-
-
-def _energies(whole: np.ndarray, parts: Layout, scales: Scales) -> list[int]:
-    """Squared lengths of the rows, exact, in units of the finest scale in use."""
-    squares = whole.astype(np.int64) ** 2
-    ends = np.cumsum(parts.widths)
-    running = np.concatenate([np.zeros((len(squares), 1), np.int64), squares.cumsum(1)], axis=1)
-    by_part = np.diff(running[:, [0, *ends]], axis=1)  # (rows, parts), some of them empty
-    used = [e for e, total in zip(scales.exponents, by_part.sum(0), strict=True) if total]
-    finest = min(used, default=0)
-    shifts = [2 * max(0, exponent - finest) for exponent in scales.exponents]
-    return [sum(int(part) << s for part, s in zip(row, shifts, strict=True)) for row in by_part]
 
 
 def _entries(

@@ -63,6 +63,17 @@ def quantise_query(row: Tensor, parts: Layout, scales: Scales) -> np.ndarray:
     return torch.round(scaled * 2.0**-exponent).to(torch.int16).numpy()
 
 
+def squared_lengths(rows: np.ndarray, parts: Layout, scales: Scales) -> list[int]:
+    """Of (N, P) integer rows, exact, in units of the finest scale in use."""
+    pieces = np.split(rows, np.cumsum(parts.widths)[:-1], axis=1)
+    by_part = [np.einsum("np,np->n", one, one, dtype=np.int64) for one in pieces]
+    used = [e for e, part in zip(scales.exponents, by_part, strict=True) if part.any()]
+    finest = min(used, default=0)
+    shifts = [2 * max(0, exponent - finest) for exponent in scales.exponents]
+    whole = np.stack(by_part, axis=1).tolist()  # (N, parts)
+    return [sum(part << s for part, s in zip(row, shifts, strict=True)) for row in whole]
+
+
 def dots(queries: np.ndarray, rows: np.ndarray) -> list[list[int]]:
     """Exact integer scores of (K, P) int8 or int16 rows for each of (B, P) int16 queries.
 

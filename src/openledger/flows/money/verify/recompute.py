@@ -15,6 +15,7 @@ from openledger.attribution.card.figures import Audit
 from openledger.attribution.card.panel import open_attributor
 from openledger.attribution.method import METHOD_VERSION
 from openledger.attribution.state import AttributionState, load_state
+from openledger.attribution.sums import check_sums
 from openledger.core.encoding import digest_of, parse_json
 from openledger.core.errors import InvalidInputError, NotFoundError, VerificationError
 from openledger.core.types import Digest, Precision
@@ -56,7 +57,7 @@ def recompute(bundle: Bundle, export: Export, load: Callable[[Precision], BaseMo
     if reason is not None:
         return Recomputed(0, (), f"nothing was to be scored: {reason}")
     prompt, answer = opened_ids(bundle, "prompt"), opened_ids(bundle, "answer")
-    state = load_state(export.attribution, mixed.training_root)
+    state = exported_state(bundle, export)
     base = load(signed.precision)
     folders = adapter_folders(state.manifest, mixed.adapter)
     is_audited = bundle.receipt.call.body.attribution is not msgspec.UNSET
@@ -135,9 +136,11 @@ def check_method(bundle: Bundle) -> None:
 
 
 def exported_state(bundle: Bundle, export: Export) -> AttributionState:
-    """The state of an export, held to the training root of the receipt."""
+    """The state of an export, held to the training root of the receipt and to its own sums."""
     check_method(bundle)
-    return load_state(export.attribution, export.body.release.training_root)
+    state = load_state(export.attribution, export.body.release.training_root)
+    check_sums(state)
+    return state
 
 
 def find_base(wanted: Digest, folders: Iterable[Path], precision: Precision) -> BaseModel:
