@@ -169,5 +169,6 @@ def audit(  # noqa: PLR0913 - one option a choice of the auditor
             f"{found.receipts} receipts, {found.trainings} trainings: rank correlation {order}, "
             f"total variation {found.total_variation:.2f}\n"
             + table(["left out", "share", "nats per token"], rows)
+            + f"\nrows made again from the texts give shares {percent(found.rebuilt_ppb)} apart"
             + (again or ""),
         )

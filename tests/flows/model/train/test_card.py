@@ -25,7 +25,7 @@ from openledger.flows.money.verify.recompute import exported_state, recompute
 from openledger.lm.base import BaseModel
 from openledger.operations.models import NewExport, NewRelease, NewRun, RecipeChoice, WhichRelease
 from openledger.operations.receipts import ShowReceipt
-from openledger.settlement.shares import CreditPart, is_paid
+from openledger.settlement.shares import TOLERANCE_PPB, CreditPart, is_paid
 from openledger.storage.private.sealed_folder import SealedFolder
 from openledger.storage.records.model import runs
 from openledger.web.operations import cards, exports, models
@@ -119,8 +119,10 @@ def test_an_audited_answer_is_redone_on_another_machine(market: Platform, tmp_pa
 
 def check_retrained(bundles: list[Bundle], export: Export, base: BaseModel, folder: Path) -> None:
     """A half-data adapter comes out again, unless another was exported in its place."""
-    half = audit(bundles, export, base, Retraining(2, 1), folder / "scratch").half
+    audited = audit(bundles, export, base, Retraining(2, 1), folder / "scratch")
+    half = audited.half
     assert half is not None
+    assert audited.rebuilt_ppb <= TOLERANCE_PPB
     assert 50 * half.apart_micronats < half.usual_micronats
 
     rotated = rotate_halves(bundles[0], export, folder / "rotated")

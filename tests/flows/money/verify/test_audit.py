@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from openledger.attribution.state import AttributionState, load_state, write_state
 from openledger.core.encoding import encode
 from openledger.core.errors import InvalidInputError, VerificationError
 from openledger.core.types import Account
@@ -20,9 +21,11 @@ from openledger.flows.money.verify.audit import (
     ranks,
     read_plan,
 )
-from openledger.flows.money.verify.bundle import read_bundle
+from openledger.flows.money.verify.bundle import Bundle, read_bundle
 from openledger.flows.money.verify.export import PLAN, TEXTS, Export, Texts, open_export
+from openledger.flows.money.verify.recompute import attribute_again, exported_state
 from openledger.lm.base import BaseModel
+from openledger.settlement.shares import TOLERANCE_PPB, Attribution
 from tests.audited import Files
 
 pytestmark = pytest.mark.slow
@@ -61,6 +64,8 @@ def test_an_audit_reports_effects_beside_shares(
     assert all(one.share_ppb == shares.get(one.account, 0) for one in found.effects)
     assert all(one.effect_micronats for one in found.effects)  # their signs are chance
     assert 0 <= found.total_variation <= 1
+    assert found.rebuilt_ppb <= TOLERANCE_PPB
+    assert found.half is None
     assert list(tmp_path.iterdir()) == []  # no cache is left that tells the texts
 
 
@@ -80,6 +85,54 @@ def test_an_effect_is_what_the_answer_loses_without_the_contributor(
     by_share = sorted(found.effects, key=lambda one: -one.share_ppb)
     assert [one.effect_micronats for one in by_share] == [750_000, -250_000]
     assert found.rank_correlation == pytest.approx(1)
+
+
+def test_rows_that_were_not_made_from_the_texts_are_seen(
+    audited: Files, export: Export, base: BaseModel, tmp_path: Path
+) -> None:
+    """A builder gives a friend the rows of whoever earns most; all sums and digests are right."""
+    bundle = read_bundle(audited.private)
+    folder = Path(shutil.copytree(export.folder, tmp_path / "copy"))
+    forged = favoured(exported_state(bundle, export), bundle, folder / "attribution")
+    release = msgspec.structs.replace(export.body.release, training_root=forged.training_root)
+    false = Export(folder, msgspec.structs.replace(export.body, release=release))
+    paid = attribute_again(bundle, false, exported_state(bundle, false), base)
+
+    found = audit([stating(bundle, paid)], false, base, Retraining(2, 1), tmp_path)
+
+    assert found.rebuilt_ppb > 2 * TOLERANCE_PPB
+
+
+def favoured(state: AttributionState, bundle: Bundle, folder: Path) -> AttributionState:
+    shares = bundle.receipt.statement.body.attribution.shares
+    first = max(shares, key=lambda one: one.weight_ppb).account
+    alone = [entry for entry in state.manifest.documents if entry.row is None]
+    theirs = [entry for entry in alone if entry.account == first]
+    best = max((state.manifest.clusters[one.cluster] for one in theirs), key=lambda c: c.energy)
+    friends = {entry.cluster for entry in alone if entry.account != first}
+    clusters = state.rows.clusters.copy()
+    clusters[[*friends]] = clusters[best.cluster]
+    replace = msgspec.structs.replace
+    manifest = replace(
+        state.manifest,
+        documents=tuple(
+            replace(one, energy=best.energy) if one in alone and one.cluster in friends else one
+            for one in state.manifest.documents
+        ),
+        clusters=tuple(
+            replace(best, cluster=one.cluster) if one.cluster in friends else one
+            for one in state.manifest.clusters
+        ),
+    )
+    write_state(folder, state.whitener, manifest, replace(state.rows, clusters=clusters))
+    return load_state(folder)
+
+
+def stating(bundle: Bundle, attribution: Attribution) -> Bundle:
+    replace, receipt = msgspec.structs.replace, bundle.receipt
+    body = replace(receipt.statement.body, attribution=attribution)
+    statement = replace(receipt.statement, body=body)
+    return replace(bundle, receipt=replace(receipt, statement=statement))
 
 
 def test_texts_that_were_not_trained_on_are_not_retrained(

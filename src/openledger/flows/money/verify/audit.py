@@ -9,10 +9,14 @@ Where audited answers are corrected by half-data adapters, one of those is train
 should say of the answers what the exported one says, up to how machines round, and not differ from
 it as another half would.
 
+The rows that scores came from are made again, too, from the same texts and checkpoints, and the
+answers attributed by them: levels 1 and 2 take the rows as the builder committed to them.
+
 What comes out are numbers, no verdict: shares follow influence at one point, retraining sees the
 whole way there, and with few seeds it is noisy itself.
 """
 
+import tempfile
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -23,17 +27,27 @@ import numpy as np
 from openledger.attribution.card.figures import Audit as CardAudit
 from openledger.attribution.card.panel import halves_of
 from openledger.attribution.card.subsets import seed_of_half
+from openledger.attribution.influence.gradients import probed_checkpoints
+from openledger.attribution.release import Recipe as BuildRecipe
+from openledger.attribution.release import TrainingExample, build
 from openledger.attribution.state import AttributionState
 from openledger.core.encoding import parse_json
 from openledger.core.errors import InvalidInputError, VerificationError
 from openledger.core.types import Account, as_bytes
 from openledger.flows.money.verify.bundle import Bundle
 from openledger.flows.money.verify.export import PLAN, Export, adapter_folders
-from openledger.flows.money.verify.recompute import exported_state, opened_ids, the_only_member
+from openledger.flows.money.verify.recompute import (
+    attribute_again,
+    exported_state,
+    opened_ids,
+    the_only_member,
+)
 from openledger.lm.base import BaseModel
 from openledger.lm.checkpoint import load_adapter
 from openledger.lm.frozen import forget_caches, hidden_cache
 from openledger.lm.lora import Adapter
+from openledger.settlement.receipt import why_unscored
+from openledger.settlement.shares import distance_ppb
 from openledger.training.recipe import Recipe
 from openledger.training.rows import Example, Row, encode_rows
 from openledger.training.split import split_by_key
@@ -82,6 +96,7 @@ class Audit(msgspec.Struct, frozen=True):
     effects: tuple[Effect, ...]  # by account
     rank_correlation: float | None  # of effects and shares, mean over receipts; None: all alike
     total_variation: float  # of shares and positive effects, each made to sum to 1; mean
+    rebuilt_ppb: int  # from the shares to those by rows made again: total variation, the largest
     half: HalfRetrained | None  # None: the release has no half-data adapters
 
 
@@ -145,14 +160,23 @@ def audit(
     cache = hidden_cache(scratch, base, first, [row.tokens for row in rows])
     try:
         adapters = train_members(base, plan.recipe, rows, cache, wanted, progress)
+        again = _rebuilt(export, state, base, _examples(rows, split.training), scratch)
     finally:
         forget_caches(scratch)
     found = answer_losses(base, [*adapters, *halves.exported(base)], answers)
     losses = np.array(found.tolist())
     by_seed = losses[: len(members)].reshape(choice.seeds, 1 + len(chosen), len(bundles))
     effects = (by_seed[:, 1:] - by_seed[:, :1]).mean(0).T  # (receipts, contributors)
-    half = halves.compared(losses[len(members) :])
-    return _compared(chosen, shares, effects, len(wanted), half)
+    ranked, apart = _compared(chosen, shares, effects)
+    return Audit(
+        receipts=len(bundles),
+        trainings=len(wanted),
+        effects=_effects(chosen, shares, effects),
+        rank_correlation=ranked,
+        total_variation=apart,
+        rebuilt_ppb=max(_distance(one, export, again, base) for one in bundles),
+        half=halves.compared(losses[len(members) :]),
+    )
 
 
 class _Halves:
@@ -204,30 +228,72 @@ def _drawn(bundles: Sequence[Bundle]) -> int:
     return int.from_bytes(sha256(signatures.encode()).digest(), "big")
 
 
+def _effects(
+    chosen: Sequence[Account], shares: Sequence[dict[Account, int]], effects: np.ndarray
+) -> tuple[Effect, ...]:
+    found = []
+    for account, effect in sorted(zip(chosen, effects.mean(0).tolist(), strict=True)):
+        share = sum(one.get(account, 0) for one in shares) / len(shares)
+        found.append(Effect(account, round(share), round(effect * _MICRO)))
+    return tuple(found)
+
+
 def _compared(
-    chosen: Sequence[Account],
-    shares: Sequence[dict[Account, int]],
-    effects: np.ndarray,
-    trainings: int,
-    half: HalfRetrained | None,
-) -> Audit:
+    chosen: Sequence[Account], shares: Sequence[dict[Account, int]], effects: np.ndarray
+) -> tuple[float | None, float]:
+    """Rank correlation and total variation, each the mean over receipts."""
     signed = np.array([[one.get(account, 0) for account in chosen] for one in shares], float)
     found = [rank_correlation(*pair) for pair in zip(signed, effects, strict=True)]
     ranked = [one for one in found if one is not None]
     apart = [_variation(*pair) for pair in zip(signed, effects, strict=True)]
-    return Audit(
-        receipts=len(shares),
-        trainings=trainings,
-        effects=tuple(
-            Effect(account, round(share), round(effect * _MICRO))
-            for account, share, effect in sorted(
-                zip(chosen, signed.mean(0).tolist(), effects.mean(0).tolist(), strict=True)
-            )
-        ),
-        rank_correlation=float(np.mean(ranked)) if ranked else None,
-        total_variation=float(np.mean(apart)),
-        half=half,
+    return float(np.mean(ranked)) if ranked else None, float(np.mean(apart))
+
+
+def _examples(rows: Sequence[Row], training: Sequence[Example]) -> list[TrainingExample]:
+    tokens: list[list[tuple[int, ...]]] = [[] for _ in training]
+    for row in rows:
+        tokens[row.example].append(row.tokens)
+    return [
+        TrainingExample(one.digest, one.document, one.account, one.text, tuple(some))
+        for one, some in zip(training, tokens, strict=True)
+    ]
+
+
+def _rebuilt(
+    export: Export,
+    state: AttributionState,
+    base: BaseModel,
+    examples: Sequence[TrainingExample],
+    scratch: Path,
+) -> AttributionState:
+    """The same state from its texts and checkpoints, but for what other texts decided.
+
+    Whose a document is may follow from texts of other Datanets, which an export does not hold.
+    """
+    commitment = state.manifest.commitment
+    folders = adapter_folders(state.manifest, commitment.adapter)
+    models = probed_checkpoints(
+        base, lambda one: export.folder / folders[one], commitment.early, commitment.adapter
     )
+    wanted = BuildRecipe(commitment.adapter, commitment.early, commitment.seed)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        # Inside, so that what the training cached beside it serves again.
+        built = build(Path(folder), models, examples, wanted)
+    pairs = zip(built.manifest.documents, state.manifest.documents, strict=True)
+    manifest = msgspec.structs.replace(
+        built.manifest,
+        commitment=msgspec.structs.replace(built.manifest.commitment, audit=commitment.audit),
+        documents=tuple(msgspec.structs.replace(new, parts=old.parts) for new, old in pairs),
+    )
+    return msgspec.structs.replace(built, manifest=manifest)
+
+
+def _distance(bundle: Bundle, export: Export, again: AttributionState, base: BaseModel) -> int:
+    receipt = bundle.receipt
+    if why_unscored(receipt.call, the_only_member(bundle)) is not None:
+        return 0  # level 1 says that nobody may be paid
+    found = attribute_again(bundle, export, again, base)
+    return distance_ppb(found, receipt.statement.body.attribution)
 
 
 def _check_trained_on(training: Sequence[Example], state: AttributionState) -> None:

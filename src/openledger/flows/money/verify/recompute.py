@@ -56,21 +56,8 @@ def recompute(bundle: Bundle, export: Export, load: Callable[[Precision], BaseMo
     reason = why_unscored(bundle.receipt.call, mixed)
     if reason is not None:
         return Recomputed(0, (), f"nothing was to be scored: {reason}")
-    prompt, answer = opened_ids(bundle, "prompt"), opened_ids(bundle, "answer")
     state = exported_state(bundle, export)
-    base = load(signed.precision)
-    folders = adapter_folders(state.manifest, mixed.adapter)
-    is_audited = bundle.receipt.call.body.attribution is not msgspec.UNSET
-    if is_audited:
-        _check_planned(export, state)
-    attributor = open_attributor(
-        state,
-        base,
-        mixed.adapter,
-        lambda digest: export.folder / folders[digest],
-        is_audited=is_audited,
-    )
-    found = attributor.attribute(prompt, answer).attribution
+    found = attribute_again(bundle, export, state, load(signed.precision))
     distance = distance_ppb(found, signed.attribution)
     if distance > TOLERANCE_PPB:
         raise VerificationError(
@@ -82,6 +69,31 @@ def recompute(bundle: Bundle, export: Export, load: Callable[[Precision], BaseMo
         _differences(found, signed.attribution),
         f"model and text give these shares, {distance} ppb apart (at most {TOLERANCE_PPB})",
     )
+
+
+def attribute_again(
+    bundle: Bundle, export: Export, state: AttributionState, base: BaseModel
+) -> Attribution:
+    """Who made the answer of a bundle, by a state of the export's release.
+
+    Raises:
+        VerificationError: the bundle opens no text, or the release has other half-data adapters
+            than it planned.
+    """
+    prompt, answer = opened_ids(bundle, "prompt"), opened_ids(bundle, "answer")
+    released = export.body.release.adapter
+    folders = adapter_folders(state.manifest, released)
+    is_audited = bundle.receipt.call.body.attribution is not msgspec.UNSET
+    if is_audited:
+        _check_planned(export, state)
+    attributor = open_attributor(
+        state,
+        base,
+        released,
+        lambda digest: export.folder / folders[digest],
+        is_audited=is_audited,
+    )
+    return attributor.attribute(prompt, answer).attribution
 
 
 class _Card(msgspec.Struct, frozen=True):
