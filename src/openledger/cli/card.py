@@ -2,10 +2,24 @@
 
 from openledger.attribution.card.figures import Figures, Interval, Measured, Nobody
 from openledger.cli.output import short, table
+from openledger.core.errors import VerificationError
 from openledger.operations.models import CardView
 
 _MEGABYTE = 1 << 20
 _TITLES = ("LDS, contributors", "LDS, documents", "leave-one-out rank correlation", "payout error")
+
+
+def check_card(card: CardView) -> None:
+    """Hold what a server says of a release to the training root.
+
+    Raises:
+        InvalidProofError: its commitment does not stand there.
+        VerificationError: the figures are others than those committed to.
+    """
+    audit = None if card.committed is None else card.committed.audit(card.training_root)
+    stated = (card.measured, card.is_audited)
+    if stated != (audit and audit.measured, audit is not None and audit.calibration is not None):
+        raise VerificationError(f"the card of {card.name} is not the one under its training root")
 
 
 def card_lines(card: CardView) -> str:
@@ -18,6 +32,8 @@ def card_lines(card: CardView) -> str:
         f"  run            {card.run} of {card.runs} begun by this builder",
         f"  self-supplied  {card.self_supplied_bps / 100:g} % of the text",
     ]
+    if card.committed is not None:
+        lines.append("  proof          what follows stands under the training root, checked here")
     if card.measured is None:
         return "\n".join([*lines, "  attribution    not measured"])
     return "\n".join([*lines, *_measured(card.measured, is_audited=card.is_audited)])

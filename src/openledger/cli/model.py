@@ -79,11 +79,12 @@ def card(
     context: typer.Context, name: Annotated[str, typer.Argument(help="owner/name or owner/name@2.")]
 ) -> None:
     """Show how true a release's attribution is: measured against adapters without some data."""
-    from openledger.cli.card import card_lines
+    from openledger.cli.card import card_lines, check_card
     from openledger.operations.models import CARD, WhichRelease
 
     with told((here := of(context)).output):
         found = here.act(CARD, WhichRelease(name))
+        check_card(found)
         here.output.result(found, card_lines(found))
 
 

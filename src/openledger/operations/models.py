@@ -2,7 +2,7 @@
 
 import msgspec
 
-from openledger.attribution.card.figures import Measured
+from openledger.attribution.card.figures import Committed, Measured
 from openledger.core.types import Account, Digest, Wei
 from openledger.operations.operation import Nothing, Operation
 from openledger.settlement.price import Price, SplitPolicy, Terms
@@ -97,7 +97,7 @@ class ReleaseList(msgspec.Struct, frozen=True):
 
 
 class CardView(msgspec.Struct, frozen=True):
-    """A card; bound to the release by the training root, under which all of `measured` stands."""
+    """A card; `committed` proves to anyone that `measured` stands under the training root."""
 
     name: str
     number: int | None
@@ -110,6 +110,7 @@ class CardView(msgspec.Struct, frozen=True):
     self_supplied_bps: int  # of the text trained on, how much the builder contributed
     is_audited: bool  # whether calls may ask for the audited mode
     measured: Measured | None  # None: not measured
+    committed: Committed | None  # None: the adapter was not trained here
 
 
 class NewExport(msgspec.Struct, frozen=True):

@@ -6,7 +6,8 @@ was not measured.
 
 import msgspec
 
-from openledger.core.errors import InvalidInputError
+from openledger.core.errors import InvalidInputError, VerificationError
+from openledger.core.merkle import Proof, verify
 from openledger.core.types import Digest
 
 _MOST_UNITS = 2**53
@@ -96,3 +97,33 @@ class Audit(msgspec.Struct, frozen=True):
     adapters: tuple[Digest, ...]
     calibration: Calibration | None  # None: influence foretold nothing, there is no audited mode
     measured: Measured
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """A release's commitment, with the proof that the training root commits to it."""
+
+    leaf: str  # canonical JSON
+    proof: Proof
+
+    def audit(self, training_root: Digest) -> Audit | None:
+        """What it says of half-data adapters; None where the release has none.
+
+        Raises:
+            InvalidProofError: it does not stand under this root.
+            VerificationError: it stands where no commitment does, or is none.
+        """
+        raw = self.leaf.encode()
+        verify(raw, self.proof, training_root)
+        if self.proof.index:
+            raise VerificationError("the commitment is the first leaf under a training root")
+        try:
+            return msgspec.json.decode(raw, type=_Commitment).audit
+        except (msgspec.DecodeError, InvalidInputError) as error:
+            raise VerificationError(f"this leaf is no commitment of a release: {error}") from error
+
+
+class _Commitment(msgspec.Struct, frozen=True):
+    """What of the leaf a card shows; `method` tells it from other leaves."""
+
+    method: int
+    audit: Audit | None = None

@@ -2,7 +2,8 @@
 
 import msgspec
 
-from openledger.attribution.card.figures import Audit
+from openledger.attribution.card.figures import Committed
+from openledger.core.encoding import decode
 from openledger.core.ids import parse_release_name
 from openledger.operations.models import CARD, CardView, WhichRelease
 from openledger.storage.records.model import releases, runs
@@ -12,12 +13,17 @@ from openledger.wiring.platform import Platform
 
 def card(platform: Platform, which: WhichRelease) -> CardView:
     """The card of one release."""
+    from openledger.flows.model.train.plan import committed_card
+
     with platform.database.read() as transaction:
         release = releases.by_name(transaction, parse_release_name(which.name))
         run = runs.get(transaction, release.run)
-        begun = [one.number for one in runs.list_all(transaction, release.builder) if one.number]
+    contracts = platform.acts.contracts
+    begun = contracts.read(_Begun, "Models", "runs", run.number or 0).number
     metrics = msgspec.json.decode(run.metrics or b"{}", type=_Metrics)
-    audit = metrics.audit
+    kept = committed_card(platform.home.run(run.op))
+    committed = decode(kept.read_bytes(), Committed) if kept.is_file() else None
+    audit = None if committed is None else committed.audit(release.training_root)
     return CardView(
         name=release.full_name,
         number=release.number,
@@ -25,19 +31,25 @@ def card(platform: Platform, which: WhichRelease) -> CardView:
         base=release.base,
         adapter=release.adapter,
         training_root=release.training_root,
-        run=1 + sum(number < (run.number or 0) for number in begun),
-        runs=len(begun),
+        run=begun,
+        runs=contracts.read(int, "Models", "runs_begun", release.builder),
         self_supplied_bps=metrics.self_supplied_bps,
         is_audited=audit is not None and audit.calibration is not None,
         measured=None if audit is None else audit.measured,
+        committed=committed,
     )
+
+
+class _Begun(msgspec.Struct, frozen=True):
+    """What the contract says of a run."""
+
+    number: int
 
 
 class _Metrics(msgspec.Struct, frozen=True):
     """What of a run's metrics a card shows."""
 
     self_supplied_bps: int = 0
-    audit: Audit | None = None
 
 
 IMPLEMENTED = (Implementation(CARD, card),)

@@ -2,18 +2,22 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from openledger.attribution.card.figures import Audit
 from openledger.attribution.state import AttributionState, commit_audit, load_state
+from openledger.cli.card import check_card
 from openledger.core.errors import (
     ConflictError,
     InvalidInputError,
+    InvalidProofError,
     StoppedError,
     VerificationError,
 )
+from openledger.core.types import Digest
 from openledger.flows.model.train import flow
 from openledger.flows.model.train.adapters import HALVING
 from openledger.flows.model.train.plan import Step, attribution_folder
@@ -23,7 +27,14 @@ from openledger.flows.money.verify.export import PLAN, Export, open_export
 from openledger.flows.money.verify.full import verify_full
 from openledger.flows.money.verify.recompute import exported_state, recompute
 from openledger.lm.base import BaseModel
-from openledger.operations.models import NewExport, NewRelease, NewRun, RecipeChoice, WhichRelease
+from openledger.operations.models import (
+    CardView,
+    NewExport,
+    NewRelease,
+    NewRun,
+    RecipeChoice,
+    WhichRelease,
+)
 from openledger.operations.receipts import ShowReceipt
 from openledger.settlement.shares import TOLERANCE_PPB, CreditPart, is_paid
 from openledger.storage.private.sealed_folder import SealedFolder
@@ -77,8 +88,8 @@ def test_a_card_is_measured_though_killed_and_stands_under_the_training_root(
     assert min(step.done for step in again if step.stage == HALVING) >= 4
     assert ended.state is runs.RunState.TRAINED
     assert shown.measured == found
-    assert shown.training_root == state.training_root
     assert (shown.run, shown.runs) == (2, 2)
+    check_lies(shown, state)
     people = found.sizes.contributors  # all four, or three where the seed holds out one's only tune
     assert (found.half_adapters, found.left_out) == (16, people)
     assert found.cluster_adapters == (4 if people == 4 else 0)
@@ -87,6 +98,27 @@ def test_a_card_is_measured_though_killed_and_stands_under_the_training_root(
     assert found.influence.payout_error is not None
     assert len(set(audit.adapters)) == 16
     assert all(market.home.adapter(one).is_dir() for one in audit.adapters)
+
+
+def check_lies(shown: CardView, state: AttributionState) -> None:
+    """Whoever shows a card can show no other."""
+    assert shown.training_root == state.training_root
+    assert shown.committed is not None
+    assert shown.committed.audit(state.training_root) == state.manifest.audit
+    check_card(shown)
+    assert shown.measured is not None
+    better = msgspec.structs.replace(shown.measured, half_adapters=64)
+    lies: list[dict[str, Any]] = [
+        {"measured": better},
+        {"measured": None},
+        {"is_audited": not shown.is_audited},
+        {"committed": None},
+    ]
+    for lie in lies:
+        with pytest.raises(VerificationError, match="not the one under its training root"):
+            check_card(msgspec.structs.replace(shown, **lie))
+    with pytest.raises(InvalidProofError):
+        check_card(msgspec.structs.replace(shown, training_root=Digest("0" * 64)))
 
 
 @pytest.mark.timeout(300)
@@ -198,6 +230,10 @@ def test_a_release_without_half_data_adapters_is_not_measured(market: Platform) 
     assert shown.measured is None
     assert not shown.is_audited
     assert (shown.run, shown.runs) == (1, 1)
+    assert shown.committed is None
+    check_card(shown)
+    with pytest.raises(VerificationError, match="not the one under its training root"):
+        check_card(msgspec.structs.replace(shown, is_audited=True))
 
 
 @pytest.mark.parametrize(

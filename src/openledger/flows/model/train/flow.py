@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from openledger.attribution.card.figures import Audit
+from openledger.attribution.card.figures import Audit, Committed
 from openledger.attribution.card.subsets import check_units
 from openledger.attribution.credit.documents import ElsewhereText
 from openledger.attribution.influence.gradients import probed_checkpoints
@@ -19,7 +19,7 @@ from openledger.attribution.release import TrainingExample, build
 from openledger.attribution.state import AttributionState, load_state, state_bytes
 from openledger.chain.outbox.rows import op_id
 from openledger.core.encoding import decode, digest_of, encode
-from openledger.core.errors import ChainUnavailableError
+from openledger.core.errors import ChainUnavailableError, full_disk
 from openledger.core.types import BASIS_POINTS, Account, DatanetVersion, Digest, as_bytes
 from openledger.flows.model.train.adapters import Subject, keep
 from openledger.flows.model.train.card import measure_card
@@ -34,6 +34,7 @@ from openledger.flows.model.train.plan import (
     as_begun,
     attribution_folder,
     check_same,
+    committed_card,
     elsewhere,
     forget_unsealed,
     gather,
@@ -42,6 +43,7 @@ from openledger.flows.model.train.plan import (
 )
 from openledger.flows.model.train.score import score
 from openledger.lm.frozen import forget_caches
+from openledger.storage.blobs import write_atomically
 from openledger.storage.private.sealed_folder import SealedFolder, seal_folder
 from openledger.storage.records.data import accounts, datanets
 from openledger.storage.records.model import openings, runs
@@ -140,6 +142,7 @@ def _trained(shop: Workshop, run: Run, folder: Path, tell: Tell) -> Run:
     others = elsewhere(shop, material, split, plan)
     subject = Subject(folder, plan, split, seed, digest)
     state = _attribution(shop, run, subject, others, recipe, hear)
+    _keep_card(committed_card(folder), state)
     keep_evidence(shop, run, material, state)
     written = _score(shop, plan, split, digest, hear)
     metrics = _metrics(plan, split, tuned, state, attribution_folder(folder))
@@ -340,6 +343,14 @@ def _metrics(
         attribution_bytes=state_bytes(folder),
         audit=state.manifest.audit or None,
     )
+
+
+def _keep_card(path: Path, state: AttributionState) -> None:
+    committed = Committed(
+        encode(state.manifest.commitment).decode(), state.manifest.tree().prove(0)
+    )
+    with full_disk():
+        write_atomically(path, encode(committed))
 
 
 def _part_of(builder: Account, split: Split) -> int:

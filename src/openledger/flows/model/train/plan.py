@@ -253,6 +253,11 @@ def attribution_folder(run_folder: Path) -> Path:
     return run_folder / "attribution"
 
 
+def committed_card(run_folder: Path) -> Path:
+    """Where a run keeps its commitment in the clear, for whoever asks for the card."""
+    return run_folder / "card.json"
+
+
 def unsealed_folder(run_folder: Path) -> Path:
     """Where the state is built, in the clear, before it is sealed."""
     return run_folder / "attribution-unsealed"
