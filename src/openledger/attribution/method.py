@@ -38,6 +38,7 @@ SENSE_LEAST_WORDS = 8  # a shorter document is not judged
 SENSE_DEVIATIONS = 1.645  # the order of the words means nothing below so many standard errors
 SENSE_DIVISOR = 3  # or below a third of the median of the release's documents
 SENSE_MEDIAN_DEVIATIONS = 3  # of the release; below it the base is no judge
+FLOOR_DIVISOR = 4  # the floor is a standard deviation of what says nothing, divided by this
 PLACEBO_ROWS = 16
 PLACEBO_TOKENS = 64  # each placebo row is the gradient of at most that many shuffled tokens
 

@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 
 from openledger.attribution.influence.rows import dots
+from openledger.attribution.method import FLOOR_DIVISOR
 from openledger.attribution.state import AttributionState, DocumentEntry
 from openledger.core.errors import InvalidInputError
 from openledger.settlement.shares import ClusterScore, DocumentScore, is_paid
@@ -96,7 +97,7 @@ class Scoring:
 
 
 class Noise:
-    """The floor of a cluster: what as much text without content would have scored.
+    """The floor of a cluster: a part of what as much text without content would have scored.
 
     The placebo rows show the mean square of a score per unit of squared length; the errors of
     different documents are taken as independent, so squared lengths add up.
@@ -110,7 +111,7 @@ class Noise:
         if not self._pairs:
             return 0
         total = sum(score * score * energy // length for score, length in self._pairs)
-        return isqrt(total // len(self._pairs))
+        return isqrt(total // (len(self._pairs) * FLOOR_DIVISOR**2))
 
 
 class _Member(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from openledger.attribution.card.figures import Audit, Measured, Sizes, Times
 from openledger.attribution.card.subsets import can_halve
 from openledger.attribution.method import METHOD_VERSION
 from openledger.attribution.state import AttributionState, commit_audit, state_bytes
+from openledger.core.errors import StoppedError
 from openledger.core.types import Digest
 from openledger.flows.model.train.adapters import Subject, parts_of, train_without
 from openledger.flows.model.train.plan import (
@@ -156,7 +157,12 @@ def _written(
             stop_ids=frozenset([end]),
             deadline_s=_DEADLINE_S,
         )
-        answer = tuple(ids_of(engine.submit(request), shop.check_stop))
+        stream = engine.submit(request)
+        try:
+            answer = tuple(ids_of(stream, shop.check_stop))
+        except StoppedError:
+            stream.cancel()  # nobody reads on
+            raise
         if answer:
             found.append(Question(prompt, answer))
     return found
