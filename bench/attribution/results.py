@@ -174,9 +174,7 @@ def _seed_to_seed(world: World, subsets: Subsets) -> np.ndarray:
     return np.concatenate([_at(one, world) for one in found])
 
 
-def _other_seed(
-    world: World, figure: Callable[[np.ndarray, np.ndarray], np.ndarray]
-) -> np.ndarray:
+def _other_seed(world: World, figure: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
     """What leaving each contributor out once says of leaving him out again, with another seed."""
     first, *others = world.left_out.losses - world.whole[:, None]  # (seeds, C, Q)
     return np.concatenate([_at(figure(first, other), world) for other in others])

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from openledger.attribution.attribute import Attributor, lay_out
 from openledger.attribution.credit.documents import ElsewhereText
 from openledger.attribution.influence.gradients import Checkpoints, ProbedModel
-from openledger.attribution.method import PLACEBO_MICRONATS_PER_TOKEN
 from openledger.attribution.release import build
 from openledger.attribution.state import AttributionState
 from openledger.core.errors import VerificationError
@@ -25,6 +24,7 @@ from openledger.lm.base import BaseModel
 from openledger.settlement.parts import Roles, fee_parts
 from openledger.settlement.price import MIN_PLATFORM_BPS, SplitPolicy
 from openledger.settlement.shares import (
+    PLACEBO_MICRONATS_PER_TOKEN,
     Attribution,
     ClusterScore,
     Gain,
@@ -295,6 +295,6 @@ def test_scores_that_an_operator_invents_are_found(honest: Market) -> None:
         return (*true[:place], one, *true[place + 1 :])
 
     with pytest.raises(VerificationError, match="not the sum"):
-        check_members(2, [stated(Gain(1, 2, 900_000_000, 0), instead(clumsy))])
-    check_members(2, [stated(Gain(1, 2, 900_000_000, 0), instead(clever))])
+        check_members(2, [stated(Gain(1, 2, 900_000_000, 1), instead(clumsy))])
+    check_members(2, [stated(Gain(1, 2, 900_000_000, 1), instead(clever))])
     assert honest.scores(TEXTS[0]) == true != instead(clever)

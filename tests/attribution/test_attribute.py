@@ -23,7 +23,6 @@ from openledger.attribution.method import (
     CAP_PPB,
     LONGEST_SEQUENCE,
     MOST_CLUSTERS,
-    PLACEBO_MICRONATS_PER_TOKEN,
     SIGNATURE_TOKENS,
 )
 from openledger.attribution.release import TrainingExample, build
@@ -40,7 +39,13 @@ from openledger.core.errors import DigestMismatchError, InvalidInputError
 from openledger.core.types import PARTS_PER_BILLION
 from openledger.lm.base import BaseModel
 from openledger.lm.lora import Adapter, LoraPair
-from openledger.settlement.shares import Gain, Unscored, data_share_ppb, segment_lengths
+from openledger.settlement.shares import (
+    PLACEBO_MICRONATS_PER_TOKEN,
+    Gain,
+    Unscored,
+    data_share_ppb,
+    segment_lengths,
+)
 from tests.attribution.releases import (
     RECIPE,
     account,

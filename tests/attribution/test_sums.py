@@ -44,12 +44,19 @@ def test_what_was_built_agrees_with_itself(state: AttributionState) -> None:
     check_sums(state)
 
 
-@pytest.mark.parametrize("kind", ["clusters", "documents", "placebo"])
-def test_a_row_that_was_moved_is_found(state: AttributionState, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("clusters", "sum of its documents"),
+        ("documents", "sum of its documents"),
+        ("placebo", "squared length"),
+    ],
+)
+def test_a_row_that_was_moved_is_found(state: AttributionState, kind: str, message: str) -> None:
     rows = getattr(state.rows, kind).copy()
     rows[0, 0] += 1 if rows[0, 0] < 127 else -1
 
-    with pytest.raises(VerificationError, match=r"sum of its documents|squared length"):
+    with pytest.raises(VerificationError, match=message):
         check_sums(with_rows(state, **{kind: rows}))
 
 
@@ -64,6 +71,13 @@ def test_an_energy_that_raises_or_lowers_a_floor_is_found(
             check_sums(with_entries(state, kind, 1, energy=energy))  # type: ignore[arg-type]
 
 
+def with_exponents(state: AttributionState, first: int, more: int) -> object:
+    commitment = state.manifest.commitment
+    exponents = (first, *commitment.scales.exponents[1:], *(0,) * more)
+    changed = replace(commitment, scales=Scales(exponents))
+    return replace(state, manifest=replace(state.manifest, commitment=changed))
+
+
 LIES: dict[str, Callable[[AttributionState], object]] = {
     "another cluster": lambda s: with_entries(s, "documents", 1, cluster=2),
     "a cluster beyond": lambda s: with_entries(s, "documents", 1, cluster=9),
@@ -71,7 +85,20 @@ LIES: dict[str, Callable[[AttributionState], object]] = {
     "a cluster twice": lambda s: with_entries(s, "clusters", 1, cluster=0),
     "no row of its own": lambda s: with_entries(s, "documents", 0, row=None),
     "a row too many": lambda s: with_entries(s, "documents", 1, row="0" * 64),
-    "no documents": lambda s: replace(s, manifest=replace(s.manifest, documents=(), clusters=())),
+    "a document that nothing was trained on": lambda s: replace(
+        s, manifest=replace(s.manifest, examples=s.manifest.examples[:-1])
+    ),
+    "a training on what is no document": lambda s: replace(
+        s,
+        manifest=replace(
+            s.manifest, examples=(*s.manifest.examples, replace(s.manifest.examples[0], document=9))
+        ),
+    ),
+    "units that nothing holds": lambda s: with_exponents(s, 10**18, 0),
+    "a unit too many": lambda s: with_exponents(s, 0, 1),
+    "no documents": lambda s: replace(
+        s, manifest=replace(s.manifest, examples=(), documents=(), clusters=())
+    ),
     "numbers with a point": lambda s: with_rows(s, clusters=s.rows.clusters.astype(np.float32)),
     "wide documents": lambda s: with_rows(s, documents=s.rows.documents.astype(np.int16)),
     "a narrow placebo": lambda s: with_rows(s, placebo=s.rows.placebo[:, :-1]),

@@ -37,7 +37,7 @@ def scores(alice: int = 30, bob: int = 10, gain: int = 5_000_000) -> tuple[Membe
         ClusterScore(0, alice, 0, (DocumentScore(0, ALICE, alice),)),
         ClusterScore(1, bob, 0, (DocumentScore(1, BOB, bob),)),
     )
-    segment = Segment(20, Gain(gain, 10_000_000, 900_000_000, 1), Digest("dd" * 32), clusters)
+    segment = Segment(20, Gain(gain, 10_000_000, 900_000_000, 2), Digest("dd" * 32), clusters)
     return (MemberScores(1, 10**9, gain, None, (segment,)),)
 
 

@@ -11,6 +11,7 @@ from openledger.core.errors import VerificationError
 from openledger.core.types import PARTS_PER_BILLION, Account, Digest, Share
 from openledger.settlement.shares import (
     LEAST_OVER_NULL_MICRONATS,
+    MOST_GAIN_MICRONATS,
     PLACEBO_SPREAD_MICRONATS,
     Attribution,
     ClusterScore,
@@ -198,13 +199,13 @@ def test_the_cap_holds() -> None:
 
 
 def test_the_cap_is_the_methods() -> None:
-    check_members(2, [member(segment(Gain(1, 2, CAP_PPB, 0), ()))])
+    check_members(2, [member(segment(Gain(1, 2, CAP_PPB, 1), ()))])
     with pytest.raises(VerificationError, match="not the cap"):
-        check_members(2, [member(segment(Gain(1, 2, PARTS_PER_BILLION, 0), ()))])
+        check_members(2, [member(segment(Gain(1, 2, PARTS_PER_BILLION, 1), ()))])
 
 
 def test_a_cluster_is_the_sum_of_its_documents() -> None:
-    gain = Gain(1, 2, CAP_PPB, 0)
+    gain = Gain(1, 2, CAP_PPB, 1)
     check_members(2, [member(segment(gain, (ClusterScore(0, 5, 9, ()),)))])
     wrong = ClusterScore(0, 5, 0, (DocumentScore(0, ALICE, 6),))
     with pytest.raises(VerificationError, match="not the sum"):
@@ -252,12 +253,18 @@ def test_nothing_is_owed_beyond_the_gain_but_for_a_quarter_of_the_spread(gain: G
     assert least <= owed_micronats(gain) <= least + gain.tokens * PLACEBO_SPREAD_MICRONATS // 4
 
 
-def test_no_more_tokens_count_than_there_are() -> None:
-    for tokens in (0, 5):
-        check_members(2, [member(segment(Gain(1, 2, CAP_PPB, tokens), (), 5))])
+def test_no_more_tokens_count_than_there_are_nor_gain_more_than_they_can() -> None:
+    def check(over_base: int, tokens: int) -> None:
+        check_members(2, [member(segment(Gain(over_base, 2, CAP_PPB, tokens), (), 5))])
+
+    for over_base, tokens in ((0, 0), (-1, 0), (MOST_GAIN_MICRONATS, 1), (5 * 2_900_000, 5)):
+        check(over_base, tokens)
     for tokens in (-1, 6):
         with pytest.raises(VerificationError, match=f"{tokens} of 5 tokens cannot count"):
-            check_members(2, [member(segment(Gain(1, 2, CAP_PPB, tokens), (), 5))])
+            check(0, tokens)
+    for over_base, tokens in ((1, 0), (MOST_GAIN_MICRONATS + 1, 1)):
+        with pytest.raises(VerificationError, match=f"{tokens} tokens gain less"):
+            check(over_base, tokens)
 
 
 def test_the_least_denominator_is_one_nat() -> None:
@@ -276,7 +283,7 @@ def test_the_least_denominator_is_one_nat() -> None:
 
 
 def test_a_part_without_weight_is_refused() -> None:
-    gain = Gain(1, 2, CAP_PPB, 0)
+    gain = Gain(1, 2, CAP_PPB, 1)
     parts = (CreditPart(ALICE, 1), CreditPart(BOB, 0))
     cluster = ClusterScore(0, 5, 0, (DocumentScore(0, ALICE, 5, parts),))
 
@@ -296,23 +303,24 @@ def test_another_method_is_refused_by_name() -> None:
     ids=["neither", "both"],
 )
 def test_a_member_has_scores_or_a_reason_for_none(changes: dict[str, object]) -> None:
-    honest = member(segment(Gain(1, 2, CAP_PPB, 0), ()))
+    honest = member(segment(Gain(1, 2, CAP_PPB, 1), ()))
 
     with pytest.raises(VerificationError, match="or a reason"):
         check_members(2, [msgspec.structs.replace(honest, **changes)])
 
 
 def test_members_of_one_mix_agree_about_its_gain() -> None:
-    one, other = segment(Gain(1, 2, CAP_PPB, 0), ()), segment(Gain(1, 9, CAP_PPB, 0), ())
+    one, other = segment(Gain(1, 2, CAP_PPB, 1), ()), segment(Gain(1, 9, CAP_PPB, 1), ())
     check_members(2, [member(one), member(other, release=2, added=-7)])
-    third = segment(Gain(2, 9, CAP_PPB, 0), ())
-    with pytest.raises(VerificationError, match="differ about its gain"):
-        check_members(2, [member(one), member(third, release=2)])
+    for gain in (Gain(2, 9, CAP_PPB, 1), Gain(1, 9, CAP_PPB, 2)):
+        third = segment(gain, ())
+        with pytest.raises(VerificationError, match="differ about its gain"):
+            check_members(2, [member(one), member(third, release=2, added=-7)])
 
 
 def test_who_answered_alone_added_the_gain_over_the_base() -> None:
     with pytest.raises(VerificationError, match="something else"):
-        check_members(2, [member(segment(Gain(1, 2, CAP_PPB, 0), ()), added=2)])
+        check_members(2, [member(segment(Gain(1, 2, CAP_PPB, 1), ()), added=2)])
 
 
 @given(st.integers(0, 5_000))

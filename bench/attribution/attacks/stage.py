@@ -18,10 +18,10 @@ from bench.attribution.suites import Draw
 from bench.attribution.truth import Retraining, trajectory
 from bench.attribution.world import Plan, queries_of
 from openledger.attribution.attribute import Attributor, lay_out
-from openledger.attribution.method import PLACEBO_MICRONATS_PER_TOKEN
 from openledger.core.types import PARTS_PER_BILLION, Account, Digest
 from openledger.lm.base import BaseModel
 from openledger.settlement.shares import (
+    PLACEBO_MICRONATS_PER_TOKEN,
     Attribution,
     ClusterScore,
     Gain,

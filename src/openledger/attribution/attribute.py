@@ -33,8 +33,6 @@ from openledger.attribution.method import (
     CAP_PPB,
     LONGEST_SEQUENCE,
     NULL_PSEUDOCOUNT,
-    PLACEBO_MICRONATS_PER_TOKEN,
-    TOKEN_GAIN_CAP_MICRONATS,
 )
 from openledger.attribution.scoring import Scoring
 from openledger.attribution.state import (
@@ -45,6 +43,8 @@ from openledger.attribution.state import (
 from openledger.core.errors import DigestMismatchError
 from openledger.core.types import PARTS_PER_BILLION
 from openledger.settlement.shares import (
+    PLACEBO_MICRONATS_PER_TOKEN,
+    TOKEN_GAIN_CAP_MICRONATS,
     Attribution,
     ClusterScore,
     Gain,

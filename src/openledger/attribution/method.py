@@ -51,8 +51,6 @@ SIGNATURE_OWN_LEAST = 4
 MOST_SIGNATURES = 65_536
 
 # Gain: how much of the answer the adapter made.
-TOKEN_GAIN_CAP_MICRONATS = 3_000_000  # one token counts for no more than that
-PLACEBO_MICRONATS_PER_TOKEN = 100_000  # of what sampling alone gains an adapter off its subject
 CAP_PPB = CAP_PPB_OF_METHOD[METHOD_VERSION]  # the base model made at least a tenth of every answer
 NULL_PSEUDOCOUNT = 1  # added to each token of the vocabulary in the unigram null model
 LONGEST_SEQUENCE = 2_048  # tokens; longer ones are cut, prompts from their start

@@ -225,7 +225,10 @@ def load_state(
     if expected_root is not None and tree.root != expected_root:
         raise DigestMismatchError(f"{folder} has training root {tree.root}, not {expected_root}")
     factors = _promised(folder / FACTORS, manifest.commitment.factors, read)
-    whitener = _whitener(manifest.commitment.sites, load_tensors(factors))
+    try:
+        whitener = _whitener(manifest.commitment.sites, load_tensors(factors))
+    except (SafetensorError, KeyError) as error:
+        raise DigestMismatchError(f"{folder / FACTORS} holds no whitening") from error
     rows = _read_rows(folder / ROWS, manifest, read)
     return AttributionState(manifest, whitener, rows, tree.root, tree.size)
 
@@ -261,7 +264,7 @@ def _read_rows(path: Path, manifest: StateManifest, read: Read) -> Rows:
 
 
 def _check_rows(rows: np.ndarray, digests: Sequence[Digest]) -> None:
-    if [digest_of_row(row) for row in rows] != list(digests):
+    if rows.ndim != 2 or [digest_of_row(row) for row in rows] != list(digests):
         raise DigestMismatchError(
             "the attribution rows are not those that the release committed to"
         )

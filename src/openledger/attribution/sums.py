@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from openledger.attribution.influence.rows import squared_lengths
+from openledger.attribution.influence.rows import MOST_EXPONENT, squared_lengths
 from openledger.attribution.state import AttributionState
 from openledger.core.errors import VerificationError
 
@@ -49,6 +49,9 @@ def _check_shapes(state: AttributionState, numbers: Sequence[int]) -> None:
     manifest, rows = state.manifest, state.rows
     sizes, layout = Counter(numbers), manifest.commitment.layout
     places = [*range(len(manifest.clusters))]
+    trained = [*dict.fromkeys(entry.document for entry in manifest.examples)]
+    if [entry.document for entry in manifest.documents] != trained:
+        raise VerificationError("the documents of this release are not those it was trained on")
     stated = [entry.cluster for entry in manifest.clusters]
     is_shared = [entry.row is not None for entry in manifest.documents]
     if [*sorted(sizes)] != places or stated != places:
@@ -57,7 +60,10 @@ def _check_shapes(state: AttributionState, numbers: Sequence[int]) -> None:
         raise VerificationError("a document of this release has a row too many, or none")
     is_narrow = all(one.dtype == np.int8 for one in (rows.documents, rows.placebo))
     widths = {one.shape[1:] for one in (rows.clusters, rows.documents, rows.placebo)}
-    is_laid_out = widths == {(layout.width,)} and min(layout.widths, default=0) >= 0
+    is_laid_out = widths == {(layout.width,)} and min(layout.widths, default=-1) >= 0
+    exponents = manifest.commitment.scales.exponents
+    is_laid_out &= len(exponents) == len(layout.widths)
+    is_laid_out &= all(abs(one) <= MOST_EXPONENT for one in exponents)
     if not is_narrow or rows.clusters.dtype not in (np.int8, np.int16) or not is_laid_out:
         raise VerificationError("the rows of this release are of another kind than its layout says")
 

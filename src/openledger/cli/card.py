@@ -10,15 +10,18 @@ _TITLES = ("LDS, contributors", "LDS, documents", "leave-one-out rank correlatio
 
 
 def check_card(card: CardView) -> None:
-    """Hold what a server says of a release to the training root.
+    """Hold what a server says of a release to the training root that it names.
 
     Raises:
         InvalidProofError: its commitment does not stand there.
-        VerificationError: the figures are others than those committed to.
+        VerificationError: the release or its figures are others than those committed to.
     """
-    audit = None if card.committed is None else card.committed.audit(card.training_root)
-    stated = (card.measured, card.is_audited)
-    if stated != (audit and audit.measured, audit is not None and audit.calibration is not None):
+    stated = (card.base, card.adapter, card.measured, card.is_audited)
+    proved: tuple[object, ...] = (card.base, card.adapter, None, False)
+    if card.committed is not None:
+        found = card.committed.summary(card.training_root)
+        proved = (found.base, found.adapter, found.measured, found.is_audited)
+    if stated != proved:
         raise VerificationError(f"the card of {card.name} is not the one under its training root")
 
 
@@ -33,7 +36,9 @@ def card_lines(card: CardView) -> str:
         f"  self-supplied  {card.self_supplied_bps / 100:g} % of the text",
     ]
     if card.committed is not None:
-        lines.append("  proof          what follows stands under the training root, checked here")
+        lines.append(
+            "  proof          what follows is under the training root; compare that with the chain"
+        )
     if card.measured is None:
         return "\n".join([*lines, "  attribution    not measured"])
     return "\n".join([*lines, *_measured(card.measured, is_audited=card.is_audited)])

@@ -58,7 +58,7 @@ class Checker:
         Raises:
             VerificationError: one of them does not hold.
         """
-        from openledger.flows.money.verify.audit import audit, read_plan
+        from openledger.flows.money.verify.audit import audit
 
         bundles = []
         for file in files:
@@ -66,15 +66,16 @@ class Checker:
             verify_bundle(raw, self._anchors)
             bundles.append(read_bundle(raw))
         exports = [self._export(bundle) for bundle in bundles]
-        precision = read_plan(exports[0]).recipe.precision
-        base = self._loaded(exports[0], precision)
+
+        def load(precision: "Precision") -> "BaseModel":
+            return self._loaded(exports[0], precision)
 
         def tell(done: int, total: int) -> None:
             if done % _TALK_EVERY == 0 or done == total:
                 talk(f"step {done} of {total}")
 
         with tempfile.TemporaryDirectory(prefix="openledger-audit-") as scratch:
-            return audit(bundles, exports[0], base, choice, Path(scratch), tell)
+            return audit(bundles, exports[0], load, choice, Path(scratch), tell)
 
     def _full(self, report: Report, bundle: Bundle) -> Report:
         from openledger.flows.money.verify.full import LEVEL, verify_full

@@ -2,13 +2,17 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from secrets import token_hex
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from openledger.cli.context import of
 from openledger.cli.output import open_amount, percent, short, table, told
 from openledger.core.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from openledger.flows.money.verify.audit import Audit
 
 _ANCHORS = "What you know from the chain: see `openledger epoch show --anchors`."
 _RELEASE = "A folder written by `openledger model export`."
@@ -145,6 +149,10 @@ def audit(  # noqa: PLR0913 - one option a choice of the auditor
     base: Annotated[Path | None, typer.Option(help=_BASE)] = None,
     leave_outs: Annotated[int, typer.Option(help="Contributors to leave out, one by one.")] = 4,
     seeds: Annotated[int, typer.Option(help="Trainings for each of them.")] = 2,
+    draw: Annotated[
+        str | None,
+        typer.Option(help="A word of yours: which half-data adapter is trained again.  [random]"),
+    ] = None,
 ) -> None:
     """Retrain without some contributors and compare with the shares (level 3); takes a while."""
     from openledger.cli.checks import Checker
@@ -152,23 +160,32 @@ def audit(  # noqa: PLR0913 - one option a choice of the auditor
 
     with told((here := of(context)).output):
         checker = Checker(here.settings, anchors, release, base)
-        found = checker.audit(files, Retraining(leave_outs, seeds), here.output.talk)
-        rows = [
-            [short(one.account), percent(one.share_ppb), f"{one.effect_micronats / 1_000_000:.4f}"]
-            for one in found.effects
-        ]
-        half = found.half
-        again = half and (
-            f"\nhalf-data adapter {half.number} trained again lies "
-            f"{half.apart_micronats / 1_000_000:.4f} nats a token from the exported one, others "
-            f"{half.usual_micronats / 1_000_000:.4f}"
+        choice = Retraining(leave_outs, seeds, token_hex(8) if draw is None else draw)
+        found = checker.audit(files, choice, here.output.talk)
+        here.output.result(found, _audit_lines(found, choice.word))
+
+
+def _audit_lines(found: "Audit", word: str) -> str:
+    rows = [
+        [short(one.account), percent(one.share_ppb), _nats(one.effect_micronats)]
+        for one in found.effects
+    ]
+    order = "-" if found.rank_correlation is None else f"{found.rank_correlation:.2f}"
+    lines = [
+        f"{found.receipts} receipts, {found.trainings} trainings: rank correlation {order}, "
+        f"total variation {found.total_variation:.2f}",
+        table(["left out", "share", "nats per token"], rows),
+        f"rows made again from the texts give shares {percent(found.rebuilt_ppb)} apart; "
+        f"{found.credited_otherwise} documents are credited otherwise than by these texts alone",
+    ]
+    if found.half is not None:
+        lines.append(
+            f"half-data adapter {found.half.number}, drawn by {word!r} and trained again, lies "
+            f"{_nats(found.half.apart_micronats)} nats a token from the exported one, others "
+            f"{_nats(found.half.usual_micronats)}"
         )
-        order = "-" if found.rank_correlation is None else f"{found.rank_correlation:.2f}"
-        here.output.result(
-            found,
-            f"{found.receipts} receipts, {found.trainings} trainings: rank correlation {order}, "
-            f"total variation {found.total_variation:.2f}\n"
-            + table(["left out", "share", "nats per token"], rows)
-            + f"\nrows made again from the texts give shares {percent(found.rebuilt_ppb)} apart"
-            + (again or ""),
-        )
+    return "\n".join(lines)
+
+
+def _nats(micronats: int) -> str:
+    return f"{micronats / 1_000_000:.4f}"

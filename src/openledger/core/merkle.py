@@ -78,7 +78,7 @@ def verify(leaf: bytes, proof: Proof, expected_root: Digest) -> None:
     for step in proof.path:
         if last == 0:
             raise InvalidProofError(f"the proof is longer than a tree of {proof.size} leaves")
-        sibling = bytes.fromhex(step)
+        sibling = _sibling(step)
         if position % 2 or position == last:
             node = _pair(sibling, node)
             while position % 2 == 0 and position:
@@ -90,6 +90,13 @@ def verify(leaf: bytes, proof: Proof, expected_root: Digest) -> None:
         raise InvalidProofError(f"the proof is shorter than a tree of {proof.size} leaves")
     if node.hex() != expected_root:
         raise InvalidProofError(f"the proof leads to {node.hex()}, not to {expected_root}")
+
+
+def _sibling(step: str) -> bytes:
+    try:
+        return bytes.fromhex(step)
+    except ValueError as error:
+        raise InvalidProofError(f"{step[:80]!r} in the proof is no digest") from error
 
 
 def _check_index(index: int, size: int) -> None:

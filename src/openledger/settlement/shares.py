@@ -28,6 +28,9 @@ from openledger.settlement.split import apportion
 CAP_PPB_OF_METHOD = {2: 900_000_000}
 SEGMENT_TOKENS = 128  # longer answers are cut
 LEAST_OVER_NULL_MICRONATS = 1_000_000  # one nat: what gains are divided by where they are smaller
+TOKEN_GAIN_CAP_MICRONATS = 3_000_000  # one token counts for no more than that
+PLACEBO_MICRONATS_PER_TOKEN = 100_000  # of what sampling alone gains an adapter off its subject
+MOST_GAIN_MICRONATS = TOKEN_GAIN_CAP_MICRONATS - PLACEBO_MICRONATS_PER_TOKEN
 # What sampling alone gains off the subject differs by so much a token, to either side of its mean.
 PLACEBO_SPREAD_MICRONATS = 300_000
 MOST_LOSS_MICRONATS = 10**9  # a token on average: 1,000 nats are worse than any model
@@ -175,10 +178,10 @@ def check_members(method: int, members: Sequence[MemberScores]) -> None:
 
     Raises:
         VerificationError: a member has scores and a reason for having none, or neither; a cap is
-            not the method's, more tokens count than there are, a floor is negative, a paid
-            cluster has no documents, a cluster is not the sum of its documents, a part of a
-            document has no weight, the members differ about the gain of the mix, or a single one
-            added something else than that gain.
+            not the method's, more tokens count than there are, or gain more than they can, a floor
+            is negative, a paid cluster has no documents, a cluster is not the sum of its documents,
+            a part of a document has no weight, the members differ about the gain of the mix, or a
+            single one added something else than that gain.
     """
     check_method(method)
     for member in members:
@@ -188,10 +191,12 @@ def check_members(method: int, members: Sequence[MemberScores]) -> None:
             )
         for segment in member.segments:
             _check_segment(CAP_PPB_OF_METHOD[method], segment)
-    gains = [[s.gain.over_base_micronats for s in one.segments] for one in members if one.segments]
+    gains = [[(s.gain.over_base_micronats, s.gain.tokens) for s in m.segments] for m in members]
+    gains = [gain for gain in gains if gain]
     if any(gain != gains[0] for gain in gains):
         raise VerificationError("the members of the mix differ about its gain over the base")
-    if len(members) == 1 and members[0].leave_one_out_micronats != sum(map(sum, gains)):
+    total = sum(added for gain in gains for added, _ in gain)
+    if len(members) == 1 and members[0].leave_one_out_micronats != total:
         raise VerificationError("the only member added something else than the gain over the base")
 
 
@@ -246,8 +251,11 @@ def combine(members: Sequence[MemberScores]) -> Attribution:
 def _check_segment(cap_ppb: int, segment: Segment) -> None:
     if segment.gain.cap_ppb != cap_ppb:
         raise VerificationError(f"{segment.gain.cap_ppb} is not the cap of the method, {cap_ppb}")
-    if not 0 <= segment.gain.tokens <= segment.tokens:
-        raise VerificationError(f"{segment.gain.tokens} of {segment.tokens} tokens cannot count")
+    gain = segment.gain
+    if not 0 <= gain.tokens <= segment.tokens:
+        raise VerificationError(f"{gain.tokens} of {segment.tokens} tokens cannot count")
+    if gain.over_base_micronats > MOST_GAIN_MICRONATS * gain.tokens:
+        raise VerificationError(f"{gain.tokens} tokens gain less than {gain.over_base_micronats}")
     for cluster in segment.clusters:
         _check_cluster(cluster)
 

@@ -26,12 +26,13 @@ AUDIT = Audit(ADAPTERS, Calibration(1_000, 250_000), MEASURED)
 class Commitment(msgspec.Struct):
     """As much of one as a card needs."""
 
-    method: int
+    base: Digest
+    adapter: Digest
     audit: Audit | msgspec.UnsetType = msgspec.UNSET
 
 
 def tree_of(audit: Audit | msgspec.UnsetType) -> tuple[bytes, Tree]:
-    leaf = encode(Commitment(2, audit))
+    leaf = encode(Commitment(*ADAPTERS, audit))
     return leaf, Tree([leaf, b'{"method":2}', b"[]", b"x"])
 
 
@@ -39,7 +40,11 @@ def test_a_card_tells_what_the_root_commits_to() -> None:
     for audit, expected in ((AUDIT, AUDIT), (msgspec.UNSET, None)):
         leaf, tree = tree_of(audit)
 
-        assert Committed(leaf.decode(), tree.prove(0)).audit(tree.root) == expected
+        summary = Committed(leaf.decode(), tree.prove(0)).summary(tree.root)
+
+        assert summary.audit == expected
+        assert summary.measured == (expected and expected.measured)
+        assert summary.is_audited == (expected is not None)
 
 
 def test_any_altered_byte_of_the_commitment_is_found() -> None:
@@ -48,22 +53,40 @@ def test_any_altered_byte_of_the_commitment_is_found() -> None:
     for place in range(len(leaf)):
         altered = leaf[:place] + bytes([leaf[place] ^ 1]) + leaf[place + 1 :]
         with pytest.raises(InvalidProofError):
-            Committed(altered.decode(), tree.prove(0)).audit(tree.root)
+            Committed(altered.decode(), tree.prove(0)).summary(tree.root)
 
 
 def test_no_other_leaf_passes_for_the_commitment() -> None:
     _, tree = tree_of(AUDIT)
 
     with pytest.raises(VerificationError, match="first leaf"):
-        Committed('{"method":2}', tree.prove(1)).audit(tree.root)
+        Committed('{"method":2}', tree.prove(1)).summary(tree.root)
 
 
-@pytest.mark.parametrize("leaf", ["x", "[]", "{}", '{"method":2,"audit":{"adapters":[]}}'])
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        "x",
+        "[]",
+        "{}",
+        '{"method":2}',
+        '{"base":"a","adapter":"b","audit":{"adapters":[]}}',
+        '{"base":"a","adapter":"b","more":' + 5_000 * "[" + 5_000 * "]" + "}",
+    ],
+)
 def test_a_first_leaf_that_is_no_commitment_is_refused(leaf: str) -> None:
     tree = Tree([leaf.encode()])
 
     with pytest.raises(VerificationError, match="no commitment"):
-        Committed(leaf, tree.prove(0)).audit(tree.root)
+        Committed(leaf, tree.prove(0)).summary(tree.root)
+
+
+def test_a_proof_that_is_none_is_refused() -> None:
+    leaf, tree = tree_of(AUDIT)
+    proof = msgspec.structs.replace(tree.prove(0), path=(Digest("zz"), Digest("zz")))
+
+    with pytest.raises(InvalidProofError, match="'zz' in the proof is no digest"):
+        Committed(leaf.decode(), proof).summary(tree.root)
 
 
 def test_a_calibration_that_is_none_is_refused() -> None:
@@ -72,4 +95,4 @@ def test_a_calibration_that_is_none_is_refused() -> None:
     tree = Tree([wrong])
 
     with pytest.raises(OpenLedgerError):
-        Committed(wrong.decode(), tree.prove(0)).audit(tree.root)
+        Committed(wrong.decode(), tree.prove(0)).summary(tree.root)

@@ -6,6 +6,7 @@ was not measured.
 
 import msgspec
 
+from openledger.core.encoding import parse_json
 from openledger.core.errors import InvalidInputError, VerificationError
 from openledger.core.merkle import Proof, verify
 from openledger.core.types import Digest
@@ -99,14 +100,32 @@ class Audit(msgspec.Struct, frozen=True):
     measured: Measured
 
 
+class Summary(msgspec.Struct, frozen=True):
+    """What of a release's commitment a card shows."""
+
+    base: Digest
+    adapter: Digest
+    audit: Audit | None = None  # None: there are no half-data adapters
+
+    @property
+    def measured(self) -> Measured | None:
+        """The figures, where there are any."""
+        return None if self.audit is None else self.audit.measured
+
+    @property
+    def is_audited(self) -> bool:
+        """Whether calls may ask for the audited mode."""
+        return self.audit is not None and self.audit.calibration is not None
+
+
 class Committed(msgspec.Struct, frozen=True):
     """A release's commitment, with the proof that the training root commits to it."""
 
     leaf: str  # canonical JSON
     proof: Proof
 
-    def audit(self, training_root: Digest) -> Audit | None:
-        """What it says of half-data adapters; None where the release has none.
+    def summary(self, training_root: Digest) -> Summary:
+        """What it says that people are shown.
 
         Raises:
             InvalidProofError: it does not stand under this root.
@@ -117,13 +136,6 @@ class Committed(msgspec.Struct, frozen=True):
         if self.proof.index:
             raise VerificationError("the commitment is the first leaf under a training root")
         try:
-            return msgspec.json.decode(raw, type=_Commitment).audit
-        except (msgspec.DecodeError, InvalidInputError) as error:
+            return msgspec.convert(parse_json(raw), Summary, strict=False)
+        except (msgspec.ValidationError, InvalidInputError) as error:
             raise VerificationError(f"this leaf is no commitment of a release: {error}") from error
-
-
-class _Commitment(msgspec.Struct, frozen=True):
-    """What of the leaf a card shows; `method` tells it from other leaves."""
-
-    method: int
-    audit: Audit | None = None

@@ -16,6 +16,7 @@ from openledger.core.errors import InvalidInputError
 ROW_LIMIT = 127  # int8, symmetric
 QUERY_LIMIT = 32_767  # int16, symmetric
 _LEAST_EXPONENT = -120
+MOST_EXPONENT = 128  # to either side: what float32 holds
 _BASE = 128
 _DIGITS = 3  # of a number of 16 bits, sign included
 _LONGEST_SUM = 2**17  # products of at most 2**13: their sum stays within 2**30

@@ -23,7 +23,7 @@ def card(platform: Platform, which: WhichRelease) -> CardView:
     metrics = msgspec.json.decode(run.metrics or b"{}", type=_Metrics)
     kept = committed_card(platform.home.run(run.op))
     committed = decode(kept.read_bytes(), Committed) if kept.is_file() else None
-    audit = None if committed is None else committed.audit(release.training_root)
+    summary = None if committed is None else committed.summary(release.training_root)
     return CardView(
         name=release.full_name,
         number=release.number,
@@ -34,8 +34,8 @@ def card(platform: Platform, which: WhichRelease) -> CardView:
         run=begun,
         runs=contracts.read(int, "Models", "runs_begun", release.builder),
         self_supplied_bps=metrics.self_supplied_bps,
-        is_audited=audit is not None and audit.calibration is not None,
-        measured=None if audit is None else audit.measured,
+        is_audited=summary is not None and summary.is_audited,
+        measured=None if summary is None else summary.measured,
         committed=committed,
     )
 

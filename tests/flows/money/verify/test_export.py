@@ -4,6 +4,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -193,6 +194,18 @@ def test_a_gateway_cannot_sign_other_rows_or_texts(audited: Files, folder: Path)
     resigned(audited, folder, relisted(folder, TEXTS))
     with pytest.raises(VerificationError, match="training manifest"):
         check(audited, folder).texts()
+
+
+def test_a_state_is_of_the_release_that_stands_on_chain(audited: Files, folder: Path) -> None:
+    """A builder who measured with a seed of his own choice chose halves, labels and placebo."""
+    bundle, export = read_bundle(audited.full), check(audited, folder)
+    exported_state(bundle, export)
+    for name in ("seed", "adapter", "base"):
+        changed: dict[str, Any] = {name: Digest("0" * 64)}
+        release = msgspec.structs.replace(export.body.release, **changed)
+        other = Export(folder, msgspec.structs.replace(export.body, release=release))
+        with pytest.raises(VerificationError, match="another base, adapter or seed"):
+            exported_state(bundle, other)
 
 
 def test_an_export_replaces_nothing(audited: Files) -> None:

@@ -241,7 +241,7 @@ def scored(state: AttributionState, tokens: int, seed: int) -> tuple[Segment, st
     """A segment by some query vector, as an honest gateway scores it."""
     width = state.manifest.commitment.layout.width
     query = np.random.default_rng(seed).integers(-9_000, 9_000, width).astype(np.int16)
-    gain = Gain(8_000_000, 10_000_000, CAP_PPB, 1)
+    gain = Gain(8_000_000, 10_000_000, CAP_PPB, 3)
     clusters = Scoring(state).score(query)
     return Segment(tokens, gain, digest_of_row(query), clusters), row_text(query)
 

@@ -31,15 +31,16 @@ from openledger.attribution.influence.gradients import probed_checkpoints
 from openledger.attribution.release import Recipe as BuildRecipe
 from openledger.attribution.release import TrainingExample, build
 from openledger.attribution.state import AttributionState
-from openledger.core.encoding import parse_json
 from openledger.core.errors import InvalidInputError, VerificationError
-from openledger.core.types import Account, as_bytes
+from openledger.core.types import Account, Precision, as_bytes
 from openledger.flows.money.verify.bundle import Bundle
-from openledger.flows.money.verify.export import PLAN, Export, adapter_folders
+from openledger.flows.money.verify.export import Export, adapter_folders
+from openledger.flows.money.verify.full import draw
 from openledger.flows.money.verify.recompute import (
     attribute_again,
     exported_state,
     opened_ids,
+    read_plan,
     the_only_member,
 )
 from openledger.lm.base import BaseModel
@@ -48,7 +49,6 @@ from openledger.lm.frozen import forget_caches, hidden_cache
 from openledger.lm.lora import Adapter
 from openledger.settlement.receipt import why_unscored
 from openledger.settlement.shares import distance_ppb
-from openledger.training.recipe import Recipe
 from openledger.training.rows import Example, Row, encode_rows
 from openledger.training.split import split_by_key
 from openledger.training.steps.ensemble import Answer, Member, answer_losses, train_members
@@ -64,6 +64,7 @@ class Retraining(msgspec.Struct, frozen=True):
 
     leave_outs: int = 4
     seeds: int = 2
+    word: str = ""  # the auditor's own, told to nobody before; it draws a half-data adapter
 
     def __post_init__(self) -> None:
         if self.leave_outs < 2 or self.seeds < 1:
@@ -97,28 +98,14 @@ class Audit(msgspec.Struct, frozen=True):
     rank_correlation: float | None  # of effects and shares, mean over receipts; None: all alike
     total_variation: float  # of shares and positive effects, each made to sum to 1; mean
     rebuilt_ppb: int  # from the shares to those by rows made again: total variation, the largest
+    credited_otherwise: int  # documents of which other accounts are paid than their texts say
     half: HalfRetrained | None  # None: the release has no half-data adapters
-
-
-class AuditPlan(msgspec.Struct, frozen=True):
-    """What the anchored plan of a run says of its training; the rest concerns other steps."""
-
-    recipe: Recipe
-    held_out_bps: int
-
-
-def read_plan(export: Export) -> AuditPlan:
-    """The plan in an export; its digest was held to the one that was anchored."""
-    try:
-        return msgspec.convert(parse_json((export.folder / PLAN).read_bytes()), AuditPlan)
-    except (InvalidInputError, msgspec.ValidationError) as error:
-        raise VerificationError(f"the export holds no plan of a training: {error}") from error
 
 
 def audit(
     bundles: Sequence[Bundle],
     export: Export,
-    base: BaseModel,
+    load: Callable[[Precision], BaseModel],
     choice: Retraining,
     scratch: Path,
     progress: Progress | None = None,
@@ -128,7 +115,7 @@ def audit(
     Args:
         bundles: of one release, each with its text opened.
         export: of that release, with the training texts.
-        base: in the recipe's precision.
+        load: the base model, in a precision.
         choice: how many contributors to leave out, from how many seeds.
         scratch: a folder for caches, which are deleted again.
         progress: is told (steps done, steps in all).
@@ -140,6 +127,7 @@ def audit(
         VerificationError: the texts are not those that were trained on.
     """
     plan, seed = read_plan(export), as_bytes(export.body.release.seed)
+    base = load(plan.recipe.precision)
     for bundle in bundles:
         the_only_member(bundle)
     split = split_by_key(export.texts(), seed, plan.held_out_bps)
@@ -154,7 +142,7 @@ def audit(
         for turn in range(choice.seeds)
         for left_out in (None, *chosen)
     ]
-    halves = _Halves(state, export, _drawn(bundles))
+    halves = _Halves(state, export, choice.word)
     wanted = [*members, *halves.members(rows, split.training, seed)]
     first = plan.recipe.shape(base.layers).layers[0]
     cache = hidden_cache(scratch, base, first, [row.tokens for row in rows])
@@ -174,7 +162,10 @@ def audit(
         effects=_effects(chosen, shares, effects),
         rank_correlation=ranked,
         total_variation=apart,
-        rebuilt_ppb=max(_distance(one, export, again, base) for one in bundles),
+        rebuilt_ppb=max(
+            _distance(one, export, _with_parts_of(state, again), load) for one in bundles
+        ),
+        credited_otherwise=_credited_otherwise(again, state),
         half=halves.compared(losses[len(members) :]),
     )
 
@@ -182,11 +173,11 @@ def audit(
 class _Halves:
     """The half-data adapters of a release, one of which is trained again."""
 
-    def __init__(self, state: AttributionState, export: Export, draw: int) -> None:
+    def __init__(self, state: AttributionState, export: Export, word: str) -> None:
         audit = state.manifest.audit
         self._adapters = audit.adapters if isinstance(audit, CardAudit) else ()
         self._manifest, self._export = state.manifest, export
-        self._number = draw % max(1, len(self._adapters))
+        (self._number,) = draw(word, 1, max(1, len(self._adapters)))
 
     def members(
         self, rows: Sequence[Row], training: Sequence[Example], seed: bytes
@@ -220,12 +211,6 @@ class _Halves:
             round(float(np.abs(again - own).mean()) * _MICRO),
             round(float(np.abs(others - own).mean()) * _MICRO),
         )
-
-
-def _drawn(bundles: Sequence[Bundle]) -> int:
-    """A number that nobody knew when the half-data adapters were trained."""
-    signatures = "".join(one.receipt.statement.signature for one in bundles)
-    return int.from_bytes(sha256(signatures.encode()).digest(), "big")
 
 
 def _effects(
@@ -266,10 +251,7 @@ def _rebuilt(
     examples: Sequence[TrainingExample],
     scratch: Path,
 ) -> AttributionState:
-    """The same state from its texts and checkpoints, but for what other texts decided.
-
-    Whose a document is may follow from texts of other Datanets, which an export does not hold.
-    """
+    """The same state, from its texts and checkpoints alone."""
     commitment = state.manifest.commitment
     folders = adapter_folders(state.manifest, commitment.adapter)
     models = probed_checkpoints(
@@ -279,19 +261,34 @@ def _rebuilt(
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         # Inside, so that what the training cached beside it serves again.
         built = build(Path(folder), models, examples, wanted)
-    pairs = zip(built.manifest.documents, state.manifest.documents, strict=True)
-    manifest = msgspec.structs.replace(
-        built.manifest,
-        commitment=msgspec.structs.replace(built.manifest.commitment, audit=commitment.audit),
-        documents=tuple(msgspec.structs.replace(new, parts=old.parts) for new, old in pairs),
-    )
+    commitment = msgspec.structs.replace(built.manifest.commitment, audit=commitment.audit)
+    manifest = msgspec.structs.replace(built.manifest, commitment=commitment)
     return msgspec.structs.replace(built, manifest=manifest)
 
 
-def _distance(bundle: Bundle, export: Export, again: AttributionState, base: BaseModel) -> int:
+def _credited_otherwise(again: AttributionState, state: AttributionState) -> int:
+    """Texts of other Datanets, which an export does not hold, may have a part in documents."""
+    pairs = zip(again.manifest.documents, state.manifest.documents, strict=True)
+    return sum(new.parts != old.parts for new, old in pairs)
+
+
+def _with_parts_of(state: AttributionState, again: AttributionState) -> AttributionState:
+    pairs = zip(again.manifest.documents, state.manifest.documents, strict=True)
+    documents = tuple(msgspec.structs.replace(new, parts=old.parts) for new, old in pairs)
+    manifest = msgspec.structs.replace(again.manifest, documents=documents)
+    return msgspec.structs.replace(again, manifest=manifest)
+
+
+def _distance(
+    bundle: Bundle,
+    export: Export,
+    again: AttributionState,
+    load: Callable[[Precision], BaseModel],
+) -> int:
     receipt = bundle.receipt
     if why_unscored(receipt.call, the_only_member(bundle)) is not None:
         return 0  # level 1 says that nobody may be paid
+    base = load(receipt.statement.body.precision)
     found = attribute_again(bundle, export, again, base)
     return distance_ppb(found, receipt.statement.body.attribution)
 

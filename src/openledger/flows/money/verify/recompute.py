@@ -25,6 +25,7 @@ from openledger.lm.base import DTYPES, MANIFEST, BaseModel, load_base, read_mani
 from openledger.lm.tiny import build_tiny
 from openledger.settlement.receipt import MixMember, why_unscored
 from openledger.settlement.shares import TOLERANCE_PPB, Attribution, distance_ppb
+from openledger.training.recipe import Recipe
 
 LEVEL = "L2"
 
@@ -77,15 +78,12 @@ def attribute_again(
     """Who made the answer of a bundle, by a state of the export's release.
 
     Raises:
-        VerificationError: the bundle opens no text, or the release has other half-data adapters
-            than it planned.
+        VerificationError: the bundle opens no text.
     """
     prompt, answer = opened_ids(bundle, "prompt"), opened_ids(bundle, "answer")
     released = export.body.release.adapter
     folders = adapter_folders(state.manifest, released)
     is_audited = bundle.receipt.call.body.attribution is not msgspec.UNSET
-    if is_audited:
-        _check_planned(export, state)
     attributor = open_attributor(
         state,
         base,
@@ -96,20 +94,36 @@ def attribute_again(
     return attributor.attribute(prompt, answer).attribution
 
 
-class _Card(msgspec.Struct, frozen=True):
+class CardPlan(msgspec.Struct, frozen=True):
+    """What was planned to be measured."""
+
     half_adapters: int
 
 
-class _Plan(msgspec.Struct, frozen=True):
-    """What of the anchored plan an audit follows from; the rest concerns other steps."""
+class AuditPlan(msgspec.Struct, frozen=True):
+    """What the anchored plan of a run says that can be checked; the rest concerns other steps."""
 
-    card: _Card | None = None
+    recipe: Recipe
+    held_out_bps: int
+    card: CardPlan | None = None
+
+
+def read_plan(export: Export) -> AuditPlan:
+    """The plan in an export; its digest was held to the one that was anchored.
+
+    Raises:
+        VerificationError: it is no plan of a training.
+    """
+    try:
+        return msgspec.convert(parse_json((export.folder / PLAN).read_bytes()), AuditPlan)
+    except (InvalidInputError, msgspec.ValidationError) as error:
+        raise VerificationError(f"the export holds no plan of a training: {error}") from error
 
 
 def _check_planned(export: Export, state: AttributionState) -> None:
     """Nobody keeps only those of the half-data adapters that suit him."""
-    plan = msgspec.convert(parse_json((export.folder / PLAN).read_bytes()), _Plan)
-    wanted = plan.card.half_adapters if plan.card else 0
+    card = read_plan(export).card
+    wanted = card.half_adapters if card else 0
     audit = state.manifest.audit
     made = len(audit.adapters) if isinstance(audit, Audit) else 0
     if wanted != made:
@@ -148,9 +162,20 @@ def check_method(bundle: Bundle) -> None:
 
 
 def exported_state(bundle: Bundle, export: Export) -> AttributionState:
-    """The state of an export, held to the training root of the receipt and to its own sums."""
+    """The state of an export, held to the receipt, to the chain's release and to its own sums.
+
+    Raises:
+        VerificationError: it is of another adapter or seed, has other half-data adapters than were
+            planned, or does not agree with itself.
+    """
     check_method(bundle)
-    state = load_state(export.attribution, export.body.release.training_root)
+    release = export.body.release
+    state = load_state(export.attribution, release.training_root)
+    commitment = state.manifest.commitment
+    made = (commitment.base, commitment.adapter, commitment.seed)
+    if made != (release.base, release.adapter, release.seed):
+        raise VerificationError("the attribution state is of another base, adapter or seed")
+    _check_planned(export, state)
     check_sums(state)
     return state
 
