@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,7 @@ class Checker:
             bundles.append(read_bundle(raw))
         exports = [self._export(bundle) for bundle in bundles]
 
+        @cache
         def load(precision: "Precision") -> "BaseModel":
             return self._loaded(exports[0], precision)
 

@@ -115,7 +115,7 @@ def audit(
     Args:
         bundles: of one release, each with its text opened.
         export: of that release, with the training texts.
-        load: the base model, in a precision.
+        load: the base model, in a precision; asked once for each bundle besides.
         choice: how many contributors to leave out, from how many seeds.
         scratch: a folder for caches, which are deleted again.
         progress: is told (steps done, steps in all).
@@ -156,15 +156,14 @@ def audit(
     by_seed = losses[: len(members)].reshape(choice.seeds, 1 + len(chosen), len(bundles))
     effects = (by_seed[:, 1:] - by_seed[:, :1]).mean(0).T  # (receipts, contributors)
     ranked, apart = _compared(chosen, shares, effects)
+    credited = _with_parts_of(state, again)
     return Audit(
         receipts=len(bundles),
         trainings=len(wanted),
         effects=_effects(chosen, shares, effects),
         rank_correlation=ranked,
         total_variation=apart,
-        rebuilt_ppb=max(
-            _distance(one, export, _with_parts_of(state, again), load) for one in bundles
-        ),
+        rebuilt_ppb=max(_distance(one, export, credited, load) for one in bundles),
         credited_otherwise=_credited_otherwise(again, state),
         half=halves.compared(losses[len(members) :]),
     )
