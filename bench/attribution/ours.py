@@ -171,7 +171,7 @@ def _influence(setting: Setting, model: ProbedModel) -> np.ndarray:
         assert labels.sampled is not None
         gradients.append(model.gradients(states, labels.true))
         sampled.append(model.gradients(states, labels.sampled))
-    whitener = fit(model.sites, sampled, _ALL, torch.Generator().manual_seed(0))
+    whitener = fit(model.sites, sampled, gradients, _ALL, torch.Generator().manual_seed(0))
     sampled.clear()  # of a real model, each of these lists takes hundreds of megabytes
     rows = torch.cat([torch.cat(whitener.whiten(one), 1) for one in gradients])  # (N, F)
     gradients.clear()

@@ -13,14 +13,14 @@ METHOD_VERSION = 2
 # the training: after a quarter of its steps, and at its end.
 CHECKPOINTS = 2
 DAMPING = 1.0  # times the mean eigenvalue of each matrix
-KEPT_DIVISOR = 4  # a factor of dimension D keeps D / 4 eigenvectors
-KEPT_LEAST = 256
-CURVATURE_TOKENS = 16_384  # of about that many at most the curvature is measured, at both moments
-CURVATURE_EXAMPLES = 128  # and of about that many rows at most, placebo rows included
+MOST_DECOMPOSED = 2_048  # a factor of this dimension at most is decomposed whole
+LEADING = 1_024  # eigenvectors of a larger one are looked for
+CURVATURE_TOKENS = 32_768  # of about that many at most the curvature is measured, at both moments
+CURVATURE_EXAMPLES = 256  # and of about that many rows at most, placebo rows included
 LENGTH_PERCENT = 50  # of those rows are shorter for their tokens than any row may be long
-ROWS_BYTES = 32 * 2**20  # the fewer rows, the more numbers each may have
+ROWS_BYTES = 16 * 2**20  # the fewer rows, the more numbers each may have
 LEAST_WIDTH = 16_384  # numbers in a row, both checkpoints together
-MOST_WIDTH = 262_144
+MOST_WIDTH = 65_536
 BALANCED_ON = 512  # about so many documents at most say how scores at the checkpoints compare
 
 # Credit: content clusters and their noise floors.

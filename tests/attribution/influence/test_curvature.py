@@ -1,12 +1,14 @@
+import pytest
 import torch
 from torch import Tensor
 
-from openledger.attribution.influence.curvature import Site, SiteGradient, Whitener, fit, kept
+from openledger.attribution.influence import curvature
+from openledger.attribution.influence.curvature import Site, SiteGradient, Whitener, fit, searched
 from openledger.attribution.method import DAMPING
 
 R, D_IN, D_OUT = 3, 40, 600
 SITE = Site("site", "read", D_IN, D_OUT, R)
-ALL = R * (kept(D_IN) + kept(D_OUT))
+ALL = R * (searched(D_IN) + searched(D_OUT))
 
 
 def sample(count: int, seed: int) -> dict[str, SiteGradient]:
@@ -23,7 +25,8 @@ def sample(count: int, seed: int) -> dict[str, SiteGradient]:
 
 
 def fitted(count: int = 2_000, seed: int = 0, width: int = ALL) -> Whitener:
-    return fit([SITE], [sample(count, seed)], width, torch.Generator().manual_seed(1))
+    gradients = [sample(count, seed)]
+    return fit([SITE], gradients, gradients, width, torch.Generator().manual_seed(1))
 
 
 def damped_inverse(flat: Tensor, queries: Tensor) -> Tensor:
@@ -44,7 +47,7 @@ def products(whitener: Whitener, gradients: dict[str, SiteGradient]) -> Tensor:
 
 def test_whitened_products_are_those_of_the_damped_inverse_fisher() -> None:
     gradients, queries = sample(6_000, 0), sample(30, 1)
-    whitener = fit([SITE], [gradients], ALL, torch.Generator().manual_seed(1))
+    whitener = fit([SITE], [gradients], [gradients], ALL, torch.Generator().manual_seed(1))
     exact = damped_inverse(gradients["site"].a.flatten(1), queries["site"].a.flatten(1))
     exact = exact + damped_inverse(gradients["site"].b.flatten(1), queries["site"].b.flatten(1))
     off = ~torch.eye(30, dtype=torch.bool)
@@ -88,7 +91,8 @@ def test_features_are_shared_among_sites_by_what_they_tell() -> None:
         "faint": SiteGradient(steep, steep.transpose(1, 2)),
     }
 
-    whitener = fit([loud, faint], [gradients], 200, torch.Generator().manual_seed(1))
+    both = [loud, faint]
+    whitener = fit(both, [gradients], [gradients], 200, torch.Generator().manual_seed(1))
 
     assert sum(whitener.widths) == 200
     assert whitener.widths[0] > whitener.widths[1]
@@ -109,9 +113,9 @@ def test_a_matrix_without_gradients_earns_nothing() -> None:
     gradients = sample(50, 0)
     site = gradients["site"]
     silent = {"site": SiteGradient(torch.zeros_like(site.a), site.b)}
-    heard = R * kept(D_OUT)
+    heard = R * searched(D_OUT)
 
-    whitener = fit([SITE], [silent], heard, torch.Generator().manual_seed(1))
+    whitener = fit([SITE], [silent], [gradients], heard, torch.Generator().manual_seed(1))
 
     features = whitener.whiten(gradients)[0]
     only_b = {"site": SiteGradient(torch.zeros_like(site.a), site.b)}
@@ -124,3 +128,57 @@ def test_fitting_is_deterministic() -> None:
     one, other = fitted(), fitted()
 
     assert torch.equal(one.whiten(sample(20, 7))[0], other.whiten(sample(20, 7))[0])
+
+
+def test_features_are_those_that_documents_have_most_of() -> None:
+    sampled, documents = sample(2_000, 0), sample(6, 1)
+    few = fit([SITE], [sampled], [documents], 60, torch.Generator().manual_seed(1))
+    others = fit([SITE], [sampled], [sample(2_000, 9)], 60, torch.Generator().manual_seed(1))
+
+    def kept(whitener: Whitener) -> float:
+        return float(whitener.whiten(documents)[0].square().sum())
+
+    assert kept(few) > 1.3 * kept(others)
+
+
+def test_no_document_chooses_more_features_by_being_long() -> None:
+    sampled, documents = sample(2_000, 0), sample(6, 1)
+    site = documents["site"]
+    longer = torch.tensor([1e3, 1, 1, 1, 1, 1])[:, None, None]
+    stretched = {"site": SiteGradient(site.a * longer, site.b * longer)}
+
+    one, other = (
+        fit([SITE], [sampled], [chosen], 60, torch.Generator().manual_seed(1))
+        for chosen in (documents, stretched)
+    )
+
+    assert torch.equal(one.whiten(documents)[0], other.whiten(documents)[0])
+
+
+def test_eigenvectors_in_no_feature_are_not_kept_and_not_missed() -> None:
+    gradients, queries = sample(500, 0), sample(5, 3)
+    everything = fitted(500)
+    few = fit([SITE], [gradients], [queries], 40, torch.Generator().manual_seed(1))
+
+    sizes = [len(few.wide_in["read"].steps), len(few.wide_out["site"].steps)]
+    assert sum(sizes) <= 40
+    found = few.whiten(queries)[0]
+    of_all = everything.whiten(queries)[0]
+    # The forty largest of all coefficients by their mean share of a document, in order.
+    shares = (of_all.square() / of_all.square().sum(1, keepdim=True)).mean(0)
+    chosen = torch.sort(torch.argsort(shares, descending=True, stable=True)[:40]).values
+    assert torch.allclose(found, of_all[:, chosen], rtol=1e-2, atol=1e-6)
+
+
+def test_of_a_large_factor_the_leading_eigenvectors_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(curvature, "MOST_DECOMPOSED", 100)
+    monkeypatch.setattr(curvature, "LEADING", 50)
+    queries = sample(30, 1)
+
+    few = fitted(width=R * (D_IN + 50))
+
+    assert searched(D_OUT) == 50
+    monkeypatch.undo()
+    assert correlation(products(few, queries), products(fitted(), queries)) > 0.9

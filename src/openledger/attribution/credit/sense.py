@@ -101,7 +101,8 @@ def _word_logs(
         ]
         rows = [[token for word in words for token in word] for words in some]
         batch = model.batch(rows, [1] * len(rows))
-        logs = log_chances(model, batch, model.upper(batch, is_adapted=False)).numpy()
+        states = model.upper(batch, is_adapted=False)
+        logs = log_chances(model, batch, states, states.dtype).numpy()
         ends = np.cumsum([len(row) - 1 for row in rows])
         for words, part in zip(some, np.split(logs, ends[:-1]), strict=True):
             starts = np.cumsum([0, *(len(word) for word in words[:-1])])

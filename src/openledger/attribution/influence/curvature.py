@@ -4,12 +4,13 @@ Each matrix M of a linear layer x -> B A x has the gradient (output side) x (inp
 Fisher matrix is close to a Kronecker product. Its eigenbasis is that of the two covariances, here
 of whole sequences' gradients (as Shampoo takes them: better in our bench than those of tokens, and
 cheaper); its eigenvalues are measured again in that basis ("corrected", George et al. 2018). Both
-come from gradients of labels sampled from the model. One side of either matrix is the LoRA rank R
-and is kept whole; of the wide side, of dimension D, the top K eigenvectors are kept.
+come from gradients of labels sampled from the model. One side of either matrix is the LoRA rank R,
+the other is wide, of dimension D.
 
-Whitened, a coefficient of eigenvalue l carries the energy l / (l + damping): between 0 and 1. The
-coefficients that carry most are the features; the others would add little but noise. That choice
-loses far less than a random projection to as many numbers (docs/explanation/attribution.md).
+The features are those coefficients that carry most of the documents' own gradients, each document's
+whitened to length one so that none chooses more of them by being long or strange. That loses far
+less than a random projection to as many numbers, or than the strongest of the sampled gradients
+(decision 30). What no feature needs of the eigenvectors is not kept.
 
 Sources: arXiv 1806.03884 (EK-FAC), arXiv 2308.03296 (for influence on language models), arXiv
 1802.09568 (Shampoo).
@@ -21,7 +22,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from openledger.attribution.method import DAMPING, KEPT_DIVISOR, KEPT_LEAST
+from openledger.attribution.method import DAMPING, LEADING, MOST_DECOMPOSED
 
 _OVERSAMPLING = 16
 _ITERATIONS = 2
@@ -97,33 +98,31 @@ class Whitener(msgspec.Struct, frozen=True):
 
 
 def fit(
-    sites: Sequence[Site], sampled: Sequence[Gradients], width: int, generator: torch.Generator
+    sites: Sequence[Site],
+    sampled: Sequence[Gradients],
+    documents: Sequence[Gradients],
+    width: int,
+    generator: torch.Generator,
 ) -> Whitener:
-    """Make the whitening from per-example gradients of sampled labels.
+    """Make the whitening from per-example gradients.
 
     Args:
         sites: every adapted linear layer.
-        sampled: batches of per-example gradients of labels drawn from the model.
+        sampled: batches of gradients of labels drawn from the model, which measure the curvature.
+        documents: batches of gradients of documents, which choose the features.
         width: how many features there may be over all sites.
         generator: seeds the search for eigenvectors.
     """
-    bare = Whitener(tuple(sites), *_bases(sites, sampled, generator), {})
-    damped, energies = {}, {}
-    for site in sites:
-        found = [_measured(bare, site, batch[site.name]) for batch in sampled]
-        squares, damping = (torch.stack(parts).sum(0) for parts in zip(*found, strict=True))
-        damped[site.name] = squares + damping
-        # A matrix that no gradient reaches earns nobody anything.
-        energies[site.name] = squares / damped[site.name].clamp(min=torch.finfo().tiny)
-    for name, places in _strongest(energies, width).items():
-        scales = damped[name][places].clamp(min=torch.finfo().tiny).rsqrt()
-        bare.features[name] = Features(places.int(), scales.bfloat16())
-    return bare
+    whole = Whitener(tuple(sites), *_bases(sites, sampled, generator), {})
+    scales = {site.name: _scales(whole, site, sampled) for site in sites}
+    for name, places in _strongest(_energies(whole, scales, documents), width).items():
+        whole.features[name] = Features(places.int(), scales[name][places].bfloat16())
+    return _without_unused(whole)
 
 
-def kept(dimension: int) -> int:
-    """How many eigenvectors of a factor of this dimension are kept."""
-    return min(dimension, max(KEPT_LEAST, dimension // KEPT_DIVISOR))
+def searched(dimension: int) -> int:
+    """How many eigenvectors of a factor of this dimension features are chosen among."""
+    return dimension if dimension <= MOST_DECOMPOSED else LEADING
 
 
 def _bases(
@@ -166,17 +165,74 @@ def _coefficients(whitener: Whitener, site: Site, gradient: SiteGradient) -> Ten
     return torch.cat([one.flatten(1) for one in turned], dim=1)
 
 
-def _measured(whitener: Whitener, site: Site, gradient: SiteGradient) -> tuple[Tensor, Tensor]:
-    """Sums of squared coefficients over a batch, and what is to be added to each of them.
+def _scales(whitener: Whitener, site: Site, sampled: Sequence[Gradients]) -> Tensor:
+    """(R K + R K') one over the root of each coefficient's damped second moment.
 
-    The sums stand for second moments up to one factor, which only scales every score alike.
+    Moments are sums over the sample, not means: that only scales every score alike. A matrix that
+    no gradient reaches gets 0 and earns nobody anything.
     """
-    squares = _coefficients(whitener, site, gradient).square().sum(0)
+    damped = torch.stack([_damped(whitener, site, batch[site.name]) for batch in sampled]).sum(0)
+    return torch.where(damped > 0, damped.clamp(min=torch.finfo().tiny).rsqrt(), 0.0)
+
+
+def _damped(whitener: Whitener, site: Site, gradient: SiteGradient) -> Tensor:
+    """(R K + R K') sums of squared coefficients over a batch, with what is added to each."""
     sides = []
     for side, dimension in ((gradient.a, site.inputs), (gradient.b, site.outputs)):
-        mean = side.float().square().sum() / (site.rank * dimension)  # over kept and left ones
-        sides.append((DAMPING * mean).expand(site.rank * kept(dimension)))
-    return squares, torch.cat(sides)
+        mean = side.float().square().sum() / (site.rank * dimension)  # over left ones as well
+        sides.append((DAMPING * mean).expand(site.rank * searched(dimension)))
+    return _coefficients(whitener, site, gradient).square().sum(0) + torch.cat(sides)
+
+
+def _energies(
+    whitener: Whitener, scales: Mapping[str, Tensor], documents: Sequence[Gradients]
+) -> dict[str, Tensor]:
+    """By site, what each coefficient carries of the documents' whitened gradients."""
+    sums = {name: torch.zeros_like(one) for name, one in scales.items()}
+    for batch in documents:
+        found = {s.name: _coefficients(whitener, s, batch[s.name]) for s in whitener.sites}
+        squares = {name: (one * scales[name]).square() for name, one in found.items()}
+        lengths = torch.stack([one.sum(1) for one in squares.values()]).sum(0)  # (N,)
+        shares = lengths.clamp(min=torch.finfo().tiny).reciprocal()
+        for name, one in squares.items():
+            sums[name] += shares @ one
+    return sums
+
+
+def _without_unused(whitener: Whitener) -> Whitener:
+    """The same whitening without the eigenvectors that stand in no feature."""
+    sides = {site.name: _used(whitener, site) for site in whitener.sites}
+    inputs: dict[str, Tensor] = {}
+    for site in whitener.sites:
+        used = sides[site.name][0].any(0)
+        inputs[site.reads] = inputs[site.reads] | used if site.reads in inputs else used
+    outputs = {name: used.any(0) for name, (_, used) in sides.items()}
+    features = {}
+    for site in whitener.sites:
+        a, b = sides[site.name]
+        left = torch.cat([a[:, inputs[site.reads]].flatten(), b[:, outputs[site.name]].flatten()])
+        scales = whitener.features[site.name].scales
+        features[site.name] = Features(left.nonzero()[:, 0].int(), scales)
+    return msgspec.structs.replace(
+        whitener,
+        wide_in={name: _columns(one, inputs[name]) for name, one in whitener.wide_in.items()},
+        wide_out={name: _columns(one, outputs[name]) for name, one in whitener.wide_out.items()},
+        features=features,
+    )
+
+
+def _used(whitener: Whitener, site: Site) -> tuple[Tensor, Tensor]:
+    """(R, K) and (R, K') bool: which coefficients are features."""
+    width_in = len(whitener.wide_in[site.reads].steps)
+    width_out = len(whitener.wide_out[site.name].steps)
+    flat = torch.zeros(site.rank * (width_in + width_out), dtype=torch.bool)
+    flat[whitener.features[site.name].places] = True
+    a, b = torch.split(flat, [site.rank * width_in, site.rank * width_out])
+    return a.view(site.rank, width_in), b.view(site.rank, width_out)
+
+
+def _columns(basis: Basis, chosen: Tensor) -> Basis:
+    return Basis(basis.levels[:, chosen].contiguous(), basis.steps[chosen])
 
 
 def _strongest(energies: Mapping[str, Tensor], width: int) -> dict[str, Tensor]:
@@ -190,10 +246,10 @@ def _strongest(energies: Mapping[str, Tensor], width: int) -> dict[str, Tensor]:
 
 
 def _top(moment: Tensor, generator: torch.Generator) -> Basis:
-    """The leading eigenvectors of a symmetric (D, D) matrix, strongest first."""
+    """Eigenvectors of a symmetric (D, D) matrix, strongest first; of a large one the leading."""
     dimension = len(moment)
-    count = kept(dimension)
-    if count + _OVERSAMPLING >= dimension:
+    count = searched(dimension)
+    if count == dimension:
         return _stored(_leading(moment, count))
     # Subspace iteration: many times cheaper than a full decomposition, and near enough, since the
     # eigenvalues are measured afterwards in whatever basis this finds.

@@ -223,14 +223,25 @@ def label_gradients(
 
 
 @torch.no_grad()
-def log_chances(model: ProbedModel, batch: Batch, states: Tensor) -> Tensor:
-    """(N,) natural log-probabilities of the weighted tokens at temperature 1, float32."""
-    head = model.embedding().float()
+def log_chances(
+    model: ProbedModel, batch: Batch, states: Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """(N,) natural log-probabilities of the weighted tokens at temperature 1, float32.
+
+    Args:
+        model: whose head it is.
+        batch: the tokens and which of them are weighted.
+        states: (B, T - 1, D) from `ProbedModel.upper`.
+        dtype: of the logits. Money follows from float32; bfloat16 is many times faster and a
+            hundredth of a nat off.
+    """
+    head = model.embedding().to(dtype)
     keep = batch.weights.flatten() > 0
-    chosen, labels = states.flatten(0, 1)[keep].float(), batch.ids[:, 1:].flatten()[keep]
+    chosen, labels = states.flatten(0, 1)[keep].to(dtype), batch.ids[:, 1:].flatten()[keep]
     found = []
     for start in range(0, len(chosen) or 1, _HEAD_ROWS):
-        logs = torch.log_softmax(chosen[start : start + _HEAD_ROWS] @ head.T, dim=-1)
+        logits = chosen[start : start + _HEAD_ROWS] @ head.T
+        logs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
         found.append(logs.gather(1, labels[start : start + _HEAD_ROWS, None])[:, 0])
     return torch.cat(found)
 

@@ -12,7 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openledger.attribution.influence.curvature import Gradients, Whitener, fit
+from openledger.attribution.influence.curvature import (
+    Gradients,
+    SiteGradient,
+    Whitener,
+    fit,
+)
 from openledger.attribution.influence.gradients import (
     Batch,
     Checkpoints,
@@ -74,8 +79,13 @@ class Passes:
                 kept[index], drawn = self._measure_both(self._batches[index], model)
                 sampled.append(drawn)
                 self._tell(len(self._batches[index]))
+        documents = [
+            self._trained_only(index, gradients)
+            for kept in self._kept
+            for index, gradients in kept.items()
+        ]
         search = torch.Generator().manual_seed(key_of(self._seed, "eigenvectors") % 2**63)
-        return fit(self._models.final.sites, sampled, width, search)
+        return fit(self._models.final.sites, sampled, documents, width, search)
 
     def sums(self, whitener: Whitener, owners: Sequence[int]) -> list[Tensor]:
         """For each checkpoint (owners + placebo, F): the summed features of each owner's rows.
@@ -109,6 +119,13 @@ class Passes:
             squares = torch.cat(whitener.whiten(gradients), dim=1).square().sum(1)
             found.append((squares / self._tokens(members))[members < len(self._hidden)])
         return float(torch.quantile(torch.cat(found), LENGTH_PERCENT / 100))
+
+    def _trained_only(self, index: int, gradients: Gradients) -> Gradients:
+        """Those of a batch without the placebo's, which are no document's."""
+        trained = torch.tensor(self._batches[index]) < len(self._hidden)
+        return {
+            name: SiteGradient(one.a[trained], one.b[trained]) for name, one in gradients.items()
+        }
 
     def _tokens(self, members: Sequence[int] | Tensor) -> Tensor:
         """(N,) how many tokens of each of these rows are foretold."""
