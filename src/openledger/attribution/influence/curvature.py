@@ -55,10 +55,12 @@ class Basis(msgspec.Struct, frozen=True):
     levels: Tensor  # (D, K) int8
     steps: Tensor  # (K,) float32
 
-    @property
-    def vectors(self) -> Tensor:
-        """(D, K) float32."""
-        return self.levels.float() * self.steps
+    def turn(self, vectors: Tensor) -> Tensor:
+        """(..., D) vectors to (..., K) coefficients, float32.
+
+        The product is computed in the dtype of the vectors; levels are exact in bfloat16.
+        """
+        return (vectors @ self.levels.to(vectors.dtype)).float() * self.steps
 
 
 class Features(msgspec.Struct, frozen=True):
@@ -159,8 +161,8 @@ def _coefficients(whitener: Whitener, site: Site, gradient: SiteGradient) -> Ten
     a = whitener.rank_out[site.name].T @ gradient.a.float()  # (N, R, D)
     b = whitener.rank_in[site.name].T @ gradient.b.float().transpose(1, 2)  # (N, R, D')
     turned = (
-        a @ whitener.wide_in[site.reads].vectors,  # (N, R, K)
-        b @ whitener.wide_out[site.name].vectors,  # (N, R, K')
+        whitener.wide_in[site.reads].turn(a.to(gradient.a.dtype)),  # (N, R, K)
+        whitener.wide_out[site.name].turn(b.to(gradient.b.dtype)),  # (N, R, K')
     )
     return torch.cat([one.flatten(1) for one in turned], dim=1)
 
