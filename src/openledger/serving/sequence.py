@@ -1,104 +1,83 @@
-"""One request inside the embedded engine: what it still has to do, one step at a time.
+"""One request inside the embedded engine: what it still has to feed, and what became of it.
 
-The arithmetic is behind `Runner`, so that scheduling can be read and tested without it.
+The prompt and the answer are one row of tokens. Whatever of it is not in the KV cache yet is fed,
+in pieces; after its last token one more is drawn and put behind it.
 """
 
-import time
-from collections.abc import Sequence as Items
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from openledger.core.errors import OpenLedgerError
 from openledger.core.types import Digest
-from openledger.serving.adapters import Adapter
-from openledger.serving.engine import AdapterRef
-from openledger.serving.request import Finish, GenerationRequest, Usage
+from openledger.serving.batch import Chunk, Loaded, Weighted
+from openledger.serving.blocks import BlockPool, BlockTable, root_key
+from openledger.serving.request import Finish, GenerationRequest, MixMember, Usage
 from openledger.serving.sampling import Sampler
 from openledger.serving.stream import TokenStream
 
-Loaded = TypeVar("Loaded", bound=Adapter)
-
-
-class Weighted(msgspec.Struct, Generic[Loaded], frozen=True):
-    """A resident adapter and how much of it to add."""
-
-    adapter: Loaded
-    weight: float
-
-
-class Decoder(Protocol):
-    """One sequence's KV cache under one mix; only the engine's thread uses it."""
-
-    def feed(self, token_ids: Items[int]) -> NDArray[np.float32]:
-        """Append tokens and return the (V,) logits after the last."""
-        ...
-
-    def close(self) -> None:
-        """Free it; it is not used again."""
-        ...
-
-
-class Runner(Protocol[Loaded]):
-    """The resident base model and its arithmetic."""
-
-    @property
-    def base(self) -> Digest: ...
-
-    @property
-    def context(self) -> int: ...
-
-    @property
-    def vocabulary(self) -> int: ...
-
-    @property
-    def dtype(self) -> str: ...
-
-    @property
-    def max_rank(self) -> int | None: ...
-
-    def prepare(self, threads: int) -> None:
-        """Called once on the thread that will do all the arithmetic."""
-        ...
-
-    def read(self, ref: AdapterRef) -> Loaded:
-        """Load and check one adapter; called from any thread. Errors: see `Engine.load`."""
-        ...
-
-    def open(self, mix: Items[Weighted[Loaded]]) -> Decoder:
-        """An empty KV cache."""
-        ...
-
-
-class Pace(msgspec.Struct, frozen=True):
-    """How far one step goes, and the whole sequence."""
-
-    prefill_chunk: int  # prompt tokens
-    context: int  # tokens of prompt and answer
-
 
 class Sequence(Generic[Loaded]):
-    """One request's progress; everything but `is_cancelled` belongs to the engine's thread."""
+    """One request's progress; what other threads touch is under the engine's lock."""
 
-    def __init__(self, request: GenerationRequest, stream: TokenStream, submitted_s: float) -> None:
+    def __init__(
+        self, request: GenerationRequest, stream: TokenStream, submitted_s: float, context: int
+    ) -> None:
         self.request = request
         self.stream = stream
         self.is_cancelled = False
-        self.mix: list[Weighted[Loaded]] = []
+        self.mix: tuple[Weighted[Loaded], ...] | None = None  # None: not held in memory
+        self.is_reading = False  # its adapters are being read
+        self.refused_at: int | None = None  # there was no room for them; `AdapterStore.freed` then
         self.load_s = 0.0
+        self.passed_since_s: float | None = None  # its turn came, and others went first
         self.paused_since_s: float | None = None
         self.made = 0
+        self.steps = 0
         self.prefill_s = 0.0
         self.decode_s = 0.0
-        self.steps = 0
         self._submitted_s = submitted_s
         self._started_s: float | None = None
+        self._most = min(len(request.prompt_ids) + request.max_tokens, context)
         self._sampler = Sampler(request.sampling, request.prompt_ids)
-        self._fed = 0  # prompt tokens in the KV cache
-        self._next: tuple[int, ...] = ()  # the token drawn last, not yet in the KV cache
-        self._decoder: Decoder | None = None
+        self._tokens = list(request.prompt_ids)
+        self._table: BlockTable | None = None
+
+    @property
+    def members(self) -> tuple[MixMember, ...]:
+        """The adapters that make a difference."""
+        return tuple(member for member in self.request.mix if member.weight)
+
+    @property
+    def named(self) -> tuple[Digest, ...]:
+        """All adapters that the request names."""
+        return tuple(member.adapter for member in self.request.mix)
+
+    @property
+    def left(self) -> int:
+        """Tokens to feed before the next one can be drawn."""
+        return len(self._tokens) - self.cached
+
+    @property
+    def cached(self) -> int:
+        """Tokens in the KV cache."""
+        return 0 if self._table is None else self._table.tokens
+
+    @property
+    def reused(self) -> int:
+        """Prompt tokens that were found in the KV cache."""
+        return 0 if self._table is None else self._table.reused
+
+    def start(self, pool: BlockPool, now_s: float) -> bool:
+        """Reserve all the blocks it may need; whether there was room."""
+        root = root_key(self.request.tenant, self.members)
+        # The last token of an answer is never fed.
+        self._table = pool.open(root, self._tokens, self._most - 1)
+        if self._table is None:
+            return False
+        self._started_s = now_s
+        return True
 
     def why_stop(self, now_s: float, slow_reader_s: float) -> Finish | None:
         """A reason from outside to end before the next step."""
@@ -114,49 +93,52 @@ class Sequence(Generic[Loaded]):
             return Finish.SLOW_READER
         return None
 
-    def step(self, runner: Runner[Loaded], pace: Pace, now_s: float) -> Finish | None:
-        """Read a piece of the prompt, or make one token; say whether that was the end."""
-        started = time.perf_counter()
-        if self._decoder is None:
-            self._decoder = runner.open(self.mix)
-            self._started_s = now_s
-        is_prefill = self._fed < len(self.request.prompt_ids)
-        feed = (
-            self.request.prompt_ids[self._fed :][: pace.prefill_chunk] if is_prefill else self._next
+    def chunk(self, most: int) -> Chunk[Loaded]:
+        """What to feed next, at most so many tokens."""
+        assert self._table is not None
+        assert self.mix is not None
+        # Others may have read the same prompt meanwhile.
+        self._table.reuse(self._tokens[self.cached :])
+        start = self.cached
+        token_ids = tuple(self._tokens[start : start + most])
+        return Chunk(
+            blocks=self._table.grow(len(token_ids)),
+            start=start,
+            token_ids=token_ids,
+            mix=self.mix,
+            is_last=start + len(token_ids) == len(self._tokens),
         )
-        logits = self._decoder.feed(feed)
-        self._fed += len(feed)
-        finish = None
-        if self._fed >= len(self.request.prompt_ids):
-            finish = self._take(logits, pace.context)
-        self._account(is_prefill, time.perf_counter() - started)
-        return finish
 
-    def end(self, finish: Finish, now_s: float, error: OpenLedgerError | None) -> Usage:
-        """Close the stream and let the KV cache go."""
-        if self._decoder is not None:
-            self._decoder.close()
-            self._decoder = None
-        usage = self._usage(finish, now_s)
-        self.stream.end(usage, error)
-        return usage
-
-    def _take(self, logits: NDArray[np.float32], context: int) -> Finish | None:
+    def take(self, chunk: Chunk[Loaded], logits: NDArray[np.float32] | None) -> Finish | None:
+        """Note that a chunk is in the cache, and draw from (V,) logits if it was the last."""
+        assert self._table is not None
+        self._table.written(chunk.token_ids)
+        if logits is None:
+            return None
         token = self._sampler.draw(logits)
         if token.id in self.request.stop_ids:
             return Finish.STOP
         self.stream.put(token)
         self.made += 1
-        self._next = (token.id,)
-        is_full = len(self.request.prompt_ids) + self.made >= context
-        return Finish.LENGTH if is_full or self.made >= self.request.max_tokens else None
+        self._tokens.append(token.id)
+        return Finish.LENGTH if len(self._tokens) >= self._most else None
 
-    def _account(self, is_prefill: bool, seconds: float) -> None:
+    def account(self, chunk: Chunk[Loaded], seconds: float) -> None:
+        """Its part of a step's time."""
         self.steps += 1
-        if is_prefill:
+        if chunk.start < len(self.request.prompt_ids):
             self.prefill_s += seconds
         else:
             self.decode_s += seconds
+
+    def end(self, finish: Finish, now_s: float, error: OpenLedgerError | None) -> Usage:
+        """Close the stream and let the blocks go."""
+        usage = self._usage(finish, now_s)
+        if self._table is not None:
+            self._table.close()
+            self._table = None
+        self.stream.end(usage, error)
+        return usage
 
     def _usage(self, finish: Finish, now_s: float) -> Usage:
         return Usage(
@@ -168,4 +150,5 @@ class Sequence(Generic[Loaded]):
             prefill_s=self.prefill_s,
             decode_s=self.decode_s,
             finish=finish,
+            cached_tokens=self.reused,
         )
