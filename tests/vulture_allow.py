@@ -39,6 +39,7 @@ __all__ = [
     "owned_by",
     "paused",
     "pid",
+    "prompt_tokens_details",
     "queue_s",
     "references",
     "resident_adapters",

@@ -11,6 +11,8 @@ from openledger.core.types import Account, ReceiptId
 from openledger.web.app import Config, create_app
 from openledger.web.errors import RateLimitedError
 from openledger.web.inference import InferenceRequest, Payer
+from openledger.web.metrics import exposition
+from tests.fakes import FakeEngine
 from tests.web.parts import ALICE, AUTHORIZED, MODEL, RECEIPT, Server, client
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
@@ -149,6 +151,17 @@ def test_metrics_are_prometheus_text(server: Server) -> None:
     assert "# TYPE openledger_engine_waiting gauge\nopenledger_engine_waiting 0.0" in text
     assert "openledger_engine_prefill_seconds_total 0.0" in text
     assert 'openledger_engine_finished_total{finish="stop"} 0.0' in text
+    assert "openledger_engine_kv_blocks_used 0.0" in text
+
+
+def test_steps_are_counted_by_rows_in_order() -> None:
+    stats = msgspec.structs.replace(FakeEngine().stats(), batches={32: 1, 4: 2})
+    lines = [line for line in exposition(stats).decode().splitlines() if "batches_total{" in line]
+
+    assert lines == [
+        'openledger_engine_batches_total{rows="4"} 2.0',
+        'openledger_engine_batches_total{rows="32"} 1.0',
+    ]
 
 
 def test_rpc_passes_json_through(server: Server) -> None:

@@ -25,19 +25,19 @@ from openledger.core.errors import (
 from openledger.core.types import Digest
 from openledger.serving.adapters import AdapterStore
 from openledger.serving.batch import Chunk, Loaded, Runner
-from openledger.serving.blocks import BlockPool
 from openledger.serving.engine import AdapterRef, Caps, Combine, Config, Residency, Stats
-from openledger.serving.fairness import (
+from openledger.serving.request import Finish, GenerationRequest, check_request
+from openledger.serving.schedule.blocks import BlockPool
+from openledger.serving.schedule.fairness import (
     ANSWER_COST,
     PROMPT_COST,
     DrainRate,
     TokenCounters,
     may_queue,
 )
-from openledger.serving.request import Finish, GenerationRequest, check_request
-from openledger.serving.sequence import Sequence
+from openledger.serving.schedule.sequence import Sequence
+from openledger.serving.schedule.waiting import Queue, Reader, Reading
 from openledger.serving.stream import TokenStream
-from openledger.serving.waiting import Queue, Reader, Reading
 
 _IDLE_S = 0.05  # how often paused and waiting sequences are looked at when nothing can run
 _PATIENCE_S = 60.0  # beyond a request's deadline, before its reader calls the engine silent

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from openledger.core.errors import OpenLedgerError
 from openledger.core.types import Digest
 from openledger.serving.batch import Chunk, Loaded, Weighted
-from openledger.serving.blocks import BlockPool, BlockTable, root_key
 from openledger.serving.request import Finish, GenerationRequest, MixMember, Usage
 from openledger.serving.sampling import Sampler
+from openledger.serving.schedule.blocks import BlockPool, BlockTable, root_key
 from openledger.serving.stream import TokenStream
 
 

@@ -3,7 +3,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openledger.serving.fairness import DrainRate, TokenCounters, may_queue
+from openledger.serving.schedule.fairness import DrainRate, TokenCounters, may_queue
 
 
 def test_who_was_away_has_no_credit() -> None:

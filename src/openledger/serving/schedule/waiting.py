@@ -15,8 +15,8 @@ from openledger.core.errors import EngineFaultError, OpenLedgerError
 from openledger.core.types import Digest
 from openledger.serving.adapters import AdapterStore
 from openledger.serving.batch import Loaded, Weighted
-from openledger.serving.fairness import TokenCounters
-from openledger.serving.sequence import Sequence
+from openledger.serving.schedule.fairness import TokenCounters
+from openledger.serving.schedule.sequence import Sequence
 
 
 class Queue(Generic[Loaded]):

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from openledger.core.types import Digest
-from openledger.serving.blocks import BlockPool, BlockTable, Key, next_key, root_key
 from openledger.serving.request import MixMember
+from openledger.serving.schedule.blocks import BlockPool, BlockTable, Key, next_key, root_key
 
 SIZE = 4
 COUNT = 12
