@@ -2,7 +2,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
+from threading import Event, current_thread
 
 import msgspec
 import numpy as np
@@ -508,6 +508,86 @@ def test_one_tenant_cannot_take_the_whole_queue(open_bench: Callable[..., Bench]
     assert int(caught.value.details["retry_after_s"]) >= 1
     for stream in streams:
         stream.cancel()
+
+
+def test_a_slow_disk_delays_only_those_who_need_it(
+    open_bench: Callable[..., Bench], tmp_path: Path
+) -> None:
+    bench = open_bench(adapter_bytes=10)
+    refs = [hash_adapter(tmp_path / name, name) for name in ("a", "b")]
+    for ref in refs:
+        bench.engine.load(ref)
+    gate, readers = Event(), []
+
+    def wait() -> None:
+        readers.append(current_thread().name)
+        gate.wait(5)
+
+    bench.runner.on_read = wait
+    slow = bench.engine.submit(ask(mix=use(refs[0]), max_tokens=4))
+    others = [bench.engine.submit(ask(mix=mix, max_tokens=4)) for mix in ((), use(refs[1]))]
+    before = [list(stream) for stream in others]
+    stats = bench.engine.stats()
+    gate.set()
+
+    assert before == [
+        expected(ask(max_tokens=4)),
+        expected(ask(max_tokens=4), [("b", 1.0)]),
+    ]
+    assert (stats.waiting, stats.active) == (1, 0)
+    assert list(slow) == expected(ask(max_tokens=4), [("a", 1.0)])
+    assert readers == ["openledger-adapters_0"]
+
+
+def test_a_cancelled_answer_is_in_no_later_step(bench: Bench) -> None:
+    bench.hold()
+    first = bench.engine.submit(ask((1, 1), max_tokens=4))
+    bench.runner.is_at_gate.wait(5)
+    second = bench.engine.submit(ask((2, 2), max_tokens=4))
+    first.cancel()
+    bench.runner.gate.set()
+
+    assert len(list(second)) == 4
+    assert first.usage().finish is Finish.CANCELLED
+    assert [len(step) for step in bench.runner.steps] == [1] * 5
+
+
+def test_a_deadline_passes_between_two_steps(bench: Bench) -> None:
+    late = bench.engine.submit(ask(max_tokens=50, deadline_s=5.0))
+    bench.wait_for_paused(1)
+    bench.now_s += 5
+
+    assert late.usage().finish is Finish.DEADLINE
+    assert late.usage().completion_tokens == CONFIG.buffer_tokens
+
+
+def test_two_hundred_answers_at_once_lose_and_mix_up_no_token(tmp_path: Path) -> None:
+    config = Config(threads=1, max_waiting=400, buffer_tokens=8, adapter_bytes=40)
+    bench = Bench(config)
+    refs = [hash_adapter(tmp_path / str(i), f"adapter {i}") for i in range(6)]
+    for ref in refs:
+        bench.engine.load(ref)
+    requests = [
+        ask(
+            (n % 9, n // 9 % 30, 3, 4, 5, 6, 7), (), n % 2, bytes([n]), 12, tenant=f"tenant {n % 7}"
+        )
+        for n in range(200)
+    ]
+    streams = [
+        bench.engine.submit(
+            msgspec.structs.replace(request, id=str(n), mix=use(refs[n % 6]) if n % 3 else ())
+        )
+        for n, request in enumerate(requests)
+    ]
+    with ThreadPoolExecutor(40) as pool:
+        answers = list(pool.map(list, streams))
+    stats = bench.engine.stats()
+    bench.close()
+
+    for n, request in enumerate(requests):
+        assert answers[n] == expected(request, [(f"adapter {n % 6}", 1.0)] if n % 3 else [])
+    assert stats.finished[Finish.LENGTH] == 200
+    assert (stats.kv_blocks_used, stats.broken_batches) == (0, 0)
 
 
 def test_a_step_without_room_for_prompts_is_refused() -> None:
