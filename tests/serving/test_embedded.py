@@ -400,6 +400,23 @@ def test_two_that_ask_the_same_at_once_read_it_once(bench: Bench) -> None:
     assert second.usage().cached_tokens == 16
 
 
+def test_one_who_waited_while_another_read_the_same_takes_it_over(
+    open_bench: Callable[..., Bench],
+) -> None:
+    bench = open_bench(max_active=3, max_waiting=3, step_tokens=20)
+    bench.hold()
+    streams = [bench.engine.submit(ask((9, 9), max_tokens=1))]
+    bench.runner.is_at_gate.wait(5)
+    seeds = (b"1", b"2", b"3")
+    streams += [bench.engine.submit(ask((1, 2) * 12, (), 1.0, seed, 2)) for seed in seeds]
+    bench.runner.gate.set()
+    answers = [list(stream) for stream in streams]
+
+    assert answers[1:] == [expected(ask((1, 2) * 12, (), 1.0, seed, 2)) for seed in seeds]
+    # In one step: 16 of the first and 4 of the second; nothing was left for the third.
+    assert [stream.usage().cached_tokens for stream in streams[1:]] == [0, 12, 16]
+
+
 @pytest.mark.parametrize("change", [{"tenant": "bob"}, {"mixed": True}])
 def test_a_prefix_is_not_shared_with_another_tenant_or_mix(
     bench: Bench, tmp_path: Path, change: dict[str, object]

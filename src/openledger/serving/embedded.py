@@ -322,8 +322,9 @@ class EmbeddedEngine(Generic[Loaded]):
         rows: list[_Row[Loaded]] = []
         left = self._config.step_tokens
         for sequence in sorted(awake, key=lambda one: one.left > 1):
-            if left:
-                chunk = sequence.chunk(min(left, self._config.prefill_chunk))
+            most = min(left, self._config.prefill_chunk)
+            chunk = sequence.chunk(most, self._pool.block_tokens)
+            if chunk is not None:
                 rows.append(_Row(sequence, chunk))
                 left -= len(chunk.token_ids)
         return rows
@@ -378,10 +379,11 @@ def _take(row: _Row[Loaded], found: _Found) -> _End[Loaded] | None:
 
 def _count_blocks(runner: Runner[Loaded], config: Config, context: int) -> int:
     """As many as the memory holds; no more than could ever be of use."""
-    if config.step_tokens <= config.max_active:
+    size = runner.block_tokens
+    if config.prefill_chunk < size or config.step_tokens < config.max_active + size:
         raise InvalidInputError(
-            f"a step of {config.step_tokens} tokens leaves no room for prompts beside "
-            f"{config.max_active} answers; raise step_tokens"
+            f"a step of {config.step_tokens} tokens, {config.prefill_chunk} of one prompt, leaves "
+            f"no room for a block of {size} beside {config.max_active} answers; raise step_tokens"
         )
     one = -(-context // runner.block_tokens)
     count = min(config.kv_bytes // runner.block_bytes, _SPARE * config.max_active * one)

@@ -156,6 +156,7 @@ class BlockTable:
     def grow(self, count: int) -> tuple[int, ...]:
         """All blocks, with room for `count` tokens more."""
         while len(self._blocks) < self._pool.blocks_for(self.tokens + count):
+            assert self._left > 0
             self._blocks.append(self._pool.allocate())
             self._left -= 1
         return tuple(self._blocks)

@@ -93,14 +93,22 @@ class Sequence(Generic[Loaded]):
             return Finish.SLOW_READER
         return None
 
-    def chunk(self, most: int) -> Chunk[Loaded]:
-        """What to feed next, at most so many tokens."""
+    def chunk(self, most: int, block_tokens: int) -> Chunk[Loaded] | None:
+        """What to feed next, at most so many tokens; None: too few to fill a block.
+
+        A piece that is not the last ends with a block, so that the next one can be found ready.
+        """
         assert self._table is not None
         assert self.mix is not None
         # Others may have read the same prompt meanwhile.
         self._table.reuse(self._tokens[self.cached :])
         start = self.cached
-        token_ids = tuple(self._tokens[start : start + most])
+        end = start + most
+        if end < len(self._tokens):
+            end -= end % block_tokens
+        if end <= start:
+            return None
+        token_ids = tuple(self._tokens[start:end])
         return Chunk(
             blocks=self._table.grow(len(token_ids)),
             start=start,
