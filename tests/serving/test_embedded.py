@@ -597,7 +597,7 @@ def test_two_hundred_answers_at_once_lose_and_mix_up_no_token(tmp_path: Path) ->
         for n, request in enumerate(requests)
     ]
     with ThreadPoolExecutor(40) as pool:
-        answers = list(pool.map(list, streams))
+        answers: list[list[Token]] = list(pool.map(list, streams))
     stats = bench.engine.stats()
     bench.close()
 

@@ -32,10 +32,7 @@ class Chunk(msgspec.Struct, Generic[Loaded], frozen=True):
 
 
 class Runner(Protocol[Loaded]):
-    """The resident base model and its arithmetic; only the engine's thread calls prepare and run.
-
-    A step that raised may be run again, in other company: it writes the same positions.
-    """
+    """The resident base model and its arithmetic; only the engine's thread calls prepare and run."""
 
     @property
     def base(self) -> Digest: ...
@@ -63,7 +60,7 @@ class Runner(Protocol[Loaded]):
         ...
 
     def prepare(self, threads: int, blocks: int) -> None:
-        """Allocate a KV cache of so many blocks and set the threads; called once, first."""
+        """Allocate a KV cache of so many blocks and set the number of threads."""
         ...
 
     def read(self, ref: AdapterRef) -> Loaded:
@@ -71,5 +68,9 @@ class Runner(Protocol[Loaded]):
         ...
 
     def run(self, chunks: Sequence[Chunk[Loaded]]) -> NDArray[np.float32]:
-        """Put the chunks into the cache; (wanted, V) logits of those that are last, in order."""
+        """Feed a batch; all its keys and values are in the cache afterwards.
+
+        Returns:
+            (wanted, V) logits of the chunks whose `is_last` is set, in their order.
+        """
         ...
