@@ -17,6 +17,7 @@ from openledger.core.errors import (
     ConflictError,
     DigestMismatchError,
     EngineFaultError,
+    EngineFullError,
     InvalidInputError,
     NotFoundError,
     UnavailableError,
@@ -94,7 +95,7 @@ class FakeEngine:
                 raise UnavailableError("the engine is stopping")
             if len(self._streams) >= self._capacity:
                 self._rejected += 1
-                raise UnavailableError("the engine is full", retry_after_s="1")
+                raise EngineFullError("the engine is full", retry_after_s="1")
             stream = self._streams[request.id] = FakeStream(self, request)
             return stream
 

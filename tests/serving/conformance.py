@@ -15,6 +15,7 @@ import pytest
 from openledger.core.errors import (
     ConflictError,
     DigestMismatchError,
+    EngineFullError,
     InvalidInputError,
     NotFoundError,
     UnavailableError,
@@ -291,7 +292,7 @@ class EngineConformance:
 
     def test_a_full_engine_says_when_to_try_again(self, kit: Kit) -> None:
         streams = self._fill(kit)
-        with pytest.raises(UnavailableError) as caught:
+        with pytest.raises(EngineFullError) as caught:
             kit.engine.submit(ask())
         for stream in streams:
             stream.cancel()

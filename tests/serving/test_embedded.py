@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from openledger.core.errors import (
     DigestMismatchError,
     EngineFaultError,
+    EngineFullError,
     InvalidInputError,
     UnavailableError,
 )
@@ -403,7 +404,7 @@ def test_two_that_ask_the_same_at_once_read_it_once(bench: Bench) -> None:
 def test_one_who_waited_while_another_read_the_same_takes_it_over(
     open_bench: Callable[..., Bench],
 ) -> None:
-    bench = open_bench(max_active=3, max_waiting=3, step_tokens=20)
+    bench = open_bench(max_active=3, max_waiting=3, step_tokens=22)
     bench.hold()
     streams = [bench.engine.submit(ask((9, 9), max_tokens=1))]
     bench.runner.is_at_gate.wait(5)
@@ -413,7 +414,7 @@ def test_one_who_waited_while_another_read_the_same_takes_it_over(
     answers = [list(stream) for stream in streams]
 
     assert answers[1:] == [expected(ask((1, 2) * 12, (), 1.0, seed, 2)) for seed in seeds]
-    # In one step: 16 of the first and 4 of the second; nothing was left for the third.
+    # In one step: 16 of the first, 4 of the second, which fill a block; 2 are too few for it.
     assert [stream.usage().cached_tokens for stream in streams[1:]] == [0, 12, 16]
 
 
@@ -516,7 +517,7 @@ def test_one_tenant_cannot_take_the_whole_queue(open_bench: Callable[..., Bench]
     bench = open_bench(max_waiting=18)
     greedy = [ask(seed=bytes([i]), max_tokens=50, tenant="greedy") for i in range(20)]
     streams = [bench.engine.submit(request) for request in greedy[:16]]
-    with pytest.raises(UnavailableError, match="16 of them yours") as caught:
+    with pytest.raises(EngineFullError, match="16 of them yours") as caught:
         bench.engine.submit(greedy[16])
     streams += [
         bench.engine.submit(ask(max_tokens=50, tenant=name)) for name in ("anne", "bob", "carl")

@@ -5,7 +5,7 @@ import httpx
 import msgspec
 import pytest
 
-from openledger.core.errors import ConflictError, UnavailableError
+from openledger.core.errors import ConflictError, EngineFullError
 from openledger.core.ids import receipt_id
 from openledger.core.types import Account, ReceiptId
 from openledger.web.app import Config, create_app
@@ -106,15 +106,15 @@ class Refusing:
         raise self.error
 
 
-def test_a_full_engine_is_a_503_and_a_conflict_is_not_retried(server: Server) -> None:
-    full = Refusing(UnavailableError("the engine is full", retry_after_s="2"))
+def test_a_full_engine_is_a_429_and_a_conflict_is_not_retried(server: Server) -> None:
+    full = Refusing(EngineFullError("the engine is full", retry_after_s="2"))
     clash = Refusing(ConflictError("this key was used for another body"))
     path = "/v1/chat/completions"
     busy = call(client(server, inferences=full), "POST", path, json=CHAT)
     conflict = call(client(server, inferences=clash), "POST", path, json=CHAT)
 
-    assert (busy.status_code, busy.headers["Retry-After"]) == (503, "2")
-    assert busy.json()["error"]["type"] == "server_error"
+    assert (busy.status_code, busy.headers["Retry-After"]) == (429, "2")
+    assert busy.json()["error"]["type"] == "rate_limit_error"
     assert (conflict.status_code, conflict.headers["x-should-retry"]) == (409, "false")
 
 

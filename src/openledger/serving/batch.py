@@ -32,7 +32,11 @@ class Chunk(msgspec.Struct, Generic[Loaded], frozen=True):
 
 
 class Runner(Protocol[Loaded]):
-    """The resident base model and its arithmetic; only the engine's thread calls prepare and run."""
+    """The resident base model and its arithmetic.
+
+    Only the engine's thread calls `prepare` and `run`. A step that raised may be run again, chunk
+    by chunk: it writes the same positions.
+    """
 
     @property
     def base(self) -> Digest: ...

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from openledger.core.errors import (
     ConflictError,
     EngineFaultError,
+    EngineFullError,
     InvalidInputError,
     OpenLedgerError,
     UnavailableError,
@@ -202,7 +203,7 @@ class EmbeddedEngine(Generic[Loaded]):
         if not may_queue(own, taken, places):
             self._tally["rejected"] += 1
             retry_s = self._drain.retry_after_s(self._working_s)
-            raise UnavailableError(
+            raise EngineFullError(
                 f"{taken} requests are in flight, {own} of them yours, and this engine takes "
                 f"{places}; try again in {retry_s} seconds",
                 retry_after_s=str(retry_s),

@@ -177,8 +177,9 @@ class Engine(Protocol):
             InvalidInputError: see `check_request`; or more adapters than `caps.max_mix`.
             NotFoundError: the mix names an unknown adapter.
             ConflictError: a request of that id is in flight.
-            UnavailableError: the queue is full, or too full for one more of this tenant
-                (`details["retry_after_s"]`); or the engine stops.
+            EngineFullError: the queue is full, or too full for one more of this tenant; it says
+                in `details["retry_after_s"]` when to try again.
+            UnavailableError: the engine stops.
         """
         ...
 
