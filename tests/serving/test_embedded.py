@@ -557,6 +557,33 @@ def test_a_slow_disk_delays_only_those_who_need_it(
     assert readers == ["openledger-adapters_0"]
 
 
+def test_one_cancelled_while_its_adapter_is_read_leaves_the_room_to_others(
+    open_bench: Callable[..., Bench], tmp_path: Path
+) -> None:
+    bench = open_bench(adapter_bytes=10)
+    refs = [hash_adapter(tmp_path / name, name) for name in ("a", "b")]
+    for ref in refs:
+        bench.engine.load(ref)
+    reading, gate = Event(), Event()
+
+    def wait() -> None:
+        reading.set()
+        gate.wait(5)
+
+    bench.runner.on_read = wait
+    gone = bench.engine.submit(ask(mix=use(refs[0]), max_tokens=4))
+    reading.wait(5)
+    gone.cancel()
+    finish = gone.usage().finish
+    gate.set()
+    bench.wait_until(lambda stats: stats.adapter_loads == 3)
+
+    assert finish is Finish.CANCELLED
+    assert answer(bench.engine, ask(mix=use(refs[1]))) == expected(ask(), [("b", 1.0)])
+    bench.engine.unload(refs[0].digest)
+    assert [one.digest for one in bench.engine.residency()] == [refs[1].digest]
+
+
 def test_a_cancelled_answer_is_in_no_later_step(bench: Bench) -> None:
     bench.hold()
     first = bench.engine.submit(ask((1, 1), max_tokens=4))
