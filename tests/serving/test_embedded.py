@@ -462,6 +462,21 @@ def test_the_polite_do_not_wait_behind_the_greedy(open_bench: Callable[..., Benc
     assert set(order(bench)[1:8]) == set(range(20, 27))
 
 
+def test_a_long_prompt_counts_for_more_than_a_short_one(open_bench: Callable[..., Bench]) -> None:
+    bench = open_bench(max_waiting=60, buffer_tokens=60)
+    bench.hold()
+    streams = [bench.engine.submit(ask((0, 1), max_tokens=50, tenant="steady"))]
+    bench.runner.is_at_gate.wait(5)
+    for n, tenant in enumerate(["long", "short", "long", "short"], 1):
+        prompt = (n,) * (40 if tenant == "long" else 2)
+        streams.append(bench.engine.submit(ask(prompt, max_tokens=1, tenant=tenant)))
+    bench.runner.gate.set()
+    for stream in streams:
+        assert list(stream)
+
+    assert order(bench) == [0, 1, 2, 4, 3]
+
+
 def test_a_request_for_many_blocks_is_passed_by_for_so_long_only(
     open_bench: Callable[..., Bench],
 ) -> None:
