@@ -19,6 +19,7 @@ from openledger.core.errors import (
     UnavailableError,
 )
 from openledger.core.types import Digest
+from openledger.serving.batch import Chunk
 from openledger.serving.embedded import EmbeddedEngine
 from openledger.serving.engine import AdapterRef, Combine, Config, Stats, Tier
 from openledger.serving.request import Finish, GenerationRequest, MixMember, Token
@@ -648,6 +649,26 @@ def test_two_hundred_answers_at_once_lose_and_mix_up_no_token(tmp_path: Path) ->
         assert answers[n] == expected(request, [(f"adapter {n % 6}", 1.0)] if n % 3 else [])
     assert stats.finished[Finish.LENGTH] == 200
     assert (stats.kv_blocks_used, stats.broken_batches) == (0, 0)
+
+
+def test_a_full_engine_tells_how_long_it_takes_until_a_place_is_free(bench: Bench) -> None:
+    run = bench.runner.run
+
+    def slow(chunks: Sequence[Chunk[HashAdapter]]) -> NDArray[np.float32]:
+        bench.now_s += 3
+        return run(chunks)
+
+    bench.runner.run = slow  # type: ignore[method-assign]
+    for _ in range(3):
+        assert len(answer(bench.engine, ask(max_tokens=2))) == 2
+    streams = [bench.engine.submit(ask(seed=bytes([i]), max_tokens=40)) for i in range(4)]
+    with pytest.raises(EngineFullError) as caught:
+        bench.engine.submit(ask(max_tokens=40))
+    for stream in streams:
+        stream.cancel()
+
+    # Three answers of two steps each, and what was begun since.
+    assert 6 <= int(caught.value.details["retry_after_s"]) <= 15
 
 
 def test_a_step_without_room_for_prompts_is_refused() -> None:

@@ -331,10 +331,10 @@ class EmbeddedEngine(Generic[Loaded]):
         return rows
 
     def _advance(self, rows: list[_Row[Loaded]]) -> None:
-        started = time.perf_counter()
+        started_s = self._now_s()
         found = self._compute(rows)
         ends = [_take(row, one) for row, one in zip(rows, found, strict=True)]
-        seconds = time.perf_counter() - started
+        seconds = self._now_s() - started_s
         fed = sum(len(row.chunk.token_ids) for row in rows)
         with self._changed:
             self._working_s += seconds
