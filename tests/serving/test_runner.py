@@ -61,7 +61,7 @@ class TestEmbeddedLlama(EngineConformance):
 def test_tokens_and_log_probabilities_are_those_of_one_plain_pass(
     base: BaseModel, base_folder: Path, adapters: list[AdapterRef]
 ) -> None:
-    engine = EmbeddedEngine(LlamaRunner(base), Config(threads=1, prefill_chunk=4))
+    engine = EmbeddedEngine(LlamaRunner(base), Config(threads=1, prefill_chunk=16))
     for ref in adapters[:2]:
         engine.load(ref)
     weights = (0.75, 0.5)
@@ -69,7 +69,7 @@ def test_tokens_and_log_probabilities_are_those_of_one_plain_pass(
         msgspec.structs.replace(member, weight=weight)
         for member, weight in zip(use(*adapters[:2]), weights, strict=True)
     )
-    prompt = tuple(range(40, 51))
+    prompt = tuple(range(40, 80))
     tokens = answer(engine, ask(prompt, mix=mix, max_tokens=10))
     engine.close()
 

@@ -100,9 +100,9 @@ class Reader(Generic[Loaded]):
 
     def give_up(self, sequence: Sequence[Loaded]) -> None:
         """Hold them no longer."""
-        if sequence.mix is not None:
-            sequence.mix = None
+        if sequence.mix:
             self._store.let_go(_needed(sequence))
+        sequence.mix = None
 
     def close(self) -> None:
         """Wait for the reading under way and do no other."""
