@@ -5,19 +5,25 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from threading import Condition
+from threading import Condition, Event
 from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from openledger.core.errors import (
     ChainUnavailableError,
     ConflictError,
     DigestMismatchError,
     EngineFaultError,
+    EngineFullError,
     InvalidInputError,
     NotFoundError,
     UnavailableError,
 )
 from openledger.core.types import Digest
+from openledger.serving.batch import Chunk, Weighted
 from openledger.serving.engine import AdapterRef, Caps, Combine, Residency, Stats, Tier
 from openledger.serving.request import Finish, GenerationRequest, Token, Usage, check_request
 
@@ -89,7 +95,7 @@ class FakeEngine:
                 raise UnavailableError("the engine is stopping")
             if len(self._streams) >= self._capacity:
                 self._rejected += 1
-                raise UnavailableError("the engine is full", retry_after_s="1")
+                raise EngineFullError("the engine is full", retry_after_s="1")
             stream = self._streams[request.id] = FakeStream(self, request)
             return stream
 
@@ -107,14 +113,21 @@ class FakeEngine:
                 finished={f.value: sum(u.finish is f for u in self._ended) for f in Finish},
                 rejected=self._rejected,
                 prompt_tokens=sum(u.prompt_tokens for u in self._ended),
+                cached_tokens=0,
                 completion_tokens=sum(u.completion_tokens for u in self._ended),
                 steps=sum(u.steps for u in self._ended),
+                batches={},
+                broken_batches=0,
                 prefill_s=0.0,
                 decode_s=0.0,
+                kv_blocks=0,
+                kv_blocks_used=0,
+                kv_blocks_idle=0,
                 adapter_loads=len(self._adapters),
                 adapter_hits=0,
                 adapter_evictions=0,
                 adapter_load_s=0.0,
+                resident_adapters=len(self._adapters),
                 resident_bytes=len(self._adapters),
             )
 
@@ -245,3 +258,109 @@ class FailingTransport:
                 self._transport.make_request(method, params)
                 raise ChainUnavailableError("the answer was lost")
         return self._transport.make_request(method, params)
+
+
+HASH_VOCABULARY = 32
+BREAKING_TOKEN = 31  # a HashRunner breaks on a piece of a prompt that ends with it
+
+
+class HashAdapter(msgspec.Struct, frozen=True):
+    """An adapter of a HashRunner: it adds to what is hashed."""
+
+    name: str
+    size_bytes: int
+    rank: int = 1
+
+
+class HashRunner:
+    """A `Runner` whose logits are a hash of what the KV blocks hold: exact and quick, no model.
+
+    Each place in the cache holds a hash of its token, position and mix and of the place before it,
+    so a wrong table, a stale prefix or one of another mix gives another answer than
+    `hash_logits`. A folder is a sound adapter if its file `name` has the digest.
+    """
+
+    base = Digest("b" * 64)
+    vocabulary = HASH_VOCABULARY
+    dtype = "float32"
+    max_rank = None
+    block_tokens = 4
+    block_bytes = 100
+
+    def __init__(self, context: int = 64, adapter_bytes: int = 10) -> None:
+        self.context = context
+        self.steps: list[list[tuple[int, ...]]] = []  # what was fed in each, by row
+        self.gate = Event()  # cleared: every step waits
+        self.gate.set()
+        self.is_at_gate = Event()
+        self.on_read: Callable[[], None] = lambda: None
+        self._cache: list[list[bytes]] = []
+        self._adapter_bytes = adapter_bytes
+
+    @property
+    def fed(self) -> list[int]:
+        """The length of every chunk, in order."""
+        return [len(token_ids) for step in self.steps for token_ids in step]
+
+    def prepare(self, threads: int, blocks: int) -> None:
+        assert threads > 0
+        self._cache = [[b""] * self.block_tokens for _ in range(blocks)]
+
+    def read(self, ref: AdapterRef) -> HashAdapter:
+        self.on_read()
+        file = ref.path / "name"
+        if not file.is_file():
+            raise NotFoundError(f"{file} is missing")
+        if sha256(file.read_bytes()).hexdigest() != ref.digest:
+            raise DigestMismatchError(f"{file} was altered")
+        return HashAdapter(file.read_text(), self._adapter_bytes)
+
+    def run(self, chunks: Sequence[Chunk[HashAdapter]]) -> NDArray[np.float32]:
+        self.is_at_gate.set()
+        self.gate.wait(10)
+        self.steps.append([chunk.token_ids for chunk in chunks])
+        # In no helpful order: what one chunk writes no other of the same step may need.
+        for chunk in reversed(chunks):
+            if chunk.token_ids[-1] == BREAKING_TOKEN and len(chunk.token_ids) > 1:
+                raise RuntimeError("told to break")
+            self._write(chunk)
+        rows = [self._logits(chunk) for chunk in chunks if chunk.is_last]
+        return np.array(rows, np.float32).reshape(-1, self.vocabulary)
+
+    def _write(self, chunk: Chunk[HashAdapter]) -> None:
+        assert len(chunk.blocks) == -(-(chunk.start + len(chunk.token_ids)) // self.block_tokens)
+        before = self._read(chunk, chunk.start)[-1:]
+        fresh = _places(chunk.token_ids, chunk.start, _named(chunk.mix), b"".join(before))
+        for position, place in enumerate(fresh, chunk.start):
+            block = chunk.blocks[position // self.block_tokens]
+            self._cache[block][position % self.block_tokens] = place
+
+    def _read(self, chunk: Chunk[HashAdapter], count: int) -> list[bytes]:
+        return [place for block in chunk.blocks for place in self._cache[block]][:count]
+
+    def _logits(self, chunk: Chunk[HashAdapter]) -> NDArray[np.float32]:
+        return _hashed(self._read(chunk, chunk.start + len(chunk.token_ids)))
+
+
+def hash_logits(token_ids: Sequence[int], mix: Sequence[tuple[str, float]]) -> NDArray[np.float32]:
+    """(V,) logits that a HashRunner must give after these tokens under adapters of these names."""
+    return _hashed(_places(token_ids, 0, list(mix), b""))
+
+
+def _places(
+    token_ids: Sequence[int], start: int, mix: list[tuple[str, float]], place: bytes
+) -> list[bytes]:
+    places = []
+    for position, token in enumerate(token_ids, start):
+        place = sha256(place + repr((position, token, mix)).encode()).digest()
+        places.append(place)
+    return places
+
+
+def _named(mix: Sequence[Weighted[HashAdapter]]) -> list[tuple[str, float]]:
+    return [(one.adapter.name, one.weight) for one in mix]
+
+
+def _hashed(places: Sequence[bytes]) -> NDArray[np.float32]:
+    raw = np.frombuffer(sha256(b"".join(places)).digest(), np.uint8)
+    return raw.astype(np.float32) / np.float32(64)

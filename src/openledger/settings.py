@@ -46,6 +46,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     hosts: tuple[str, ...] = ()  # names by which other machines may call
     port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8700
+    max_active: Annotated[int, msgspec.Meta(ge=1)] = 32  # answers made at the same time
     max_queued: int = 64
     stop_timeout_s: Annotated[int, msgspec.Meta(ge=0)] = 30  # for what is under way at the end
     max_body_mb: Annotated[int, msgspec.Meta(ge=1)] = 64  # of the files of one command, together
@@ -57,6 +58,8 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base: str = "smollm2"  # or "tiny": the unit tests' model, for trying out the flows
     context: int = 2_048  # tokens of one request
     threads: int = 0  # of arithmetic; 0: as many as cores
+    kv_mb: Annotated[int, msgspec.Meta(ge=1)] = 1_024  # of the engine's KV cache
+    adapter_mb: Annotated[int, msgspec.Meta(ge=1)] = 1_024  # of all adapters in memory
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,7 +12,8 @@ from openledger.core.errors import (
 )
 from openledger.serving.adapters import AdapterStore
 from openledger.serving.engine import AdapterRef, Tier
-from tests.serving.tiny import HashAdapter, HashRunner, hash_adapter
+from tests.fakes import HashAdapter, HashRunner
+from tests.serving.tiny import hash_adapter
 
 Store = AdapterStore[HashAdapter]
 

@@ -13,7 +13,6 @@ from openledger.lm.tiny import build_tiny
 from openledger.serving.embedded import EmbeddedEngine
 from openledger.serving.engine import AdapterRef, Config
 from openledger.serving.runner import LlamaRunner
-from openledger.serving.sequence import Weighted
 from tests.serving.conformance import EngineConformance, Kit, answer, ask, use
 from tests.serving.tiny import llama_adapter
 
@@ -62,7 +61,7 @@ class TestEmbeddedLlama(EngineConformance):
 def test_tokens_and_log_probabilities_are_those_of_one_plain_pass(
     base: BaseModel, base_folder: Path, adapters: list[AdapterRef]
 ) -> None:
-    engine = EmbeddedEngine(LlamaRunner(base), Config(threads=1, prefill_chunk=4))
+    engine = EmbeddedEngine(LlamaRunner(base), Config(threads=1, prefill_chunk=16))
     for ref in adapters[:2]:
         engine.load(ref)
     weights = (0.75, 0.5)
@@ -70,7 +69,7 @@ def test_tokens_and_log_probabilities_are_those_of_one_plain_pass(
         msgspec.structs.replace(member, weight=weight)
         for member, weight in zip(use(*adapters[:2]), weights, strict=True)
     )
-    prompt = tuple(range(40, 51))
+    prompt = tuple(range(40, 80))
     tokens = answer(engine, ask(prompt, mix=mix, max_tokens=10))
     engine.close()
 
@@ -88,23 +87,6 @@ def test_tokens_and_log_probabilities_are_those_of_one_plain_pass(
     assert logits.argmax(-1).tolist() == [token.id for token in tokens]
     for row, token in zip(logprobs, tokens, strict=True):
         assert token.logprob == pytest.approx(float(row[token.id]), abs=1e-4)
-
-
-def test_the_host_lets_an_adapter_go_with_its_last_decoder(
-    base: BaseModel, adapters: list[AdapterRef]
-) -> None:
-    runner = LlamaRunner(base)
-    adapter = runner.read(adapters[0])
-    first, second = (runner.open([Weighted(adapter, 1.0)]) for _ in range(2))
-    before = first.feed([1, 2])
-    first.close()
-    after = second.feed([1, 2])
-    second.close()
-
-    assert (before == after).all()
-    assert runner._host.adapters == frozenset()
-    assert adapter.rank == 4
-    assert adapter.size_bytes > 0
 
 
 def test_an_adapter_of_another_base_is_refused(adapters: list[AdapterRef], tmp_path: Path) -> None:

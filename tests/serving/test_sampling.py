@@ -73,6 +73,55 @@ def test_top_p_looks_beyond_the_first_thousand_when_it_must() -> None:
     assert max(draws(Sampling(SEED, top_p=0.9), flat, 50)) < 4_501
 
 
+def naive(how: Sampling, logits: NDArray[np.float32], seen: list[int]) -> int:
+    """The rule read aloud, for the first token of an answer."""
+    scores = logits.astype(np.float64)
+    for token in set(seen):
+        factor = how.repetition_penalty
+        scores[token] *= 1 / factor if scores[token] > 0 else factor
+    if how.temperature == 0:
+        return int(scores.argmax())
+    weights = np.exp((scores - scores.max()) / how.temperature)
+    ids = list(range(len(weights)))
+    if how.top_k is not None or how.top_p < 1:
+        ids.sort(key=lambda i: (-scores[i], i))
+        ids = ids[: how.top_k]
+    goal, held, kept = how.top_p * weights[ids].sum(), 0.0, []
+    for i in ids:
+        kept.append(i)
+        held += weights[i]
+        if how.top_p < 1 and held >= goal:
+            break
+    uniform = (int.from_bytes(sha256(how.seed + bytes(8)).digest()[:8], "big") >> 11) / 2**53
+    cumulative = np.cumsum(weights[kept])
+    return kept[int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))]
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([5, 128, 1_000, 1_300, 9_000]),
+    st.sampled_from([0.0, 0.5, 1.0, 1.7]),
+    st.sampled_from([None, 1, 40, 2_000]),
+    st.sampled_from([1.0, 0.9, 0.3]),
+    st.sampled_from([1.0, 1.3]),
+)
+def test_the_quick_way_draws_what_the_rule_draws(
+    number: int,
+    size: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+    penalty: float,
+) -> None:
+    random = np.random.default_rng(number)
+    # In steps of a quarter, so that there are ties; now flat, now peaked.
+    logits = np.round(random.standard_normal(size) * random.choice([0.5, 3, 9]) * 4) / 4
+    how = Sampling(sha256(b"%d" % number).digest(), temperature, top_p, top_k, penalty)
+    token = Sampler(how, [0, 1, 2]).draw(logits.astype(np.float32))
+
+    assert token.id == naive(how, logits.astype(np.float32), [0, 1, 2])
+
+
 def test_draws_follow_the_probabilities() -> None:
     logits = np.log(np.array([0.5, 0.3, 0.2], np.float32))
     counts = Counter(draws(Sampling(SEED), logits, 5_000))
@@ -115,3 +164,5 @@ def test_presence_and_frequency_penalties_count_the_answer_only() -> None:
 def test_a_logit_that_is_no_number_is_a_fault() -> None:
     with pytest.raises(EngineFaultError, match="not a finite number"):
         Sampler(Sampling(SEED), []).draw(np.array([0.0, np.nan], np.float32))
+    with pytest.raises(EngineFaultError, match="not a finite number"):
+        Sampler(Sampling(SEED), []).draw(np.array([0.0, -np.inf], np.float32))

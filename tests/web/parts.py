@@ -58,7 +58,9 @@ class ScriptedInference:
 
     def result(self) -> InferenceResult:
         parts = (RolePart("platform", Wei(10**14)), RolePart("data", Wei(9 * 10**14)))
-        return InferenceResult("".join(self.taken), "stop", 7, 4, Wei(10**15), parts)
+        return InferenceResult(
+            "".join(self.taken), "stop", 7, 4, Wei(10**15), parts, cached_tokens=3
+        )
 
     def cancel(self) -> None:
         self.is_cancelled.set()

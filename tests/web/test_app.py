@@ -5,12 +5,14 @@ import httpx
 import msgspec
 import pytest
 
-from openledger.core.errors import ConflictError, UnavailableError
+from openledger.core.errors import ConflictError, EngineFullError
 from openledger.core.ids import receipt_id
 from openledger.core.types import Account, ReceiptId
 from openledger.web.app import Config, create_app
 from openledger.web.errors import RateLimitedError
 from openledger.web.inference import InferenceRequest, Payer
+from openledger.web.metrics import exposition
+from tests.fakes import FakeEngine
 from tests.web.parts import ALICE, AUTHORIZED, MODEL, RECEIPT, Server, client
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
@@ -104,15 +106,15 @@ class Refusing:
         raise self.error
 
 
-def test_a_full_engine_is_a_503_and_a_conflict_is_not_retried(server: Server) -> None:
-    full = Refusing(UnavailableError("the engine is full", retry_after_s="2"))
+def test_a_full_engine_is_a_429_and_a_conflict_is_not_retried(server: Server) -> None:
+    full = Refusing(EngineFullError("the engine is full", retry_after_s="2"))
     clash = Refusing(ConflictError("this key was used for another body"))
     path = "/v1/chat/completions"
     busy = call(client(server, inferences=full), "POST", path, json=CHAT)
     conflict = call(client(server, inferences=clash), "POST", path, json=CHAT)
 
-    assert (busy.status_code, busy.headers["Retry-After"]) == (503, "2")
-    assert busy.json()["error"]["type"] == "server_error"
+    assert (busy.status_code, busy.headers["Retry-After"]) == (429, "2")
+    assert busy.json()["error"]["type"] == "rate_limit_error"
     assert (conflict.status_code, conflict.headers["x-should-retry"]) == (409, "false")
 
 
@@ -149,6 +151,17 @@ def test_metrics_are_prometheus_text(server: Server) -> None:
     assert "# TYPE openledger_engine_waiting gauge\nopenledger_engine_waiting 0.0" in text
     assert "openledger_engine_prefill_seconds_total 0.0" in text
     assert 'openledger_engine_finished_total{finish="stop"} 0.0' in text
+    assert "openledger_engine_kv_blocks_used 0.0" in text
+
+
+def test_steps_are_counted_by_rows_in_order() -> None:
+    stats = msgspec.structs.replace(FakeEngine().stats(), batches={32: 1, 4: 2})
+    lines = [line for line in exposition(stats).decode().splitlines() if "batches_total{" in line]
+
+    assert lines == [
+        'openledger_engine_batches_total{rows="4"} 2.0',
+        'openledger_engine_batches_total{rows="32"} 1.0',
+    ]
 
 
 def test_rpc_passes_json_through(server: Server) -> None:

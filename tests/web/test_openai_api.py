@@ -73,6 +73,7 @@ def test_a_chat_answer_carries_its_receipt_in_header_id_and_object(server: Serve
 def test_usage_has_the_cost_and_who_gets_which_part_of_it(server: Server) -> None:
     usage = post(server, "/v1/chat/completions", CHAT).json()["usage"]
 
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 3}
     assert usage["prompt_tokens"] + usage["completion_tokens"] == usage["total_tokens"] == 11
     assert usage["cost"] == 0.001
     assert usage["cost_details"] == {

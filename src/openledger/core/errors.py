@@ -86,6 +86,12 @@ class SourceUnavailableError(UnavailableError):
     code = "source_unavailable"
 
 
+class EngineFullError(UnavailableError):
+    """As many answers are under way as the engine takes; `details["retry_after_s"]` says when."""
+
+    code = "engine_full"
+
+
 class EngineFaultError(OpenLedgerError):
     """Our side broke while it answered; the call costs nothing."""
 

@@ -1,11 +1,14 @@
 """The adapters an engine knows: read once, counted while in use, evicted by bytes.
 
-Reading happens on the thread that asks, never on the engine's. An adapter in use or pinned is
-never evicted; an evicted one stays known and is read, and checked, again when needed.
+Reading happens on the thread that asks, never on the engine's. An adapter that is claimed stays
+known, one that is held or pinned stays resident; an evicted one stays known and is read, and
+checked, again when needed. Several are claimed and held together or not at all, so that no two
+requests can wait for each other.
 """
 
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Condition
 from typing import Generic, Protocol, TypeVar
@@ -42,11 +45,11 @@ class Counters:
 class _Entry(Generic[Loaded]):
     ref: AdapterRef
     adapter: Loaded | None = None  # None: not resident
-    references: int = 0
+    claims: int = 0  # requests that name it
+    holds: int = 0  # of these, those that it is resident for
     is_pinned: bool = False
     is_loading: bool = False
     is_leaving: bool = False
-    last_turn: int = 0
 
 
 class AdapterStore(Generic[Loaded]):
@@ -60,8 +63,10 @@ class AdapterStore(Generic[Loaded]):
         self._budget_bytes = budget_bytes
         self._unload_timeout_s = unload_timeout_s
         self._entries: dict[Digest, _Entry[Loaded]] = {}
-        self._turn = 0  # orders uses for eviction
+        self._idle: OrderedDict[Digest, None] = OrderedDict()  # may be evicted, the first first
+        self._resident_bytes = 0
         self._changed = Condition()
+        self.freed = 0  # grows when someone gave room back
         self.counters = Counters()
 
     def load(self, ref: AdapterRef, *, pin: bool = False) -> Residency:
@@ -91,15 +96,91 @@ class AdapterStore(Generic[Loaded]):
             self._await_gone(digest)
 
     def acquire(self, digest: Digest) -> Loaded:
-        """Take a reference, reading the adapter first if it is not resident.
+        """Claim and hold one adapter; errors are those of `claim` and `hold`."""
+        self.claim([digest])
+        try:
+            return self.hold([digest])[0]
+        except BaseException:
+            self.disclaim([digest])
+            raise
+
+    def release(self, digest: Digest) -> None:
+        """Undo `acquire`."""
+        self.let_go([digest])
+        self.disclaim([digest])
+
+    def claim(self, digests: Sequence[Digest]) -> None:
+        """Keep adapters known; nothing is read.
 
         Raises:
-            NotFoundError: it is not known, or is being unloaded.
-            UnavailableError: everything resident is in use; and what `read` raises.
+            NotFoundError: one is not known, or is being unloaded.
         """
         with self._changed:
-            entry = self._known(digest)
-            entry.references += 1  # before any wait: it cannot be dropped from here on
+            for entry in [self._known(digest) for digest in digests]:
+                entry.claims += 1
+
+    def disclaim(self, digests: Sequence[Digest]) -> None:
+        """Undo `claim`; the last claim on a leaving adapter frees it."""
+        with self._changed:
+            for digest in digests:
+                entry = self._entries[digest]
+                entry.claims -= 1
+                self._drop_if_gone(entry)
+
+    def hold(self, digests: Sequence[Digest]) -> tuple[Loaded, ...]:
+        """Keep claimed adapters resident, reading those that are not; this may take its time.
+
+        Raises:
+            UnavailableError: everything resident is held; and what `read` raises.
+        """
+        held: list[Digest] = []
+        try:
+            adapters = []
+            for digest in digests:
+                adapters.append(self._hold(digest))
+                held.append(digest)
+            return tuple(adapters)
+        except BaseException:
+            self._let_go(held)
+            raise
+
+    def hold_resident(self, digests: Sequence[Digest]) -> tuple[Loaded, ...] | None:
+        """Keep claimed adapters resident if they are; None: one is not. Never waits for a disk."""
+        with self._changed:
+            entries = [self._entries[digest] for digest in digests]
+            adapters = tuple(one.adapter for one in entries if one.adapter is not None)
+            if len(adapters) < len(entries):
+                return None
+            for entry in entries:
+                self._note_hold(entry)
+            self.counters.hits += len(entries)
+            return adapters
+
+    def let_go(self, digests: Sequence[Digest]) -> None:
+        """Undo `hold`."""
+        with self._changed:
+            self._let_go(digests)
+            self.freed += 1
+
+    def residency(self) -> tuple[Residency, ...]:
+        """Every known adapter, by digest."""
+        with self._changed:
+            return tuple(_residency(self._entries[digest]) for digest in sorted(self._entries))
+
+    def resident_bytes(self) -> int:
+        return self._resident_bytes
+
+    def resident(self) -> int:
+        """How many adapters are in memory."""
+        with self._changed:
+            return sum(entry.adapter is not None for entry in self._entries.values())
+
+    def _hold(self, digest: Digest) -> Loaded:
+        with self._changed:
+            entry = self._entries.get(digest)
+            if entry is None:
+                raise NotFoundError(f"adapter {digest} was unloaded; load it first")
+            self._note_hold(entry)  # before any wait: from here on it cannot be dropped
             self._changed.wait_for(lambda: not entry.is_loading)
             if entry.adapter is not None:
                 self.counters.hits += 1
@@ -108,30 +189,12 @@ class AdapterStore(Generic[Loaded]):
         try:
             return self._make_resident(entry)
         except BaseException:
-            self.release(digest)
+            self._let_go([digest])
             raise
         finally:
             with self._changed:
                 entry.is_loading = False
                 self._changed.notify_all()
-
-    def release(self, digest: Digest) -> None:
-        """Give a reference back; the last one of a leaving adapter frees it."""
-        with self._changed:
-            entry = self._entries[digest]
-            entry.references -= 1
-            self._turn += 1
-            entry.last_turn = self._turn
-            self._drop_if_gone(entry)
-
-    def residency(self) -> tuple[Residency, ...]:
-        """Every known adapter, by digest."""
-        with self._changed:
-            return tuple(_residency(self._entries[digest]) for digest in sorted(self._entries))
-
-    def resident_bytes(self) -> int:
-        with self._changed:
-            return sum(e.adapter.size_bytes for e in self._entries.values() if e.adapter)
 
     def _make_resident(self, entry: _Entry[Loaded]) -> Loaded:
         started = time.monotonic()
@@ -139,6 +202,7 @@ class AdapterStore(Generic[Loaded]):
         with self._changed:
             self._make_room(entry.ref.digest, adapter.size_bytes)
             entry.adapter = adapter
+            self._resident_bytes += adapter.size_bytes
             self.counters.loads += 1
             self.counters.load_s += time.monotonic() - started
         return adapter
@@ -147,17 +211,34 @@ class AdapterStore(Generic[Loaded]):
         if size_bytes > self._budget_bytes:
             raise InvalidInputError(
                 f"adapter {digest} takes {size_bytes} bytes and the engine keeps "
-                f"{self._budget_bytes} for all; raise serving.adapter_bytes"
+                f"{self._budget_bytes} for all; raise models.adapter_mb"
             )
-        idle = [e for e in self._entries.values() if e.adapter and not e.references]
-        idle = sorted((e for e in idle if not e.is_pinned), key=lambda e: e.last_turn)
-        while self.resident_bytes() + size_bytes > self._budget_bytes:
-            if not idle:
+        while self._resident_bytes + size_bytes > self._budget_bytes:
+            if not self._idle:
                 raise UnavailableError(
                     "every resident adapter is in use or pinned; try again", retry_after_s="1"
                 )
-            idle.pop(0).adapter = None
+            oldest, _ = self._idle.popitem(last=False)
+            self._evict(self._entries[oldest])
             self.counters.evictions += 1
+
+    def _evict(self, entry: _Entry[Loaded]) -> None:
+        assert entry.adapter is not None
+        self._resident_bytes -= entry.adapter.size_bytes
+        entry.adapter = None
+
+    def _note_hold(self, entry: _Entry[Loaded]) -> None:
+        entry.holds += 1
+        self._idle.pop(entry.ref.digest, None)
+
+    def _let_go(self, digests: Sequence[Digest]) -> None:
+        with self._changed:
+            for digest in digests:
+                entry = self._entries[digest]
+                entry.holds -= 1
+                if not entry.holds and not entry.is_pinned and entry.adapter is not None:
+                    self._idle[digest] = None
+                self._drop_if_gone(entry)
 
     def _known(self, digest: Digest) -> _Entry[Loaded]:
         entry = self._entries.get(digest)
@@ -166,8 +247,12 @@ class AdapterStore(Generic[Loaded]):
         return entry
 
     def _drop_if_gone(self, entry: _Entry[Loaded]) -> None:
-        if entry.is_leaving and not entry.references:
+        if entry.is_leaving and not entry.claims and not entry.holds:
             self._entries.pop(entry.ref.digest, None)
+            self._idle.pop(entry.ref.digest, None)
+            if entry.adapter is not None:
+                self._evict(entry)
+            self.freed += 1
         self._changed.notify_all()
 
     def _await_gone(self, digest: Digest, *, only_if_leaving: bool = False) -> None:
@@ -178,7 +263,7 @@ class AdapterStore(Generic[Loaded]):
             lambda: self._entries.get(digest) is not entry, self._unload_timeout_s
         ):
             raise UnavailableError(
-                f"adapter {digest} is still in use by {entry.references} requests; try again"
+                f"adapter {digest} is still in use by {entry.claims} requests; try again"
             )
 
     def _forget_broken(self, entry: _Entry[Loaded]) -> None:
@@ -194,6 +279,6 @@ def _residency(entry: _Entry[Loaded]) -> Residency:
         tier=Tier.RAM if adapter else Tier.DISK,
         rank=adapter.rank if adapter else None,
         size_bytes=adapter.size_bytes if adapter else 0,
-        references=entry.references,
+        references=entry.claims,
         is_pinned=entry.is_pinned,
     )

@@ -1,35 +1,65 @@
-"""The embedded engine: one thread, one step of one sequence at a time, in turns.
+"""The embedded engine: one thread, every step one batch of whatever can go on.
 
-Each step is schedule, run, postprocess. Sequences never share a forward pass here, so what else
-runs cannot change an answer; an engine that batches keeps the same contract.
+Each step is schedule, run, postprocess. Answers come first, a token each; what is left of the
+step's budget reads prompts, piece by piece. What else runs decides when an answer is made, and by
+which arithmetic it is rounded, but neither its seed nor its mix nor what it may read.
 """
 
-import math
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from threading import Condition, Thread
-from typing import Generic, TypeVar
+from typing import Generic
+
+import numpy as np
+from numpy.typing import NDArray
 
 from openledger.core.errors import (
     ConflictError,
     EngineFaultError,
+    EngineFullError,
     InvalidInputError,
     OpenLedgerError,
     UnavailableError,
 )
 from openledger.core.types import Digest
-from openledger.serving.adapters import Adapter, AdapterStore
+from openledger.serving.adapters import AdapterStore
+from openledger.serving.batch import Chunk, Loaded, Runner
 from openledger.serving.engine import AdapterRef, Caps, Combine, Config, Residency, Stats
 from openledger.serving.request import Finish, GenerationRequest, check_request
-from openledger.serving.sequence import Pace, Runner, Sequence, Weighted
+from openledger.serving.schedule.blocks import BlockPool
+from openledger.serving.schedule.fairness import (
+    ANSWER_COST,
+    PROMPT_COST,
+    DrainRate,
+    TokenCounters,
+    may_queue,
+)
+from openledger.serving.schedule.sequence import Sequence
+from openledger.serving.schedule.waiting import Queue, Reader, Reading
 from openledger.serving.stream import TokenStream
-
-Loaded = TypeVar("Loaded", bound=Adapter)
 
 _IDLE_S = 0.05  # how often paused and waiting sequences are looked at when nothing can run
 _PATIENCE_S = 60.0  # beyond a request's deadline, before its reader calls the engine silent
-_FIRST_GUESS_S = 1.0  # per request, until one has finished
+_AHEAD = 8  # waiting requests whose adapters are read before there is a place for them
+_TRIED = 32  # waiting requests that are tried for one place
+_SPARE = 2  # KV caches of full context for each place; more would hold prefixes only
+
+_Found = NDArray[np.float32] | Exception | None  # (V,) logits, why there are none, none wanted
+
+
+@dataclass(frozen=True)
+class _Row(Generic[Loaded]):
+    sequence: Sequence[Loaded]
+    chunk: Chunk[Loaded]
+
+
+@dataclass(frozen=True)
+class _End(Generic[Loaded]):
+    sequence: Sequence[Loaded]
+    finish: Finish
+    error: OpenLedgerError | None = None
 
 
 class EmbeddedEngine(Generic[Loaded]):
@@ -41,19 +71,30 @@ class EmbeddedEngine(Generic[Loaded]):
         config: Config,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Start the engine's thread.
+
+        Raises:
+            InvalidInputError: the configuration leaves no room to work in.
+        """
         self._runner = runner
         self._config = config
         self._now_s = now_s
-        self._store = AdapterStore(runner.read, config.adapter_bytes, config.unload_timeout_s)
         self._context = min(config.context, runner.context)
-        self._pace = Pace(config.prefill_chunk, self._context)
+        self._pool = BlockPool(_count_blocks(runner, config, self._context), runner.block_tokens)
+        self._store = AdapterStore(runner.read, config.adapter_bytes, config.unload_timeout_s)
+        self._reader = Reader(self._store, self._on_read)
+        self._counters = TokenCounters()
+        self._drain = DrainRate()
         self._in_flight: dict[str, Sequence[Loaded]] = {}
-        self._waiting: deque[Sequence[Loaded]] = deque()
-        self._active: deque[Sequence[Loaded]] = deque()
+        self._waiting: Queue[Loaded] = Queue(self._counters, config.skip_limit_s)
+        self._active: list[Sequence[Loaded]] = []  # in order of admission
+        self._is_giving_way = False  # no adapters are read ahead while one is overdue for its own
         self._finished: Counter[Finish] = Counter()
+        self._batches: Counter[int] = Counter()
         self._tally: Counter[str] = Counter()
         self._prefill_s = 0.0
         self._decode_s = 0.0
+        self._working_s = 0.0
         self._is_closing = False
         self._must_stop = False
         self._changed = Condition()
@@ -86,26 +127,25 @@ class EmbeddedEngine(Generic[Loaded]):
         return self._store.residency()
 
     def submit(self, request: GenerationRequest) -> TokenStream:
+        config = self._config
         check_request(request, self._context, self._runner.vocabulary)
-        if len(request.mix) > self._config.max_mix:
+        if len(request.mix) > config.max_mix:
             raise InvalidInputError(
-                f"a mix holds at most {self._config.max_mix} adapters, not {len(request.mix)}"
+                f"a mix holds at most {config.max_mix} adapters, not {len(request.mix)}"
             )
-        sequence = self._admit(request)
-        try:
-            self._take_references(sequence)
-        except BaseException:
-            with self._changed:
-                del self._in_flight[request.id]
-            raise
+        patience_s = request.deadline_s + _PATIENCE_S
+        stream = TokenStream(request.id, config.buffer_tokens, patience_s, self.cancel)
+        sequence: Sequence[Loaded] = Sequence(request, stream, self._now_s(), self._context)
         with self._changed:
-            # The engine may have stopped while the adapters were read.
-            if self._must_stop:
-                self._shut(sequence)
-            else:
-                self._waiting.append(sequence)
-                self._changed.notify_all()
-        return sequence.stream
+            self._check_place(request)
+            self._store.claim(sequence.named)
+            self._in_flight[request.id] = sequence
+            self._counters.arrive(request.tenant)
+            self._waiting.add(sequence)
+            if len(self._waiting) <= _AHEAD and not self._is_giving_way:
+                self._reader.has(sequence)
+            self._changed.notify_all()
+        return stream
 
     def cancel(self, request_id: str) -> None:
         with self._changed:
@@ -124,14 +164,21 @@ class EmbeddedEngine(Generic[Loaded]):
                 finished={finish.value: self._finished[finish] for finish in Finish},
                 rejected=self._tally["rejected"],
                 prompt_tokens=self._tally["prompt"],
+                cached_tokens=self._tally["cached"],
                 completion_tokens=self._tally["completion"],
                 steps=self._tally["steps"],
+                batches=dict(self._batches),
+                broken_batches=self._tally["broken"],
                 prefill_s=self._prefill_s,
                 decode_s=self._decode_s,
+                kv_blocks=self._pool.count,
+                kv_blocks_used=self._pool.used,
+                kv_blocks_idle=self._pool.idle,
                 adapter_loads=store.loads,
                 adapter_hits=store.hits,
                 adapter_evictions=store.evictions,
                 adapter_load_s=store.load_s,
+                resident_adapters=self._store.resident(),
                 resident_bytes=self._store.resident_bytes(),
             )
 
@@ -142,117 +189,116 @@ class EmbeddedEngine(Generic[Loaded]):
             self._must_stop = True
             self._changed.notify_all()
         self._thread.join()
+        self._reader.close()
 
-    def _admit(self, request: GenerationRequest) -> Sequence[Loaded]:
-        config = self._config
-        stream = TokenStream(
-            request.id, config.buffer_tokens, request.deadline_s + _PATIENCE_S, self.cancel
-        )
+    # Asked of the engine's thread, under its lock
+
+    def _check_place(self, request: GenerationRequest) -> None:
+        taken, places = len(self._in_flight), self._config.max_active + self._config.max_waiting
+        if self._is_closing:
+            raise UnavailableError("the engine is stopping; try another or wait")
+        if request.id in self._in_flight:
+            raise ConflictError(f"request {request.id} is in flight; give each its own id")
+        own = self._counters.in_flight(request.tenant)
+        if not may_queue(own, taken, places):
+            self._tally["rejected"] += 1
+            retry_s = self._drain.retry_after_s(self._working_s)
+            raise EngineFullError(
+                f"{taken} requests are in flight, {own} of them yours, and this engine takes "
+                f"{places}; try again in {retry_s} seconds",
+                retry_after_s=str(retry_s),
+            )
+
+    def _on_read(self, sequence: Sequence[Loaded], reading: Reading[Loaded]) -> None:
         with self._changed:
-            if self._is_closing:
-                raise UnavailableError("the engine is stopping; try another or wait")
-            if request.id in self._in_flight:
-                raise ConflictError(f"request {request.id} is in flight; give each its own id")
-            if len(self._in_flight) >= config.max_active + config.max_waiting:
-                self._tally["rejected"] += 1
-                retry_s = self._retry_after_s()
-                raise UnavailableError(
-                    f"{len(self._in_flight)} requests are in flight, as many as this engine takes; "
-                    f"try again in {retry_s} seconds",
-                    retry_after_s=str(retry_s),
+            sequence.is_reading = False
+            sequence.load_s += reading.seconds
+            sequence.mix = reading.mix
+            if self._in_flight.get(sequence.request.id) is not sequence:
+                self._reader.give_up(sequence)  # it ended meanwhile
+            elif reading.error is not None:
+                # Whoever holds adapters will end; where nobody does, there will never be room.
+                is_hopeful = reading.freed < self._store.freed or any(
+                    one.mix for one in self._in_flight.values()
                 )
-            sequence: Sequence[Loaded] = Sequence(request, stream, self._now_s())
-            self._in_flight[request.id] = sequence
-            return sequence
-
-    def _retry_after_s(self) -> int:
-        """One thread works, so a place is free after about one request's working time."""
-        count = self._finished.total()
-        mean_s = (self._prefill_s + self._decode_s) / count if count else _FIRST_GUESS_S
-        return max(1, math.ceil(mean_s))
-
-    def _take_references(self, sequence: Sequence[Loaded]) -> None:
-        started = self._now_s()
-        try:
-            for member in sequence.request.mix:
-                adapter = self._store.acquire(member.adapter)
-                sequence.mix.append(Weighted(adapter, member.weight))
-        except BaseException:
-            self._give_references(sequence)
-            raise
-        sequence.load_s = self._now_s() - started
-
-    def _give_references(self, sequence: Sequence[Loaded]) -> None:
-        for member, _ in zip(sequence.request.mix, sequence.mix, strict=False):
-            self._store.release(member.adapter)
-        sequence.mix.clear()
-
-    def _run(self) -> None:
-        try:
-            self._runner.prepare(self._config.threads)
-            while (sequence := self._schedule()) is not None:
-                self._advance(sequence)
-        finally:
-            self._stop()
-
-    def _schedule(self) -> Sequence[Loaded] | None:
-        """Wait for a sequence that can take a step; None when the engine must stop."""
-        with self._changed:
-            while not self._must_stop:
-                self._end_what_must()
-                self._fill()
-                for _ in range(len(self._active)):
-                    self._active.rotate(-1)
-                    if self._active[-1].paused_since_s is None:
-                        return self._active[-1]
-                self._changed.wait(_IDLE_S if self._active else None)
-            return None
+                if isinstance(reading.error, UnavailableError) and is_hopeful:
+                    sequence.refused_at = reading.freed
+                else:
+                    self._finish(_End(sequence, Finish.FAULT, reading.error))
+            self._changed.notify_all()
 
     def _end_what_must(self) -> None:
         for sequence in [*self._active, *self._waiting]:
             finish = sequence.why_stop(self._now_s(), self._config.slow_reader_s)
             if finish is not None:
-                self._finish(sequence, finish)
+                self._finish(_End(sequence, finish))
 
     def _fill(self) -> None:
-        """Let those in whose tenant has the fewest at work, then the eldest."""
-        while self._waiting and len(self._active) < self._config.max_active:
-            at_work = Counter(one.request.tenant for one in self._active)
-            chosen = min(self._waiting, key=lambda one: at_work[one.request.tenant])
-            self._waiting.remove(chosen)
+        """Let in whose turn it is and who has what he needs."""
+        self._is_giving_way = False
+        while len(self._active) < self._config.max_active:
+            chosen = self._next_in()
+            if chosen is None:
+                break
+            self._waiting.drop(chosen)
             self._active.append(chosen)
+            fresh = len(chosen.request.prompt_ids) - chosen.reused
+            self._counters.charge(chosen.request.tenant, PROMPT_COST * fresh)
+        if not self._is_giving_way:
+            for sequence in self._waiting.in_turn(self._now_s())[:_AHEAD]:
+                self._reader.has(sequence)
 
-    def _advance(self, sequence: Sequence[Loaded]) -> None:
-        error: EngineFaultError | None = None
-        try:
-            finish = sequence.step(self._runner, self._pace, self._now_s())
-        except Exception as cause:  # noqa: BLE001 - whatever broke, it ends this sequence alone
-            finish = Finish.FAULT
-            error = EngineFaultError(
-                f"request {sequence.request.id} broke inside the engine "
-                f"({type(cause).__name__}); it costs nothing, try again"
-            )
-            error.__cause__ = cause
-        if finish is not None:
-            with self._changed:
-                self._finish(sequence, finish, error)
+    def _next_in(self) -> Sequence[Loaded] | None:
+        now_s = self._now_s()
+        for sequence in self._waiting.in_turn(now_s)[:_TRIED]:
+            if self._reader.has(sequence) and sequence.start(self._pool, now_s):
+                return sequence
+            if not self._waiting.pass_by(sequence, now_s):
+                self._give_way(sequence)
+                break
+        return None
 
-    def _finish(
-        self, sequence: Sequence[Loaded], finish: Finish, error: OpenLedgerError | None = None
-    ) -> None:
-        for queue in (self._active, self._waiting):
-            if sequence in queue:
-                queue.remove(sequence)
-        del self._in_flight[sequence.request.id]
-        self._give_references(sequence)
-        usage = sequence.end(finish, self._now_s(), error)
-        self._finished[finish] += 1
+    def _give_way(self, overdue: Sequence[Loaded]) -> None:
+        """Those that wait behind it must not hold the adapters' room that it waits for."""
+        if overdue.mix is None:
+            self._is_giving_way = True
+            for sequence in self._waiting:
+                if sequence is not overdue:
+                    self._reader.give_up(sequence)
+
+    def _finish(self, end: _End[Loaded]) -> None:
+        sequence, request = end.sequence, end.sequence.request
+        self._waiting.drop(sequence)
+        if sequence in self._active:
+            self._active.remove(sequence)
+            self._drain.note(self._working_s)
+        del self._in_flight[request.id]
+        self._counters.leave(request.tenant)
+        self._reader.give_up(sequence)
+        self._store.disclaim(sequence.named)
+        usage = sequence.end(end.finish, self._now_s(), end.error)
+        self._finished[end.finish] += 1
         self._tally["prompt"] += usage.prompt_tokens
+        self._tally["cached"] += usage.cached_tokens
         self._tally["completion"] += usage.completion_tokens
         self._tally["steps"] += usage.steps
         self._prefill_s += usage.prefill_s
         self._decode_s += usage.decode_s
         self._changed.notify_all()
+
+    def _shut(self, sequence: Sequence[Loaded]) -> None:
+        error = UnavailableError("the engine was stopped before the answer ended; try again")
+        self._finish(_End(sequence, Finish.SHUTDOWN, error))
+
+    # The engine's thread
+
+    def _run(self) -> None:
+        try:
+            self._runner.prepare(self._config.threads, self._pool.count)
+            while rows := self._schedule():
+                self._advance(rows)
+        finally:
+            self._stop()
 
     def _stop(self) -> None:
         with self._changed:
@@ -260,6 +306,91 @@ class EmbeddedEngine(Generic[Loaded]):
             for sequence in [*self._active, *self._waiting]:
                 self._shut(sequence)
 
-    def _shut(self, sequence: Sequence[Loaded]) -> None:
-        error = UnavailableError("the engine was stopped before the answer ended; try again")
-        self._finish(sequence, Finish.SHUTDOWN, error)
+    def _schedule(self) -> list[_Row[Loaded]]:
+        """Wait until something can take a step; nothing when the engine must stop."""
+        with self._changed:
+            while not self._must_stop:
+                self._end_what_must()
+                self._fill()
+                if rows := self._plan():
+                    return rows
+                self._changed.wait(_IDLE_S if self._in_flight else None)
+            return []
+
+    def _plan(self) -> list[_Row[Loaded]]:
+        """Answers first, then prompts in order of admission, within the step's budget."""
+        awake = [one for one in self._active if one.paused_since_s is None]
+        rows: list[_Row[Loaded]] = []
+        left = self._config.step_tokens
+        for sequence in sorted(awake, key=lambda one: one.left > 1):
+            most = min(left, self._config.prefill_chunk)
+            chunk = sequence.chunk(most, self._pool.block_tokens)
+            if chunk is not None:
+                rows.append(_Row(sequence, chunk))
+                left -= len(chunk.token_ids)
+        return rows
+
+    def _advance(self, rows: list[_Row[Loaded]]) -> None:
+        started_s = self._now_s()
+        found = self._compute(rows)
+        ends = [_take(row, one) for row, one in zip(rows, found, strict=True)]
+        seconds = self._now_s() - started_s
+        fed = sum(len(row.chunk.token_ids) for row in rows)
+        with self._changed:
+            self._working_s += seconds
+            self._batches[1 << (len(rows) - 1).bit_length()] += 1
+            for row in rows:
+                row.sequence.account(row.chunk, seconds * len(row.chunk.token_ids) / fed)
+                if row.chunk.is_last:
+                    self._counters.charge(row.sequence.request.tenant, ANSWER_COST)
+            for end in ends:
+                if end is not None:
+                    self._finish(end)
+
+    def _compute(self, rows: list[_Row[Loaded]]) -> list[_Found]:
+        """What the runner made of each row; when a step raises, each of its rows runs alone."""
+        try:
+            logits = iter(self._runner.run([row.chunk for row in rows]))
+            return [next(logits) if row.chunk.is_last else None for row in rows]
+        except Exception as cause:  # noqa: BLE001 - whatever broke, it ends who broke it alone
+            if len(rows) == 1:
+                return [cause]
+        self._tally["broken"] += 1
+        return [self._compute([row])[0] for row in rows]
+
+
+def _take(row: _Row[Loaded], found: _Found) -> _End[Loaded] | None:
+    cause: Exception
+    if isinstance(found, Exception):
+        cause = found
+    else:
+        try:
+            finish = row.sequence.take(row.chunk, found)
+        except Exception as error:  # noqa: BLE001 - whatever broke, it ends this sequence alone
+            cause = error
+        else:
+            return None if finish is None else _End(row.sequence, finish)
+    fault = EngineFaultError(
+        f"request {row.sequence.request.id} broke inside the engine "
+        f"({type(cause).__name__}); it costs nothing, try again"
+    )
+    fault.__cause__ = cause
+    return _End(row.sequence, Finish.FAULT, fault)
+
+
+def _count_blocks(runner: Runner[Loaded], config: Config, context: int) -> int:
+    """As many as the memory holds; no more than could ever be of use."""
+    size = runner.block_tokens
+    if config.prefill_chunk < size or config.step_tokens < config.max_active + size:
+        raise InvalidInputError(
+            f"a step of {config.step_tokens} tokens, {config.prefill_chunk} of one prompt, leaves "
+            f"no room for a block of {size} beside {config.max_active} answers; raise step_tokens"
+        )
+    one = -(-context // runner.block_tokens)
+    count = min(config.kv_bytes // runner.block_bytes, _SPARE * config.max_active * one)
+    if count < one:
+        raise InvalidInputError(
+            f"the KV cache of {config.kv_bytes} bytes holds {count * runner.block_tokens} tokens "
+            f"and one request may have {context}; raise models.kv_mb"
+        )
+    return count

@@ -27,13 +27,16 @@ class Config(msgspec.Struct, frozen=True):
 
     threads: int = 2  # of arithmetic; decode hardly gains beyond the physical cores
     context: int = 2_048  # tokens of one request; the model's own limit if that is smaller
-    max_active: int = 8  # answers made at the same time, each with its own KV cache
+    max_active: int = 32  # answers made at the same time
     max_waiting: int = 64
     max_mix: int = 8
     buffer_tokens: int = 256  # made ahead of a slow reader
     slow_reader_s: float = 30.0  # how long a full buffer may stand
-    prefill_chunk: int = 128  # prompt tokens a step, so that a long prompt delays others little
+    prefill_chunk: int = 128  # tokens of one prompt in a step, so that a long one lets others by
+    step_tokens: int = 256  # of all prompts and answers in a step, so that no answer stands long
+    kv_bytes: int = 1 << 30  # of the KV cache
     adapter_bytes: int = 1 << 30  # of all resident adapters
+    skip_limit_s: float = 5.0  # how long others may pass one that lacks blocks or adapters
     unload_timeout_s: float = 60.0
 
 
@@ -83,14 +86,21 @@ class Stats(msgspec.Struct, frozen=True):
     finished: dict[str, int]  # by `Finish`
     rejected: int  # refused because the engine was full
     prompt_tokens: int
+    cached_tokens: int  # of the prompts, found in the KV cache
     completion_tokens: int
-    steps: int
+    steps: int  # of all finished requests, each counting its own
+    batches: dict[int, int]  # steps of the engine by rows, rounded up to a power of two
+    broken_batches: int  # steps that raised and were run again row by row
     prefill_s: float
     decode_s: float
+    kv_blocks: int
+    kv_blocks_used: int  # by answers at work
+    kv_blocks_idle: int  # kept as prefixes only
     adapter_loads: int
     adapter_hits: int
     adapter_evictions: int
     adapter_load_s: float
+    resident_adapters: int
     resident_bytes: int
 
 
@@ -107,7 +117,9 @@ class Stream(Protocol):
 
         Raises:
             EngineFaultError: this sequence broke, or the engine fell silent.
-            UnavailableError: the engine was shut down before the answer ended.
+            UnavailableError: the engine was shut down before the answer ended; or the mix does
+                not fit beside what is pinned.
+            NotFoundError, DigestMismatchError: an evicted adapter has gone or changed on disk.
         """
         ...
 
@@ -164,9 +176,10 @@ class Engine(Protocol):
         Raises:
             InvalidInputError: see `check_request`; or more adapters than `caps.max_mix`.
             NotFoundError: the mix names an unknown adapter.
-            DigestMismatchError: an evicted adapter has changed on disk.
             ConflictError: a request of that id is in flight.
-            UnavailableError: the queue is full (`details["retry_after_s"]`) or the engine stops.
+            EngineFullError: the queue is full, or too full for one more of this tenant; it says
+                in `details["retry_after_s"]` when to try again.
+            UnavailableError: the engine stops.
         """
         ...
 

@@ -93,6 +93,7 @@ class Usage(msgspec.Struct, frozen=True):
     prefill_s: float
     decode_s: float
     finish: Finish
+    cached_tokens: int = 0  # of the prompt, that need not be read again
 
 
 def check_request(request: GenerationRequest, context: int, vocabulary: int) -> None:

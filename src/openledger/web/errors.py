@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from openledger.core.errors import (
     ConflictError,
+    EngineFullError,
     InsufficientBalanceError,
     InvalidInputError,
     NotAllowedError,
@@ -63,6 +64,7 @@ _STATUS: tuple[tuple[type[OpenLedgerError], int], ...] = (
     (NotFoundError, HTTPStatus.NOT_FOUND),
     (ConflictError, HTTPStatus.CONFLICT),
     (RateLimitedError, HTTPStatus.TOO_MANY_REQUESTS),
+    (EngineFullError, HTTPStatus.TOO_MANY_REQUESTS),
     (UnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
 )
 

@@ -77,6 +77,7 @@ class InferenceResult(msgspec.Struct, frozen=True):
     parts: tuple[RolePart, ...]  # in the policy's order; they sum to the fee
     is_attributed: bool = False  # its statement is made: a repeated call's may be
     settled: int | None = None  # the epoch that drew the fee
+    cached_tokens: int = 0  # of the prompt, read for this payer before
 
 
 class Inference(Protocol):

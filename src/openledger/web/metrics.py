@@ -12,13 +12,19 @@ _GAUGES = {
     "waiting": "Requests in the queue",
     "active": "Answers being made",
     "paused": "Answers whose reader is slow",
+    "kv_blocks": "Blocks of the KV cache",
+    "kv_blocks_used": "Blocks of the KV cache that answers at work use",
+    "kv_blocks_idle": "Blocks of the KV cache that are kept as prefixes only",
+    "resident_adapters": "Adapters in memory",
     "resident_bytes": "Memory of all resident adapters",
 }
 _COUNTERS = {
     "rejected": "Requests refused because the engine was full",
     "prompt_tokens": "Prompt tokens of finished requests",
+    "cached_tokens": "Of the prompt tokens, those found in the KV cache",
     "completion_tokens": "Tokens made by finished requests",
     "steps": "Engine steps of finished requests",
+    "broken_batches": "Steps that failed and were run again row by row",
     "prefill_s": "Seconds spent reading prompts",
     "decode_s": "Seconds spent making tokens",
     "adapter_loads": "Adapters read from disk",
@@ -44,6 +50,12 @@ class _Engine(Collector):
             yield GaugeMetricFamily(_name(field), text, value=getattr(self._stats, field))
         for field, text in _COUNTERS.items():
             yield CounterMetricFamily(_name(field), text, value=getattr(self._stats, field))
+        batches = CounterMetricFamily(
+            _name("batches"), "Steps by rows, up to this many", labels=["rows"]
+        )
+        for rows, count in sorted(self._stats.batches.items()):
+            batches.add_metric([str(rows)], count)
+        yield batches
         finished = CounterMetricFamily(_name("finished"), "Ended requests", labels=["finish"])
         for finish, count in self._stats.finished.items():
             finished.add_metric([finish], count)

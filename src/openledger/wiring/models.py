@@ -121,7 +121,11 @@ class Models:
         config = EngineConfig(
             threads=self._threads,
             context=settings.models.context,
+            max_active=settings.serve.max_active,
             max_waiting=settings.serve.max_queued,
+            step_tokens=max(EngineConfig().step_tokens, 2 * settings.serve.max_active),
+            kv_bytes=settings.models.kv_mb << 20,
+            adapter_bytes=settings.models.adapter_mb << 20,
         )
         engine = EmbeddedEngine(LlamaRunner(base), config)
         with self._platform.database.read() as transaction:

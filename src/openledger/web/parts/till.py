@@ -75,6 +75,7 @@ class OpenCall:
             parts=_parts(ended.fee, self._call.terms.policy),
             is_attributed=is_attributed,
             settled=settled,
+            cached_tokens=ended.cached_tokens,
         )
 
     def cancel(self) -> None:

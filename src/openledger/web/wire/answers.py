@@ -15,12 +15,19 @@ from openledger.core.types import ReceiptId
 from openledger.web.inference import InferenceResult
 
 
+class PromptDetails(msgspec.Struct, frozen=True):
+    """How the prompt was read."""
+
+    cached_tokens: int  # they cost the same
+
+
 class UsageBody(msgspec.Struct, frozen=True):
     """Tokens and cost; `cost` alone is a JSON number, because clients read it as one."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptDetails
     cost: float
     cost_details: dict[str, str]  # by role of the split policy, decimal strings
 
@@ -136,6 +143,7 @@ def usage_of(result: InferenceResult, receipt: ReceiptId) -> UsageBody:
         prompt_tokens=result.prompt_tokens,
         completion_tokens=result.completion_tokens,
         total_tokens=result.prompt_tokens + result.completion_tokens,
+        prompt_tokens_details=PromptDetails(result.cached_tokens),
         cost=float(to_open(result.fee)),
         cost_details=details,
     )

@@ -108,13 +108,15 @@ class Inference:
         except Exception:  # whatever broke, it was ours: the caller pays nothing
             self._close(_fault("engine_fault"))
             raise
-        finish = "stop" if scanner.is_stopped else self._stream.usage().finish.value
+        usage = self._stream.usage()
+        finish = "stop" if scanner.is_stopped else usage.finish.value
         if finish == CANCELLED:
             self._close(self._cut())
             return
         # Stored before it is promised: the last piece leaves after the receipt is safe.
         self._text.append(rest)
-        self._close(Ending(self._made, "".join(self._text), finish))
+        text = "".join(self._text)
+        self._close(Ending(self._made, text, finish, cached_tokens=usage.cached_tokens))
         if rest:
             yield rest
 

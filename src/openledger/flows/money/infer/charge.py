@@ -26,6 +26,7 @@ class Ending(msgspec.Struct, frozen=True):
     text: str
     finish: str
     refund: str | None = None
+    cached_tokens: int = 0
 
 
 def charge(desk: Desk, prepared: Prepared, ending: Ending) -> CallResult:
@@ -71,6 +72,7 @@ def charge(desk: Desk, prepared: Prepared, ending: Ending) -> CallResult:
             output_tokens=body.output_tokens,
             fee=call.fee,
             refund=ending.refund,
+            cached_tokens=ending.cached_tokens,
         )
         _remember(transaction, desk, prepared, result)
     return result

@@ -85,6 +85,7 @@ class CallResult(msgspec.Struct, frozen=True):
     output_tokens: int
     fee: Wei
     refund: str | None
+    cached_tokens: int = 0  # of the prompt, which the engine had read for this payer before
 
 
 class Desk(msgspec.Struct, frozen=True):
