@@ -43,13 +43,14 @@ from openledger.lm.lora import Adapter, LoraPair, LoraShape, random_adapter
 from openledger.lm.tiny import build_tiny
 from openledger.serving.embedded import EmbeddedEngine
 from openledger.serving.engine import AdapterRef, Config
+from openledger.serving.llama.packed import PackedAdapter
 from openledger.serving.request import GenerationRequest, MixMember, Sampling
-from openledger.serving.runner import LlamaRunner, ResidentAdapter
+from openledger.serving.runner import LlamaRunner
 from openledger.settings import load
 from openledger.training.recipe import best_precision
 
 Made = TypeVar("Made")
-Engine = EmbeddedEngine[ResidentAdapter]
+Engine = EmbeddedEngine[PackedAdapter]
 
 _MOST = 0.25  # of the generation's CPU time
 _PROMPT_TOKENS = 32
@@ -74,7 +75,7 @@ class Place(msgspec.Struct, frozen=True):
     folder: Path
     digest: Digest
     layers: int  # that are adapted
-    precision: str  # of attribution; the engine serves in float32
+    precision: str  # of serving and attribution
     is_tiny: bool
 
 
@@ -112,7 +113,7 @@ def _measure(scratch: Path, size: Size, place: Place) -> list[Row]:
     state = build(scratch / "state", models, _examples(base, size), Recipe(digest, digest, _SEED))
     built = time.process_time() - building
     attributor = Attributor(state, models)
-    served = load_base(place.folder, place.digest, DTYPES["float32"])
+    served = load_base(place.folder, place.digest, DTYPES[place.precision])
     engine = EmbeddedEngine(LlamaRunner(served), Config(threads=1))
     engine.load(AdapterRef(digest, scratch / "adapter"))
     try:
