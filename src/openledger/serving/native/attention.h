@@ -25,11 +25,13 @@ INLINE void score(const int count, const float *queries, int dim, const void *ke
                   int64_t stride, int is_bf16) {
     for (int lane = 0; lane < LANES_OF_BLOCK; lane++) {
         vec even[QUERIES_AT_ONCE], odd[QUERIES_AT_ONCE]; /* two chains each, to hide latency */
+        UNROLL
         for (int q = 0; q < count; q++)
             even[q] = odd[q] = (vec){0};
         for (int i = 0; i < dim; i += 2) { /* dim is even: rotation halves it */
             vec first = load(keys, (int64_t)i * BLOCK + lane * WIDTH, is_bf16);
             vec second = load(keys, (int64_t)(i + 1) * BLOCK + lane * WIDTH, is_bf16);
+            UNROLL
             for (int q = 0; q < count; q++) {
                 even[q] += queries[q * dim + i] * first;
                 odd[q] += queries[q * dim + i + 1] * second;
@@ -62,14 +64,17 @@ INLINE void gather(const int count, const int vectors, const float *weights, int
                    int length, const char *values, const int32_t *table, int64_t block_stride,
                    int64_t row_stride, int column, vec *sums, int is_bf16) {
     vec kept[QUERIES_AT_ONCE * VECTORS_AT_ONCE];
+    UNROLL
     for (int i = 0; i < count * vectors; i++)
         kept[i] = (vec){0};
     for (int from = 0; from < length; from += BLOCK) {
         const char *block = values + table[from / BLOCK] * block_stride;
         int here = length - from < BLOCK ? length - from : BLOCK;
         for (int j = 0; j < here; j++)
+            UNROLL
             for (int v = 0; v < vectors; v++) {
                 vec value = load(block, j * row_stride + column + v * WIDTH, is_bf16);
+                UNROLL
                 for (int q = 0; q < count; q++)
                     kept[q * vectors + v] += weights[q * stride + from + j] * value;
             }

@@ -77,6 +77,9 @@ struct chunk_plan {
     int64_t scratch_stride; /* numbers of each thread */
 };
 
+/* Loops over registers: unless they are unrolled, sums lie in memory. */
+#define UNROLL _Pragma("GCC unroll 32")
+
 #ifdef _OPENMP
 #include <omp.h>
 #define THREAD omp_get_thread_num()

@@ -108,12 +108,20 @@ INLINE void store_some(void *array, int64_t i, int count, vec value, int is_bf16
 
 /* Pairs far apart first, always in this order. */
 INLINE float total(vec value) {
+#if WIDTH == 16 && !defined(__clang__) /* clang has other shuffles; the order is the same */
+    value += __builtin_shuffle(value, (words){8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
+    value += __builtin_shuffle(value, (words){4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3});
+    value += __builtin_shuffle(value, (words){2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1});
+    value += __builtin_shuffle(value, (words){1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0});
+    return value[0];
+#else
     float each[WIDTH];
     memcpy(each, &value, sizeof each);
     for (int half = WIDTH / 2; half; half /= 2)
         for (int i = 0; i < half; i++)
             each[i] += each[i + half];
     return each[0];
+#endif
 }
 
 INLINE float most(vec value) {

@@ -46,14 +46,18 @@ INLINE void halves_of(const uint16_t *tile, int v, vec *low, vec *high) {
 INLINE void project(const int count, const int ranks, const float *x, int64_t width,
                     const uint16_t *a, float *products, float weight) {
     vec sums[8 * 2];
+    UNROLL
     for (int i = 0; i < ranks * count; i++)
         sums[i] = (vec){0};
     for (int64_t at = 0; at < width; at += TILE)
+        UNROLL
         for (int rank = 0; rank < ranks; rank++, a += TILE) {
             __builtin_prefetch(a + AHEAD);
+            UNROLL
             for (int v = 0; v < VECTORS_OF_TILE; v++) {
                 vec low, high;
                 halves_of(a, v, &low, &high);
+                UNROLL
                 for (int row = 0; row < count; row++) {
                     const float *from = x + row * width + at + v * WIDTH;
                     sums[rank * count + row] += load(from, 0, 0) * low;
@@ -103,6 +107,7 @@ INLINE void expand(const int count, int entries, const uint16_t **b, const int32
                    const float *const *products, int out, char *const *y, int is_bf16) {
     for (int column = 0; column < out; column += TILE) {
         vec low[ROWS_AT_ONCE * VECTORS_OF_TILE], high[ROWS_AT_ONCE * VECTORS_OF_TILE];
+        UNROLL
         for (int i = 0; i < count * VECTORS_OF_TILE; i++)
             low[i] = high[i] = (vec){0};
         for (int entry = 0; entry < entries; entry++) {
@@ -110,9 +115,11 @@ INLINE void expand(const int count, int entries, const uint16_t **b, const int32
             const float *by = products[entry];
             for (int rank = 0; rank < ranks[entry]; rank++, tile += TILE, by += ROWS_AT_ONCE) {
                 __builtin_prefetch(tile + AHEAD);
+                UNROLL
                 for (int v = 0; v < VECTORS_OF_TILE; v++) {
                     vec first, second;
                     halves_of(tile, v, &first, &second);
+                    UNROLL
                     for (int row = 0; row < count; row++) {
                         low[row * VECTORS_OF_TILE + v] += by[row] * first;
                         high[row * VECTORS_OF_TILE + v] += by[row] * second;
