@@ -20,7 +20,7 @@ if not __package__:  # started by its path
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.serving.engines import Cell, Contender, Cost, Own, Peft, Transformers
-from bench.serving.world import SMALL, SMALLEST, SMOLLM2, Size, World, make_world
+from bench.serving.world import SMALL, SMALLEST, SMOLLM2, Needs, Size, World, make_world
 from bench.table import Row, at_least, at_most, options, run
 from openledger.serving.runner import LlamaRunner
 
@@ -75,7 +75,7 @@ def measure(chosen: argparse.Namespace) -> list[Row]:
 def _measured(plan: Plan, folder: Path) -> list[Row]:
     most = max(cell.rows for cell in plan.cells)
     adapters = max(1, *(cell.adapters for cell in plan.cells))
-    world = make_world(folder, plan.size, adapters, most, plan.prompt_tokens)
+    world = make_world(folder, plan.size, Needs(adapters, most, plan.prompt_tokens, plan.tokens))
     own = [Own(world, precision, folder) for precision in (*_PRECISIONS, "int8")]
     pefts = [Peft(world, precision) for precision in _PRECISIONS]
     apart = abs(own[0].logits(most) - pefts[0].logits(most)).max()

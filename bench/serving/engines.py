@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.serving.world import CONTEXT, World, names, on_peft
+from bench.serving.world import World, names, on_peft
 from openledger.serving.batch import Chunk, Weighted
 from openledger.serving.llama.packed import PackedAdapter
 from openledger.serving.runner import Arithmetic, LlamaRunner
@@ -120,7 +120,7 @@ class Own:
         is_int8 = precision == "int8"
         base = world.bases["bfloat16" if is_int8 else precision]
         self._runner = LlamaRunner(base, folder / "packed", Arithmetic(is_int8=is_int8))
-        self._blocks = CONTEXT // self._runner.block_tokens
+        self._blocks = -(-world.room_tokens // self._runner.block_tokens)
         self._world = world
         self._runner.prepare(threads=1, blocks=len(world.prompts) * self._blocks)
         self._adapters = [self._runner.read(ref) for ref in world.refs]

@@ -15,7 +15,7 @@ from openledger.lm.tiny import build_tiny
 from openledger.serving.engine import AdapterRef
 
 RANK = 8
-CONTEXT = 2_048
+_CONTEXT = 2_048
 _STRAY = 0.02  # of B's entries: enough to change every logit
 
 
@@ -36,6 +36,15 @@ SMOLLM2 = Size("SmolLM2", 576, 30, 9, 3, 1_536, 49_152)  # 134.5 million
 SMALLEST = Size("smallest", 64, 2, 4, 2, 96, 256)
 
 
+class Needs(msgspec.Struct, frozen=True):
+    """How much of everything the cells of a grid take."""
+
+    adapters: int
+    rows: int
+    prompt_tokens: int
+    answer_tokens: int
+
+
 class World(msgspec.Struct, frozen=True):
     """A base model in both precisions, and adapters on all its linear layers."""
 
@@ -44,9 +53,10 @@ class World(msgspec.Struct, frozen=True):
     adapters: tuple[Adapter, ...]
     refs: tuple[AdapterRef, ...]
     prompts: tuple[tuple[int, ...], ...]
+    room_tokens: int  # of one prompt and its answer
 
 
-def make_world(folder: Path, size: Size, adapters: int, rows: int, prompt_tokens: int) -> World:
+def make_world(folder: Path, size: Size, needs: Needs) -> World:
     """The same for the same sizes, whatever machine."""
     build_tiny(folder / "tiny")  # lends its tokenizer and its manifest
     tiny = load_base(folder / "tiny")
@@ -54,15 +64,16 @@ def make_world(folder: Path, size: Size, adapters: int, rows: int, prompt_tokens
         name: msgspec.structs.replace(tiny, model=_model(size, getattr(torch, name)))
         for name in ("float32", "bfloat16")
     }
-    made = tuple(_adapter(bases["float32"], seed) for seed in range(adapters))
-    folders = [folder / f"adapter-{seed}" for seed in range(adapters)]
+    made = tuple(_adapter(bases["float32"], seed) for seed in range(needs.adapters))
+    folders = [folder / f"adapter-{seed}" for seed in range(needs.adapters)]
     refs = tuple(
         AdapterRef(save_adapter(where, one, "bench"), where)
         for where, one in zip(folders, made, strict=True)
     )
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(3, size.vocabulary, (rows, prompt_tokens), generator=generator)
-    return World(size, bases, made, refs, tuple(tuple(row) for row in ids.tolist()))
+    ids = torch.randint(3, size.vocabulary, (needs.rows, needs.prompt_tokens), generator=generator)
+    prompts = tuple(tuple(row) for row in ids.tolist())
+    return World(size, bases, made, refs, prompts, needs.prompt_tokens + needs.answer_tokens)
 
 
 def on_peft(world: World, precision: str) -> PeftModel:
@@ -94,7 +105,7 @@ def _model(size: Size, dtype: torch.dtype) -> LlamaForCausalLM:
         num_key_value_heads=size.kv_heads,
         intermediate_size=size.inner,
         vocab_size=size.vocabulary,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=_CONTEXT,
         tie_word_embeddings=True,
     )
     model = LlamaForCausalLM(config).to(dtype).eval().requires_grad_(False)

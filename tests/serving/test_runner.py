@@ -1,3 +1,4 @@
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -306,6 +307,20 @@ def test_an_adapter_is_packed_once_and_again_when_damaged(base: BaseModel, tmp_p
     assert (first == second).all()
     assert (first == third).all()
     assert file.read_bytes() != damaged
+
+
+def test_without_room_for_a_file_it_stays_in_memory(base: BaseModel, tmp_path: Path) -> None:
+    ref = exact_adapter(tmp_path / "adapter", base, 7, rank=3)
+    full = OSError(errno.ENOSPC, "no space left")
+
+    class Full(type(tmp_path)):  # type: ignore[misc]  # the class of this system's paths
+        def mkdir(self, *_: object, **__: object) -> None:
+            raise full
+
+    adapter = LlamaRunner(base, Full(tmp_path / "packed")).read(ref)
+
+    assert adapter.rank == 3
+    assert not (tmp_path / "packed").exists()
 
 
 def test_a_changed_folder_is_refused(base: BaseModel, tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import structlog
 import torch
 from numpy.typing import NDArray
 from transformers.models.llama import LlamaForCausalLM
 
-from openledger.core.errors import DigestMismatchError, InvalidInputError
+from openledger.core.errors import DigestMismatchError, InvalidInputError, StorageFullError
 from openledger.core.types import Digest
 from openledger.lm.base import BaseModel
 from openledger.lm.checkpoint import MAX_RANK, load_adapter
@@ -32,6 +33,8 @@ from openledger.serving.llama.shape import shape_of
 from openledger.serving.llama.step import PackedChunk, step_of
 from openledger.serving.llama.weights import weights_of
 from openledger.serving.native.library import InstructionSet, load_library
+
+log = structlog.get_logger()
 
 
 class Arithmetic(msgspec.Struct, frozen=True):
@@ -112,9 +115,7 @@ class LlamaRunner:
             except DigestMismatchError:
                 pass  # damaged or of another version: packed again below
         made = pack(load_adapter(ref.path, self._base, ref.digest), ref.digest)
-        if path is not None:
-            write_packed(path, made)
-            content = map_packed(path)
+        content = None if path is None else _written(path, made)
         return unpack(content or aligned(made), ref.digest, self.base, self._shape)
 
     def run(self, chunks: Sequence[PackedChunk]) -> NDArray[np.float32]:
@@ -130,3 +131,13 @@ class LlamaRunner:
             return TorchKernels(self._shape, self._rotary, cache)
         native = Native(library, threads, self._arithmetic.instruction_set)
         return CKernels(native, self._shape, self._rotary, cache)
+
+
+def _written(path: Path, content: bytes) -> memoryview | None:
+    """The content mapped from its file; None when there is no room for one."""
+    try:
+        write_packed(path, content)
+    except StorageFullError as error:
+        log.warning("adapter kept in memory only", adapter=path.name, why=str(error))
+        return None
+    return map_packed(path)

@@ -19,7 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openledger.core.encoding import decode, encode
-from openledger.core.errors import DigestMismatchError, InvalidInputError, VerificationError
+from openledger.core.errors import (
+    DigestMismatchError,
+    InvalidInputError,
+    VerificationError,
+    full_disk,
+)
 from openledger.core.types import Digest
 from openledger.lm.lora import TARGETS, Adapter, LoraShape
 from openledger.serving.llama.shape import LlamaShape
@@ -115,8 +120,13 @@ def unpack(content: memoryview, adapter: Digest, base: Digest, model: LlamaShape
     return PackedAdapter(header, model, body)
 
 
+@full_disk()
 def write_packed(path: Path, content: bytes) -> None:
-    """Write a packed file whole or not at all; nobody writes to it again."""
+    """Write a packed file whole or not at all; nobody writes to it again.
+
+    Raises:
+        StorageFullError: the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".packed-", dir=path.parent)
     scratch = Path(name)
