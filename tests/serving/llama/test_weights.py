@@ -23,16 +23,19 @@ def test_products_are_those_of_the_matrix(make: Make, rows: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("out", "width"), [(192, 64), (960, 576), (576, 1536)])
+@pytest.mark.parametrize(("out", "width"), [(192, 64), (2816, 512), (512, 1408), (576, 1536)])
 def test_a_packed_product_has_the_same_bits_in_any_company(
     dtype: torch.dtype, out: int, width: int
 ) -> None:
-    linear, x = PackedLinear(matrix(out, width, dtype)), matrix(130, width, dtype)
+    linear, x = PackedLinear(matrix(out, width, dtype)), matrix(300, width, dtype)
     whole = linear(x)
 
-    for first, count in ((0, 1), (129, 1), (3, 2), (7, 9), (40, 17), (0, 64)):
+    for first, count in (
+        *((0, 1), (299, 1), (3, 2), (5, 3), (1, 5), (7, 9), (20, 16), (40, 17), (0, 31), (11, 32)),
+        *((2, 33), (9, 40), (100, 48), (0, 64), (31, 65), (50, 100), (130, 128)),
+    ):
         rows = slice(first, first + count)
-        assert torch.equal(linear(x[rows]), whole[rows])
+        assert torch.equal(linear(x[rows].clone()), whole[rows]), (first, count)
 
 
 def test_a_row_of_zeros_stays_zero_in_8_bits() -> None:
