@@ -45,8 +45,9 @@ from openledger.lm.lora import Adapter, LoraPair, LoraShape, random_adapter
 from openledger.lm.tiny import build_tiny
 from openledger.serving.embedded import EmbeddedEngine
 from openledger.serving.engine import AdapterRef, Config
+from openledger.serving.llama.packed import PackedAdapter
 from openledger.serving.request import GenerationRequest, MixMember, Sampling
-from openledger.serving.runner import LlamaRunner, ResidentAdapter
+from openledger.serving.runner import LlamaRunner
 from openledger.settings import load
 from openledger.training.recipe import Recipe as TrainingRecipe
 from openledger.training.recipe import best_precision
@@ -54,7 +55,7 @@ from openledger.training.rows import Row as TrainingRow
 from openledger.training.steps.ensemble import Member, train_members
 
 Made = TypeVar("Made")
-Engine = EmbeddedEngine[ResidentAdapter]
+Engine = EmbeddedEngine[PackedAdapter]
 
 _MOST = 0.25  # of the generation's CPU time
 _MOST_BUILDING = 1.5  # times the training's CPU time
@@ -80,7 +81,7 @@ class Place(msgspec.Struct, frozen=True):
     folder: Path
     digest: Digest
     layers: int  # that are adapted
-    precision: str  # of attribution; the engine serves in float32
+    precision: str  # of serving and attribution
     is_tiny: bool
 
 
@@ -119,7 +120,7 @@ def _measure(scratch: Path, size: Size, place: Place) -> list[Row]:
     recipe = Recipe(digest, digest, _SEED)
     state, building = _timed(lambda: build(scratch / "state", models, examples, recipe))
     attributor = Attributor(state, models)
-    served = load_base(place.folder, place.digest, DTYPES["float32"])
+    served = load_base(place.folder, place.digest, DTYPES[place.precision])
     engine = EmbeddedEngine(LlamaRunner(served), Config(threads=1))
     engine.load(AdapterRef(digest, scratch / "adapter"))
     try:

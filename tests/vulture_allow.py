@@ -55,13 +55,18 @@ __all__ = [
     "valid_after",
     "verifiers",
     # Members of enumerations that a caller may choose.
+    "AVX2",
+    "AVX512",
     "CAT",
     "KEEP_SERVING",
     "NONE",
+    "PLAIN",
     # Hooks and attributes that a library calls or reads.
     "__cause__",
     "_attn_implementation",
     "_exists",
+    "_fields_",
+    "_groups",  # C points into these adapters
     "branch_labels",
     "cache_ok",
     "collect",

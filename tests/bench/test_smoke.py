@@ -30,6 +30,7 @@ HOLDS: dict[str, set[str]] = {
         f"apart, most: float32, {rest}"
         for rest in ("1 thread, flash", "2 threads, plain", "2 threads, flash")
     },
+    "serving": {"smallest: logits apart from peft"},
     "corpora": {
         "folk-music: tunes that parse",
         "folk-music: bars that sum to the metre, median",

@@ -1,50 +1,75 @@
-"""The embedded engine's arithmetic: one resident Llama, its adapters set for each step.
+"""The embedded engine's arithmetic: one resident Llama, and adapters for every row of a batch."""
 
-The engine's thread owns the model: between two steps any other mix may be set on it. Adapters stay
-in float32 and are added as functions, so a mix is exact and never copies the base.
-"""
-
-import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import numpy as np
+import structlog
 import torch
 from numpy.typing import NDArray
-from transformers import DynamicCache
+from transformers.models.llama import LlamaForCausalLM
 
+from openledger.core.errors import DigestMismatchError, InvalidInputError, StorageFullError
 from openledger.core.types import Digest
-from openledger.lm import lora
 from openledger.lm.base import BaseModel
 from openledger.lm.checkpoint import MAX_RANK, load_adapter
-from openledger.serving.batch import Chunk, Weighted
 from openledger.serving.engine import AdapterRef
+from openledger.serving.llama.cache import BLOCK, PagedCache, block_bytes
+from openledger.serving.llama.forward import Forward
+from openledger.serving.llama.in_c import CKernels, Native
+from openledger.serving.llama.in_torch import TorchKernels
+from openledger.serving.llama.kernels import Kernels
+from openledger.serving.llama.packed import (
+    PackedAdapter,
+    aligned,
+    map_packed,
+    pack,
+    unpack,
+    write_packed,
+)
+from openledger.serving.llama.rotary import rotary_of
+from openledger.serving.llama.shape import shape_of
+from openledger.serving.llama.step import PackedChunk, step_of
+from openledger.serving.llama.weights import weights_of
+from openledger.serving.native.library import InstructionSet, load_library
 
-_BLOCK_TOKENS = 16
+log = structlog.get_logger()
 
 
-class ResidentAdapter(msgspec.Struct, frozen=True):
-    """A checked adapter in memory."""
+class Arithmetic(msgspec.Struct, frozen=True):
+    """How a runner computes; the defaults are the fastest this machine has."""
 
-    digest: Digest
-    adapter: lora.Adapter
-
-    @property
-    def rank(self) -> int:
-        return self.adapter.shape.rank
-
-    @property
-    def size_bytes(self) -> int:
-        factors = [t for pair in self.adapter.pairs.values() for t in (pair.a, pair.b)]
-        return sum(factor.nbytes for factor in factors)
+    is_int8: bool = False  # weights in 8 bits: faster for one or two sequences at a time
+    is_native: bool = True  # kernels in C if they can be compiled, else in torch
+    instruction_set: InstructionSet | None = None  # None: the widest of this CPU
 
 
 class LlamaRunner:
-    """Runs sequences on one base model, which nobody else may use meanwhile."""
+    """Runs batches on one base model, in the precision it was loaded in."""
 
-    def __init__(self, base: BaseModel) -> None:
-        self._base = base
-        self._host = lora.LoraHost(base.model, base.digest)
+    def __init__(
+        self,
+        base: BaseModel,
+        packed: Path | None = None,
+        arithmetic: Arithmetic = Arithmetic(),  # noqa: B008 - frozen
+    ) -> None:
+        """`packed` is where adapters are kept as they are read; None: in memory only.
+
+        Raises:
+            InvalidInputError: the base's configuration is not supported.
+        """
+        self._shape = shape_of(base.model.config)
+        self._weights = weights_of(base.model, is_int8=arithmetic.is_int8)
+        self._rotary = rotary_of(base.model, self._shape)
+        self._dtype = base.model.dtype
+        self._arithmetic = arithmetic
+        self._packed = packed
+        # Reading adapters asks the model for its sizes only: let its own weights go.
+        with torch.device("meta"):
+            self._base = msgspec.structs.replace(base, model=LlamaForCausalLM(base.model.config))
+        self._forward: Forward | None = None
+        self._blocks = 0
 
     @property
     def base(self) -> Digest:
@@ -52,15 +77,15 @@ class LlamaRunner:
 
     @property
     def context(self) -> int:
-        return int(self._base.model.config.max_position_embeddings)
+        return self._shape.context
 
     @property
     def vocabulary(self) -> int:
-        return int(self._base.model.config.vocab_size)
+        return self._shape.vocabulary
 
     @property
     def dtype(self) -> str:
-        return str(self._base.model.dtype).removeprefix("torch.")
+        return "int8" if self._arithmetic.is_int8 else str(self._dtype).removeprefix("torch.")
 
     @property
     def max_rank(self) -> int | None:
@@ -68,63 +93,51 @@ class LlamaRunner:
 
     @property
     def block_tokens(self) -> int:
-        return _BLOCK_TOKENS
+        return BLOCK
 
     @property
     def block_bytes(self) -> int:
-        return 2 * _BLOCK_TOKENS * math.prod(self._place) * int(self._base.model.dtype.itemsize)
+        return block_bytes(self._shape, self._dtype)
 
     def prepare(self, threads: int, blocks: int) -> None:
         torch.set_num_threads(threads)
-        layers, heads, width = self._place
-        shape = (layers, blocks, _BLOCK_TOKENS, heads, width)
-        self._keys = torch.zeros(shape, dtype=self._base.model.dtype)
-        self._values = torch.zeros_like(self._keys)
+        cache = PagedCache(self._shape, blocks, self._dtype)
+        self._blocks = blocks
+        self._forward = Forward(self._weights, self._kernels(cache, threads))
 
-    def read(self, ref: AdapterRef) -> ResidentAdapter:
-        return ResidentAdapter(ref.digest, load_adapter(ref.path, self._base, ref.digest))
+    def read(self, ref: AdapterRef) -> PackedAdapter:
+        """See `Runner.read`; a file packed before stands for the folder."""
+        path = None if self._packed is None else self._packed / ref.digest
+        content = None if path is None else map_packed(path)
+        if content is not None:
+            try:
+                return unpack(content, ref.digest, self.base, self._shape)
+            except DigestMismatchError:
+                pass  # damaged or of another version: packed again below
+        made = pack(load_adapter(ref.path, self._base, ref.digest), ref.digest)
+        content = None if path is None else _written(path, made)
+        return unpack(content or aligned(made), ref.digest, self.base, self._shape)
 
-    @torch.inference_mode()
-    def run(self, chunks: Sequence[Chunk[ResidentAdapter]]) -> NDArray[np.float32]:
-        """Chunk by chunk."""
-        rows = [self._feed(chunk) for chunk in chunks]
-        wanted = [row for row, chunk in zip(rows, chunks, strict=True) if chunk.is_last]
-        return np.array(wanted, np.float32).reshape(-1, self.vocabulary)
-
-    @property
-    def _place(self) -> tuple[int, int, int]:
-        """Layers, heads of keys and values, width of one."""
-        config = self._base.model.config
-        width = config.hidden_size // config.num_attention_heads
-        return config.num_hidden_layers, config.num_key_value_heads, width
-
-    def _feed(self, chunk: Chunk[ResidentAdapter]) -> NDArray[np.float32]:
-        self._set(chunk.mix)
-        cache = DynamicCache()
-        held = [part[:, list(chunk.blocks)].flatten(1, 2) for part in (self._keys, self._values)]
-        for layer in range(len(self._keys)):  # held: (L, T, H, width)
-            keys, values = (part[layer, : chunk.start].transpose(0, 1)[None] for part in held)
-            cache.update(keys, values, layer)
-        tokens = torch.tensor([chunk.token_ids])  # (1, T)
-        out = self._host.model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        positions = torch.arange(chunk.start, chunk.start + len(chunk.token_ids))
-        blocks = torch.tensor(chunk.blocks)[positions // _BLOCK_TOKENS]
-        for layer, one in enumerate(cache.layers):
-            for part, fresh in ((self._keys, one.keys), (self._values, one.values)):
-                part[layer, blocks, positions % _BLOCK_TOKENS] = fresh[
-                    0, :, chunk.start :
-                ].transpose(0, 1)
-        logits: NDArray[np.float32] = out.logits[0, -1].float().numpy()  # (V,)
+    def run(self, chunks: Sequence[PackedChunk]) -> NDArray[np.float32]:
+        if self._forward is None:
+            raise InvalidInputError("the runner has no cache yet; call prepare first")
+        step = step_of(chunks, self._blocks, self.context)
+        logits: NDArray[np.float32] = self._forward.run(step).float().numpy()
         return logits
 
-    def _set(self, mix: Sequence[Weighted[ResidentAdapter]]) -> None:
-        members = tuple(lora.MixMember(one.adapter.digest, one.weight) for one in mix)
-        if self._host.mix == members:
-            return
-        self._host.set_mix(())
-        for gone in self._host.adapters - {member.adapter for member in members}:
-            self._host.remove(gone)
-        for one in mix:
-            if one.adapter.digest not in self._host.adapters:
-                self._host.add(one.adapter.digest, one.adapter.adapter)
-        self._host.set_mix(members)
+    def _kernels(self, cache: PagedCache, threads: int) -> Kernels:
+        library = load_library() if self._arithmetic.is_native else None
+        if library is None:
+            return TorchKernels(self._shape, self._rotary, cache)
+        native = Native(library, threads, self._arithmetic.instruction_set)
+        return CKernels(native, self._shape, self._rotary, cache)
+
+
+def _written(path: Path, content: bytes) -> memoryview | None:
+    """The content mapped from its file; None when there is no room for one."""
+    try:
+        write_packed(path, content)
+    except StorageFullError as error:
+        log.warning("adapter kept in memory only", adapter=path.name, why=str(error))
+        return None
+    return map_packed(path)

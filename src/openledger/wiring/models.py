@@ -37,7 +37,8 @@ from openledger.lm.tiny import build_tiny
 from openledger.serving.embedded import EmbeddedEngine
 from openledger.serving.engine import AdapterRef, Engine
 from openledger.serving.engine import Config as EngineConfig
-from openledger.serving.runner import LlamaRunner, ResidentAdapter
+from openledger.serving.llama.packed import PackedAdapter
+from openledger.serving.runner import LlamaRunner
 from openledger.settlement.receipt import NO_TRAINING_ROOT
 from openledger.storage import jobs
 from openledger.storage.database import Transaction
@@ -113,10 +114,10 @@ class Models:
         return self._bases[precision]
 
     @cached_property
-    def engine(self) -> EmbeddedEngine[ResidentAdapter]:
+    def engine(self) -> EmbeddedEngine[PackedAdapter]:
         """The inference engine, with every served release loaded."""
         # A copy of its own: training and attribution change the modules of theirs.
-        base = load_base(self.base_folder, self.base_digest, DTYPES["float32"])
+        base = load_base(self.base_folder, self.base_digest, DTYPES[self.precision])
         settings = self._platform.settings
         config = EngineConfig(
             threads=self._threads,
@@ -127,7 +128,7 @@ class Models:
             kv_bytes=settings.models.kv_mb << 20,
             adapter_bytes=settings.models.adapter_mb << 20,
         )
-        engine = EmbeddedEngine(LlamaRunner(base), config)
+        engine = EmbeddedEngine(LlamaRunner(base, self._platform.cache / "adapters"), config)
         with self._platform.database.read() as transaction:
             served = releases.list_served(transaction)
         for release in served:
@@ -263,7 +264,7 @@ class Models:
 
     @property
     def precision(self) -> Precision:
-        """In which training and attribution compute.
+        """In which serving, training and attribution compute.
 
         For each new shape bfloat16 has a kernel built first, which costs the tiny model more than
         all its arithmetic.

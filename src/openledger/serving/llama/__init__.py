@@ -1,0 +1,1 @@
+"""A Llama for serving: its weights, a paged KV cache, and one step over a mixed batch."""

@@ -1,0 +1,209 @@
+"""An adapter as the kernels read it: one stream of bfloat16 numbers, checked once, then mapped.
+
+A file is magic, sha256 of all that follows, length of the header, header (canonical JSON), zeros up
+to a multiple of 64 bytes, factors. Each factor lies in the tiles that `lora.h` describes, by layer
+and within it by target, A before B; ranks are the adapter's own, rows are filled up to 32 numbers.
+Factors stay as trained but for rounding; alpha / rank is applied to the few numbers in between.
+"""
+
+import mmap
+import os
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from openledger.core.encoding import decode, encode
+from openledger.core.errors import (
+    DigestMismatchError,
+    InvalidInputError,
+    VerificationError,
+    full_disk,
+)
+from openledger.core.types import Digest
+from openledger.lm.lora import TARGETS, Adapter, LoraShape
+from openledger.serving.llama.shape import LlamaShape
+
+TILE = 32
+_MAGIC = b"OLPACK\x00\x01"  # the last byte is the version
+_ALIGNMENT = 64
+_SUM_END = len(_MAGIC) + 32
+_LENGTH_END = _SUM_END + 4
+_NUMBER = np.dtype("<u2")  # a bfloat16's bits
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What a packed file is."""
+
+    base: Digest
+    adapter: Digest
+    lora: LoraShape
+
+
+class PackedAdapter:
+    """An adapter in memory or in a mapped file."""
+
+    def __init__(self, header: Header, model: LlamaShape, body: NDArray[np.uint16]) -> None:
+        """`body` is what follows the header, and lives as long as this does."""
+        self.digest = header.adapter
+        self.lora = header.lora
+        self.body = body
+        self.offsets = _offsets(header.lora, model)
+
+    @property
+    def rank(self) -> int:
+        return self.lora.rank
+
+    @property
+    def size_bytes(self) -> int:
+        return self.body.nbytes
+
+    def factors(self, layer: int, target: str, width: int, out: int) -> tuple[Tensor, Tensor]:
+        """A (R, width) and B (out, R) in bfloat16, as the adapter had them."""
+        numbers = torch.from_numpy(self.body.view(np.int16)).view(torch.bfloat16)
+        at = int(self.offsets[layer, TARGETS.index(target)])
+        size_a = self.rank * _padded(width)
+        a = _unpack_a(numbers[at : at + size_a], self.rank, width)
+        b = _untiled(numbers[at + size_a :][: self.rank * _padded(out)], self.rank)
+        return a, b[:, :out].T
+
+    def has(self, layer: int, target: str) -> bool:
+        """Whether this linear layer is adapted."""
+        return bool(self.offsets[layer, TARGETS.index(target)] >= 0)
+
+
+def pack(adapter: Adapter, digest: Digest) -> bytes:
+    """The content of a packed file.
+
+    Raises:
+        InvalidInputError: a number is too large for bfloat16.
+    """
+    parts = []
+    for site in adapter.shape.sites:
+        pair = adapter.pairs[site]
+        parts += [_pack_a(pair.a.detach().bfloat16()), _tiled(pair.b.detach().bfloat16().T)]
+    numbers = torch.cat(parts)
+    if not bool(torch.isfinite(numbers).all()):
+        raise InvalidInputError(f"adapter {digest} holds numbers that are too large for bfloat16")
+    header = encode(Header(adapter.base, digest, adapter.shape))
+    rest = len(header).to_bytes(4, "little") + header
+    rest += bytes(-(_SUM_END + len(rest)) % _ALIGNMENT)
+    rest += numbers.view(torch.int16).numpy().astype("<i2").tobytes()
+    return _MAGIC + sha256(rest).digest() + rest
+
+
+def unpack(content: memoryview, adapter: Digest, base: Digest, model: LlamaShape) -> PackedAdapter:
+    """Check the content of a packed file and read it in place.
+
+    Raises:
+        DigestMismatchError: it is damaged, of another version, or of another adapter or base.
+    """
+    if content[: len(_MAGIC)] != _MAGIC or len(content) < _LENGTH_END:
+        raise DigestMismatchError(f"the packed file of adapter {adapter} is of another version")
+    if sha256(content[_SUM_END:]).digest() != content[len(_MAGIC) : _SUM_END]:
+        raise DigestMismatchError(f"the packed file of adapter {adapter} is damaged")
+    end = _LENGTH_END + int.from_bytes(content[_SUM_END:_LENGTH_END], "little")
+    try:
+        header = decode(bytes(content[_LENGTH_END:end]), Header)
+    except VerificationError as error:
+        raise DigestMismatchError(f"the packed file of adapter {adapter}: {error}") from error
+    if (header.adapter, header.base) != (adapter, base):
+        raise DigestMismatchError(f"the packed file of adapter {adapter} holds {header.adapter}")
+    body = np.frombuffer(content[end + -end % _ALIGNMENT :], _NUMBER)
+    if len(body) != _size(header.lora, model):
+        raise DigestMismatchError(f"the packed file of adapter {adapter} has another size")
+    return PackedAdapter(header, model, body)
+
+
+@full_disk()
+def write_packed(path: Path, content: bytes) -> None:
+    """Write a packed file whole or not at all; nobody writes to it again.
+
+    Raises:
+        StorageFullError: the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".packed-", dir=path.parent)
+    scratch = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        scratch.chmod(0o444)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def map_packed(path: Path) -> memoryview | None:
+    """A packed file mapped into memory; None if there is none."""
+    try:
+        with path.open("rb") as stream:
+            # A private mapping: it counts as writable, which torch wants, and is never written.
+            return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
+    except (FileNotFoundError, ValueError):  # ValueError: an empty file cannot be mapped
+        return None
+
+
+def aligned(content: bytes) -> memoryview:
+    """A copy whose factors begin at a multiple of 64 bytes."""
+    room = np.empty(len(content) + _ALIGNMENT, np.uint8)
+    first = -room.ctypes.data % _ALIGNMENT
+    copy = room[first : first + len(content)]
+    copy[:] = np.frombuffer(content, np.uint8)
+    return copy.data
+
+
+def groups_of(rank: int) -> list[int]:
+    """How the ranks of A lie together: eights, then four, two and one."""
+    groups = [8] * (rank // 8)
+    return groups + [size for size in (4, 2, 1) if rank % 8 & size]
+
+
+def _padded(width: int) -> int:
+    return -(-width // TILE) * TILE
+
+
+def _offsets(lora: LoraShape, model: LlamaShape) -> NDArray[np.int64]:
+    """(L, targets): where in the body each pair begins; -1 where nothing is adapted."""
+    offsets = np.full((model.layers, len(TARGETS)), -1, np.int64)
+    at = 0
+    for site in lora.sites:
+        offsets[site.layer, TARGETS.index(site.target)] = at
+        at += lora.rank * sum(map(_padded, model.size_of(site.target)))
+    return offsets
+
+
+def _size(lora: LoraShape, model: LlamaShape) -> int:
+    each = sum(sum(map(_padded, model.size_of(target))) for target in lora.targets)
+    return len(lora.layers) * lora.rank * each
+
+
+def _tiled(rows: Tensor) -> Tensor:
+    """(R, width) to a stream of (tiles, R, TILE), numbers i and i + 16 of a tile side by side."""
+    padded = torch.nn.functional.pad(rows, (0, _padded(rows.shape[1]) - rows.shape[1]))
+    tiles = padded.view(len(rows), -1, 2, TILE // 2).permute(1, 0, 3, 2)
+    return tiles.reshape(-1)
+
+
+def _untiled(stream: Tensor, rank: int) -> Tensor:
+    """The inverse of `_tiled`, filled up."""
+    tiles = stream.view(-1, rank, TILE // 2, 2).permute(1, 0, 3, 2)
+    return tiles.reshape(rank, -1)
+
+
+def _pack_a(a: Tensor) -> Tensor:
+    return torch.cat([_tiled(group) for group in torch.split(a, groups_of(len(a)))])
+
+
+def _unpack_a(stream: Tensor, rank: int, width: int) -> Tensor:
+    sizes = groups_of(rank)
+    streams = torch.split(stream, [size * _padded(width) for size in sizes])
+    groups = [_untiled(one, size) for one, size in zip(streams, sizes, strict=True)]
+    return torch.cat(groups)[:, :width]

@@ -1,0 +1,1 @@
+"""The arithmetic in C: compiled when first needed, called through ctypes."""

@@ -1,0 +1,127 @@
+"""The compiled library behind ctypes; the records are those of `kernel.h`."""
+
+import ctypes
+from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from enum import IntEnum
+from functools import cache
+from typing import ClassVar
+
+from openledger.core.errors import InvalidInputError
+from openledger.serving.native.compiler import cache_folder, compiled
+
+TARGETS_AT_ONCE = 3
+ROWS_AT_ONCE = 4
+QUERIES_AT_ONCE = 4
+MOST_MEMBERS = 64  # of a mix
+
+
+class InstructionSet(IntEnum):
+    """What a CPU may have, the widest last."""
+
+    PLAIN = 0
+    AVX2 = 1
+    AVX512 = 2
+
+
+class AdapterPlan(Structure):
+    """Which rows get which adapters."""
+
+    _fields_: ClassVar = [
+        ("tiles", c_int32),
+        ("threads", c_int32),
+        ("row_start", c_void_p),
+        ("rows", c_void_p),
+        ("entry_start", c_void_p),
+        ("entries", c_void_p),
+        ("scratch", c_void_p),
+        ("scratch_stride", c_int64),
+        ("is_bf16", c_int32),
+    ]
+
+
+class SiteRecord(Structure):
+    """One fused matrix and the targets in it."""
+
+    _fields_: ClassVar = [
+        ("first_target", c_int32),
+        ("targets", c_int32),
+        ("width", c_int32),
+        ("stride", c_int32),
+        ("out", c_int32 * TARGETS_AT_ONCE),
+        ("column", c_int32 * TARGETS_AT_ONCE),
+    ]
+
+
+class HeadsRecord(Structure):
+    """The heads of a model."""
+
+    _fields_: ClassVar = [
+        ("heads", c_int32),
+        ("kv_heads", c_int32),
+        ("head_dim", c_int32),
+        ("head_stride", c_int32),
+        ("is_bf16", c_int32),
+        ("cosines", c_void_p),
+        ("sines", c_void_p),
+    ]
+
+
+class ChunkPlan(Structure):
+    """Where a step's chunks stand in the batch and in the cache."""
+
+    _fields_: ClassVar = [
+        ("chunks", c_int32),
+        ("threads", c_int32),
+        ("first_row", c_void_p),
+        ("rows", c_void_p),
+        ("start", c_void_p),
+        ("table_start", c_void_p),
+        ("tables", c_void_p),
+        ("scratch", c_void_p),
+        ("scratch_stride", c_int64),
+    ]
+
+
+class Library:
+    """The functions of one compiled library; see `kernel.c` for each."""
+
+    def __init__(self, path: str) -> None:
+        library = ctypes.CDLL(path)
+        self.norm = library.openledger_norm
+        self.norm.argtypes = (
+            *(c_int32, c_int32, c_int32, c_float),
+            *(c_void_p, c_void_p, c_void_p, c_void_p, c_int32),
+        )
+        self.gate = library.openledger_gate
+        self.gate.argtypes = (c_int32, c_int32, c_int32, c_void_p, c_void_p, c_int32)
+        heads = (c_int32, POINTER(HeadsRecord), POINTER(ChunkPlan))
+        self.rotate = library.openledger_rotate
+        self.rotate.argtypes = (*heads, c_void_p, c_void_p, c_void_p)
+        self.attend = library.openledger_attend
+        self.attend.argtypes = (*heads, c_void_p, c_void_p, c_void_p, c_void_p)
+        self.lora = library.openledger_lora
+        self.lora.argtypes = (
+            *(c_int32, POINTER(AdapterPlan), POINTER(SiteRecord)),
+            *(c_int32, c_void_p, c_void_p),
+        )
+        for function in (self.norm, self.gate, self.rotate, self.attend, self.lora):
+            function.restype = None
+        self.widest = InstructionSet(library.openledger_widest())
+        self.has_threads = bool(library.openledger_has_threads())
+
+    def choose(self, wanted: InstructionSet | None) -> InstructionSet:
+        """The instruction set to use: the widest, unless a narrower one is wanted.
+
+        Raises:
+            InvalidInputError: this CPU has not what is wanted.
+        """
+        if wanted is not None and wanted > self.widest:
+            raise InvalidInputError(f"this CPU has {self.widest.name}, not {wanted.name}")
+        return self.widest if wanted is None else wanted
+
+
+@cache
+def load_library() -> Library | None:
+    """The library of this process; None where it cannot be compiled."""
+    path = compiled(cache_folder())
+    return None if path is None else Library(str(path))

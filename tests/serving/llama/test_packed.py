@@ -1,0 +1,126 @@
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openledger.core.errors import DigestMismatchError, InvalidInputError
+from openledger.core.types import Digest
+from openledger.lm.lora import TARGETS, LoraPair, LoraShape
+from openledger.serving.llama.packed import (
+    aligned,
+    groups_of,
+    map_packed,
+    pack,
+    unpack,
+    write_packed,
+)
+from openledger.serving.llama.shape import LlamaShape
+from tests.serving.llama import naive
+
+SHAPE = LlamaShape(3, 33, 2, 1, 6, 40, 8, 64, 1e-5)
+DIGEST = Digest("a" * 64)
+LORA = LoraShape(3, 5, (0, 2), ("q_proj", "o_proj"))
+
+
+@given(
+    rank=st.integers(1, 64),
+    layers=st.sets(st.integers(0, 2), min_size=1),
+    targets=st.lists(st.sampled_from(TARGETS), min_size=1, unique=True),
+)
+def test_factors_come_out_as_they_went_in(rank: int, layers: set[int], targets: list[str]) -> None:
+    adapter = naive.random_adapter(
+        SHAPE, LoraShape(rank, 7, tuple(sorted(layers)), tuple(targets)), 1
+    )
+    packed = naive.packed(adapter, SHAPE)
+
+    assert packed.rank == rank
+    assert packed.body.ctypes.data % 64 == 0
+    for layer in range(3):
+        for target in TARGETS:
+            assert packed.has(layer, target) == (layer in layers and target in targets)
+    for site, pair in adapter.pairs.items():
+        a, b = packed.factors(site.layer, site.target, *SHAPE.size_of(site.target))
+        assert torch.equal(a.float(), pair.a)
+        assert torch.equal(b.float(), pair.b)
+
+
+@given(rank=st.integers(1, 300))
+def test_ranks_lie_in_groups_that_add_up(rank: int) -> None:
+    groups = groups_of(rank)
+
+    assert sum(groups) == rank
+    assert sorted(groups, reverse=True) == groups
+    assert set(groups) <= {8, 4, 2, 1}
+
+
+def content(lora: LoraShape = LORA) -> bytes:
+    return pack(naive.random_adapter(SHAPE, lora, 1), DIGEST)
+
+
+def test_ranks_are_not_padded() -> None:
+    three, four = (len(content(LoraShape(r, 8, (0,)))) for r in (3, 4))
+    each = sum(
+        width + out
+        for width, out in (((-(-n // 32) * 32) for n in SHAPE.size_of(t)) for t in TARGETS)
+    )
+
+    assert four - three == 2 * each
+
+
+def test_a_file_is_mapped_and_read_in_place(tmp_path: Path) -> None:
+    path = tmp_path / "packed" / DIGEST
+    write_packed(path, content())
+    write_packed(path, content())
+    mapped = map_packed(path)
+
+    assert mapped is not None
+    packed = unpack(mapped, DIGEST, naive.BASE, SHAPE)
+    assert packed.body.ctypes.data % 64 == 0
+    assert packed.size_bytes == packed.body.nbytes
+    assert [one.name for one in path.parent.iterdir()] == [DIGEST]
+    assert path.stat().st_mode & 0o777 == 0o444
+
+
+def test_there_may_be_no_file(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+
+    assert map_packed(tmp_path / "missing") is None
+    assert map_packed(tmp_path / "empty") is None
+
+
+@pytest.mark.parametrize("place", [0, 7, 20, 41, 60, -1])
+def test_any_altered_byte_is_found(place: int) -> None:
+    raw = bytearray(content())
+    raw[place] ^= 1
+
+    with pytest.raises(DigestMismatchError):
+        unpack(aligned(bytes(raw)), DIGEST, naive.BASE, SHAPE)
+
+
+@pytest.mark.parametrize("length", [0, 8, 40, 44, 100, -2])
+def test_a_truncated_file_is_refused(length: int) -> None:
+    with pytest.raises(DigestMismatchError):
+        unpack(aligned(content()[:length]), DIGEST, naive.BASE, SHAPE)
+
+
+def test_a_file_of_something_else_is_refused() -> None:
+    other = LlamaShape(3, 33, 2, 1, 6, 80, 8, 64, 1e-5)
+    whole = LoraShape(3, 5, (0,))
+
+    with pytest.raises(DigestMismatchError, match="holds"):
+        unpack(aligned(content()), Digest("c" * 64), naive.BASE, SHAPE)
+    with pytest.raises(DigestMismatchError, match="holds"):
+        unpack(aligned(content()), DIGEST, Digest("c" * 64), SHAPE)
+    with pytest.raises(DigestMismatchError, match="size"):
+        unpack(aligned(content(whole)), DIGEST, naive.BASE, other)
+
+
+def test_numbers_too_large_are_refused() -> None:
+    adapter = naive.random_adapter(SHAPE, LORA, 1)
+    site = next(iter(adapter.pairs))
+    adapter.pairs[site] = LoraPair(adapter.pairs[site].a, adapter.pairs[site].b + 3.4e38)
+
+    with pytest.raises(InvalidInputError, match="too large"):
+        pack(adapter, DIGEST)
