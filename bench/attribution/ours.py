@@ -18,7 +18,7 @@ from openledger.attribution.card.audited import calibrate
 from openledger.attribution.card.panel import Auditor, Panel, clusters_of, halves_of
 from openledger.attribution.card.subsets import fractions
 from openledger.attribution.credit.documents import ElsewhereText
-from openledger.attribution.influence.curvature import Gradients, fit
+from openledger.attribution.influence.curvature import Gradients, Votes, fit
 from openledger.attribution.influence.gradients import Checkpoints, ProbedModel, label_gradients
 from openledger.attribution.influence.rows import quantise_query
 from openledger.attribution.release import Recipe, TrainingExample, build
@@ -162,7 +162,7 @@ def ekfac(setting: Setting, checkpoints: Sequence[Adapter]) -> np.ndarray:
 def _influence(setting: Setting, model: ProbedModel) -> np.ndarray:
     documents = [one.tokens for one in setting.documents]
     stream = np.random.Generator(np.random.Philox(key=1))
-    sampled, gradients = [], []
+    sampled, gradients, votes = [], [], []
     for start in range(0, len(documents), _BATCH):
         some = documents[start : start + _BATCH]
         batch = model.batch(some, [1] * len(some))
@@ -171,10 +171,12 @@ def _influence(setting: Setting, model: ProbedModel) -> np.ndarray:
         assert labels.sampled is not None
         gradients.append(model.gradients(states, labels.true))
         sampled.append(model.gradients(states, labels.sampled))
-    whitener = fit(model.sites, sampled, gradients, _ALL, torch.Generator().manual_seed(0))
+        votes.append(Votes(gradients[-1], torch.ones(len(some))))
+    whitener = fit(model.sites, sampled, votes, _ALL, torch.Generator().manual_seed(0))
     sampled.clear()  # of a real model, each of these lists takes hundreds of megabytes
     rows = torch.cat([torch.cat(whitener.whiten(one), 1) for one in gradients])  # (N, F)
     gradients.clear()
+    votes.clear()
     columns = [rows @ torch.cat(whitener.whiten(one), 1).T for one in _queries(setting, model)]
     scores: np.ndarray = torch.cat(columns, 1).numpy()  # (N, Q)
     return scores

@@ -3,8 +3,17 @@ import torch
 from torch import Tensor
 
 from openledger.attribution.influence import curvature
-from openledger.attribution.influence.curvature import Site, SiteGradient, Whitener, fit, searched
+from openledger.attribution.influence.curvature import (
+    Gradients,
+    Site,
+    SiteGradient,
+    Votes,
+    Whitener,
+    fit,
+    searched,
+)
 from openledger.attribution.method import DAMPING
+from openledger.core.errors import InvalidInputError
 
 R, D_IN, D_OUT = 3, 40, 600
 SITE = Site("site", "read", D_IN, D_OUT, R)
@@ -24,9 +33,14 @@ def sample(count: int, seed: int) -> dict[str, SiteGradient]:
     return {"site": SiteGradient(a, b)}
 
 
+def votes(gradients: Gradients, weights: Tensor | None = None) -> list[Votes]:
+    count = len(next(iter(gradients.values())).a)
+    return [Votes(gradients, torch.ones(count) if weights is None else weights)]
+
+
 def fitted(count: int = 2_000, seed: int = 0, width: int = ALL) -> Whitener:
-    gradients = [sample(count, seed)]
-    return fit([SITE], gradients, gradients, width, torch.Generator().manual_seed(1))
+    gradients = sample(count, seed)
+    return fit([SITE], [gradients], votes(gradients), width, torch.Generator().manual_seed(1))
 
 
 def damped_inverse(flat: Tensor, queries: Tensor) -> Tensor:
@@ -47,7 +61,7 @@ def products(whitener: Whitener, gradients: dict[str, SiteGradient]) -> Tensor:
 
 def test_whitened_products_are_those_of_the_damped_inverse_fisher() -> None:
     gradients, queries = sample(6_000, 0), sample(30, 1)
-    whitener = fit([SITE], [gradients], [gradients], ALL, torch.Generator().manual_seed(1))
+    whitener = fit([SITE], [gradients], votes(gradients), ALL, torch.Generator().manual_seed(1))
     exact = damped_inverse(gradients["site"].a.flatten(1), queries["site"].a.flatten(1))
     exact = exact + damped_inverse(gradients["site"].b.flatten(1), queries["site"].b.flatten(1))
     off = ~torch.eye(30, dtype=torch.bool)
@@ -92,7 +106,7 @@ def test_features_are_shared_among_sites_by_what_they_tell() -> None:
     }
 
     both = [loud, faint]
-    whitener = fit(both, [gradients], [gradients], 200, torch.Generator().manual_seed(1))
+    whitener = fit(both, [gradients], votes(gradients), 200, torch.Generator().manual_seed(1))
 
     assert sum(whitener.widths) == 200
     assert whitener.widths[0] > whitener.widths[1]
@@ -115,7 +129,7 @@ def test_a_matrix_without_gradients_earns_nothing() -> None:
     silent = {"site": SiteGradient(torch.zeros_like(site.a), site.b)}
     heard = R * searched(D_OUT)
 
-    whitener = fit([SITE], [silent], [gradients], heard, torch.Generator().manual_seed(1))
+    whitener = fit([SITE], [silent], votes(gradients), heard, torch.Generator().manual_seed(1))
 
     features = whitener.whiten(gradients)[0]
     only_b = {"site": SiteGradient(torch.zeros_like(site.a), site.b)}
@@ -132,8 +146,8 @@ def test_fitting_is_deterministic() -> None:
 
 def test_features_are_those_that_documents_have_most_of() -> None:
     sampled, documents = sample(2_000, 0), sample(6, 1)
-    few = fit([SITE], [sampled], [documents], 60, torch.Generator().manual_seed(1))
-    others = fit([SITE], [sampled], [sample(2_000, 9)], 60, torch.Generator().manual_seed(1))
+    few = fit([SITE], [sampled], votes(documents), 60, torch.Generator().manual_seed(1))
+    others = fit([SITE], [sampled], votes(sample(2_000, 9)), 60, torch.Generator().manual_seed(1))
 
     def kept(whitener: Whitener) -> float:
         return float(whitener.whiten(documents)[0].square().sum())
@@ -141,24 +155,61 @@ def test_features_are_those_that_documents_have_most_of() -> None:
     assert kept(few) > 1.3 * kept(others)
 
 
-def test_no_document_chooses_more_features_by_being_long() -> None:
+def test_no_row_chooses_more_features_by_a_long_gradient() -> None:
     sampled, documents = sample(2_000, 0), sample(6, 1)
     site = documents["site"]
     longer = torch.tensor([1e3, 1, 1, 1, 1, 1])[:, None, None]
     stretched = {"site": SiteGradient(site.a * longer, site.b * longer)}
 
     one, other = (
-        fit([SITE], [sampled], [chosen], 60, torch.Generator().manual_seed(1))
+        fit([SITE], [sampled], votes(chosen), 60, torch.Generator().manual_seed(1))
         for chosen in (documents, stretched)
     )
 
     assert torch.equal(one.whiten(documents)[0], other.whiten(documents)[0])
 
 
+def test_many_short_rows_choose_no_more_than_their_tokens() -> None:
+    sampled, documents = sample(2_000, 0), sample(6, 1)
+    site = documents["site"]
+    times = torch.tensor([1, 1, 1, 1, 1, 50])
+    split = SiteGradient(site.a.repeat_interleave(times, 0), site.b.repeat_interleave(times, 0))
+    weights = torch.tensor([50.0] * 5 + [1.0] * 50)  # the last one's tokens in fifty rows
+
+    one, other = (
+        fit([SITE], [sampled], chosen, 60, torch.Generator().manual_seed(1))
+        for chosen in (votes(documents), votes({"site": split}, weights))
+    )
+
+    assert torch.equal(one.whiten(documents)[0], other.whiten(documents)[0])
+
+
+def test_a_row_without_weight_chooses_nothing() -> None:
+    sampled, documents = sample(2_000, 0), sample(6, 1)
+    site = documents["site"]
+    fewer = {"site": SiteGradient(site.a[:5], site.b[:5])}
+    weights = torch.tensor([1.0] * 5 + [0.0])
+
+    one, other = (
+        fit([SITE], [sampled], chosen, 60, torch.Generator().manual_seed(1))
+        for chosen in (votes(fewer), votes(documents, weights))
+    )
+
+    assert torch.equal(one.whiten(documents)[0], other.whiten(documents)[0])
+
+
+def test_a_gradient_beyond_all_measure_is_refused() -> None:
+    documents = sample(6, 1)
+    documents["site"].a[3] = 1e30
+
+    with pytest.raises(InvalidInputError, match="not finite once whitened"):
+        fit([SITE], [sample(50, 0)], votes(documents), 60, torch.Generator().manual_seed(1))
+
+
 def test_eigenvectors_in_no_feature_are_not_kept_and_not_missed() -> None:
     gradients, queries = sample(500, 0), sample(5, 3)
     everything = fitted(500)
-    few = fit([SITE], [gradients], [queries], 40, torch.Generator().manual_seed(1))
+    few = fit([SITE], [gradients], votes(queries), 40, torch.Generator().manual_seed(1))
 
     sizes = [len(few.wide_in["read"].steps), len(few.wide_out["site"].steps)]
     assert sum(sizes) <= 40
@@ -175,10 +226,14 @@ def test_of_a_large_factor_the_leading_eigenvectors_are_found(
 ) -> None:
     monkeypatch.setattr(curvature, "MOST_DECOMPOSED", 100)
     monkeypatch.setattr(curvature, "LEADING", 50)
-    queries = sample(30, 1)
+    queries, everything = sample(30, 1), sample(2_000, 0)
+    silent = torch.zeros(30, R, D_IN)  # of the large side alone
 
     few = fitted(width=R * (D_IN + 50))
 
     assert searched(D_OUT) == 50
-    monkeypatch.undo()
-    assert correlation(products(few, queries), products(fitted(), queries)) > 0.9
+    basis = few.wide_out["site"].turn(torch.eye(D_OUT)).T  # (50, D_OUT)
+    wide = everything["site"].b.transpose(1, 2).flatten(0, 1)
+    leading = torch.linalg.eigvalsh(wide.T @ wide).flip(0)[:50].sum()
+    assert (wide @ basis.T).square().sum() > 0.95 * leading
+    assert few.whiten({"site": SiteGradient(silent, queries["site"].b)})[0].any()

@@ -31,6 +31,7 @@ def test_scales_are_the_finest_that_hold_every_row() -> None:
     assert scales.exponents[0] == 1
     assert 63 <= abs(int(whole[0, 2])) <= 127
     assert scales_for(torch.zeros(1, 4), parts).exponents == (-120, -120)
+    assert scales_for(torch.ones(3, 4), Layout((0, 4))).exponents[0] == -120  # no feature there
 
 
 @settings(max_examples=30)

@@ -7,10 +7,11 @@ cheaper); its eigenvalues are measured again in that basis ("corrected", George 
 come from gradients of labels sampled from the model. One side of either matrix is the LoRA rank R,
 the other is wide, of dimension D.
 
-The features are those coefficients that carry most of the documents' own gradients, each document's
-whitened to length one so that none chooses more of them by being long or strange. That loses far
-less than a random projection to as many numbers, or than the strongest of the sampled gradients
-(decision 30). What no feature needs of the eigenvectors is not kept.
+The features are those coefficients that carry most of the training rows' own gradients: each row
+has as many votes as tokens and divides them by where its whitened gradient lies, so that neither
+long gradients nor many short rows choose more of them. That loses far less than a random projection
+to as many numbers, or than the strongest of the sampled gradients (decision 30). What no feature
+needs of the eigenvectors is not kept.
 
 Sources: arXiv 1806.03884 (EK-FAC), arXiv 2308.03296 (for influence on language models), arXiv
 1802.09568 (Shampoo).
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from openledger.attribution.method import DAMPING, LEADING, MOST_DECOMPOSED
+from openledger.core.errors import InvalidInputError
 
 _OVERSAMPLING = 16
 _ITERATIONS = 2
@@ -47,6 +49,13 @@ class SiteGradient(msgspec.Struct, frozen=True):
 
 
 Gradients = Mapping[str, SiteGradient]  # by site
+
+
+class Votes(msgspec.Struct, frozen=True):
+    """Gradients of N training rows, which choose the features."""
+
+    gradients: Gradients
+    weights: Tensor  # (N,) not below zero: how much each row counts
 
 
 class Basis(msgspec.Struct, frozen=True):
@@ -102,7 +111,7 @@ class Whitener(msgspec.Struct, frozen=True):
 def fit(
     sites: Sequence[Site],
     sampled: Sequence[Gradients],
-    documents: Sequence[Gradients],
+    votes: Sequence[Votes],
     width: int,
     generator: torch.Generator,
 ) -> Whitener:
@@ -111,13 +120,16 @@ def fit(
     Args:
         sites: every adapted linear layer.
         sampled: batches of gradients of labels drawn from the model, which measure the curvature.
-        documents: batches of gradients of documents, which choose the features.
+        votes: batches of training rows.
         width: how many features there may be over all sites.
         generator: seeds the search for eigenvectors.
+
+    Raises:
+        InvalidInputError: a gradient is no finite number, or too large a one.
     """
     whole = Whitener(tuple(sites), *_bases(sites, sampled, generator), {})
     scales = {site.name: _scales(whole, site, sampled) for site in sites}
-    for name, places in _strongest(_energies(whole, scales, documents), width).items():
+    for name, places in _strongest(_energies(whole, scales, votes), width).items():
         whole.features[name] = Features(places.int(), scales[name][places].bfloat16())
     return _without_unused(whole)
 
@@ -187,15 +199,23 @@ def _damped(whitener: Whitener, site: Site, gradient: SiteGradient) -> Tensor:
 
 
 def _energies(
-    whitener: Whitener, scales: Mapping[str, Tensor], documents: Sequence[Gradients]
+    whitener: Whitener, scales: Mapping[str, Tensor], votes: Sequence[Votes]
 ) -> dict[str, Tensor]:
-    """By site, what each coefficient carries of the documents' whitened gradients."""
+    """By site, what each coefficient carries of the training rows' whitened gradients."""
     sums = {name: torch.zeros_like(one) for name, one in scales.items()}
-    for batch in documents:
-        found = {s.name: _coefficients(whitener, s, batch[s.name]) for s in whitener.sites}
-        squares = {name: (one * scales[name]).square() for name, one in found.items()}
+    for batch in votes:
+        squares = {
+            site.name: _coefficients(whitener, site, batch.gradients[site.name])
+            .mul_(scales[site.name])
+            .square_()
+            for site in whitener.sites
+        }
         lengths = torch.stack([one.sum(1) for one in squares.values()]).sum(0)  # (N,)
-        shares = lengths.clamp(min=torch.finfo().tiny).reciprocal()
+        if not bool(torch.isfinite(lengths).all()):
+            raise InvalidInputError(
+                "a gradient is not finite once whitened: the adapter is broken, train it again"
+            )
+        shares = batch.weights / lengths.clamp(min=torch.finfo().tiny)
         for name, one in squares.items():
             sums[name] += shares @ one
     return sums

@@ -232,8 +232,8 @@ def log_chances(
         model: whose head it is.
         batch: the tokens and which of them are weighted.
         states: (B, T - 1, D) from `ProbedModel.upper`.
-        dtype: of the logits. Money follows from float32; bfloat16 is many times faster and a
-            hundredth of a nat off.
+        dtype: of the logits. Gains are computed in float32; bfloat16 is many times faster and a few
+            hundredths of a nat off, which a mean over words does not show.
     """
     head = model.embedding().to(dtype)
     keep = batch.weights.flatten() > 0

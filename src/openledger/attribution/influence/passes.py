@@ -12,12 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openledger.attribution.influence.curvature import (
-    Gradients,
-    SiteGradient,
-    Whitener,
-    fit,
-)
+from openledger.attribution.influence.curvature import Gradients, Votes, Whitener, fit
 from openledger.attribution.influence.gradients import (
     Batch,
     Checkpoints,
@@ -79,13 +74,9 @@ class Passes:
                 kept[index], drawn = self._measure_both(self._batches[index], model)
                 sampled.append(drawn)
                 self._tell(len(self._batches[index]))
-        documents = [
-            self._trained_only(index, gradients)
-            for kept in self._kept
-            for index, gradients in kept.items()
-        ]
+        votes = [self._votes(index, one) for kept in self._kept for index, one in kept.items()]
         search = torch.Generator().manual_seed(key_of(self._seed, "eigenvectors") % 2**63)
-        return fit(self._models.final.sites, sampled, documents, width, search)
+        return fit(self._models.final.sites, sampled, votes, width, search)
 
     def sums(self, whitener: Whitener, owners: Sequence[int]) -> list[Tensor]:
         """For each checkpoint (owners + placebo, F): the summed features of each owner's rows.
@@ -111,21 +102,29 @@ class Passes:
     def _longest(self, whitener: Whitener, kept: Mapping[int, Gradients]) -> float:
         """The squared length a token that no row exceeds, so that strange text earns no more.
 
-        Of training rows alone: the placebo is strange on purpose.
+        Half of the tokens stand in shorter rows. Of training rows alone: the placebo is strange on
+        purpose.
         """
-        found = []
+        lengths, tokens = [], []
         for index, gradients in kept.items():
             members = torch.tensor(self._batches[index])
             squares = torch.cat(whitener.whiten(gradients), dim=1).square().sum(1)
-            found.append((squares / self._tokens(members))[members < len(self._hidden)])
-        return float(torch.quantile(torch.cat(found), LENGTH_PERCENT / 100))
+            is_trained = self._is_trained(members)
+            tokens.append(self._tokens(members)[is_trained])
+            lengths.append(squares[is_trained] / tokens[-1])
+        order = torch.argsort(torch.cat(lengths), stable=True)
+        below = torch.cat(tokens)[order].cumsum(0)
+        middle = torch.searchsorted(below, below[-1] * (LENGTH_PERCENT / 100))
+        return float(torch.cat(lengths)[order[middle]])
 
-    def _trained_only(self, index: int, gradients: Gradients) -> Gradients:
-        """Those of a batch without the placebo's, which are no document's."""
-        trained = torch.tensor(self._batches[index]) < len(self._hidden)
-        return {
-            name: SiteGradient(one.a[trained], one.b[trained]) for name, one in gradients.items()
-        }
+    def _votes(self, index: int, gradients: Gradients) -> Votes:
+        """Every training row of a batch counts as much as it has tokens, the placebo nothing."""
+        members = torch.tensor(self._batches[index])
+        return Votes(gradients, torch.where(self._is_trained(members), self._tokens(members), 0.0))
+
+    def _is_trained(self, members: Tensor) -> Tensor:
+        """(N,) whether they are training rows, not placebo."""
+        return members < len(self._hidden)
 
     def _tokens(self, members: Sequence[int] | Tensor) -> Tensor:
         """(N,) how many tokens of each of these rows are foretold."""

@@ -42,7 +42,9 @@ class Scales(msgspec.Struct, frozen=True):
 
 def scales_for(rows: Tensor, parts: Layout) -> Scales:
     """The finest scales at which no value of these (N, P) rows leaves int8."""
-    peaks = [float(part.abs().amax()) for part in torch.split(rows, list(parts.widths), dim=1)]
+    pieces = torch.split(rows, list(parts.widths), dim=1)
+    # A part may be empty: no feature is of its layer.
+    peaks = [float(part.abs().amax()) if part.numel() else 0.0 for part in pieces]
     return Scales(tuple(_exponent(peak, ROW_LIMIT) for peak in peaks))
 
 
