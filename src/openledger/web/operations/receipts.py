@@ -33,6 +33,7 @@ from openledger.operations.receipts import (
 )
 from openledger.settlement.epoch import tree_of
 from openledger.settlement.parts import DATA
+from openledger.settlement.price import model_name
 from openledger.settlement.receipt import (
     CallReceipt,
     EpochRoot,
@@ -80,7 +81,7 @@ def show(platform: Platform, wanted: ShowReceipt) -> ReceiptView:
         raise ConflictError("the attribution is not done yet; ask again in a moment")
     return ReceiptView(
         receipt=receipt,
-        model=signed.body.mix[0].name,
+        model=model_name(signed.body.mix),
         state=PENDING if statement is None else (epoch.state.value if epoch else "attributed"),
         fee=call.fee,
         input_tokens=signed.body.input_tokens,

@@ -311,9 +311,10 @@ def test_an_empty_answer_is_replayed_as_nothing(market: Platform, tokenizer: Tok
     again = answer.start(desk, wanted)
 
     assert list(again) == []
-    assert (again.receipt_id, again.release, again.terms) == (
+    assert (again.receipt_id, again.mix, again.base, again.terms) == (
         first.receipt_id,
-        first.release,
+        first.mix,
+        first.base,
         first.terms,
     )
 
