@@ -73,11 +73,16 @@ def show(
         ]
         state = f"settled in epoch {found.epoch}" if found.epoch else found.state
         head = f"{found.receipt}: {found.model}, {open_amount(found.fee)} OPEN, {state}"
+        members = [
+            f"  {one.name} earns {percent(one.part_ppb)} of builder and data money"
+            for one in found.members
+            if one.part_ppb is not None and len(found.members) > 1
+        ]
         nobody = f"nobody's data: {percent(found.nobody_ppb)} of the data money, to commons"
         parts = [table(["role", "who", "OPEN", "share"], lines), nobody]
         if found.state == PENDING:
             parts = ["whose data made it is not known yet; look again in a moment"]
-        here.output.result(found, "\n".join([head, *found.notes, *parts]))
+        here.output.result(found, "\n".join([head, *members, *found.notes, *parts]))
 
 
 @app.command(epilog="Example: openledger receipt evidence rcp_ID")

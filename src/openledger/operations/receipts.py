@@ -34,11 +34,21 @@ class PartView(msgspec.Struct, frozen=True):
     share_ppb: int | None  # of the answer, for contributors
 
 
+class MemberView(msgspec.Struct, frozen=True):
+    """One release of the mix that answered; of a release alone the only one."""
+
+    name: str  # owner/name@version
+    weight_ppb: int
+    added_micronats: int | None  # what the answer would lose without it; None: not known yet
+    part_ppb: int | None  # of builder and data money, by what it added
+
+
 class ReceiptView(msgspec.Struct, frozen=True):
     """A receipt for people; `bundle` is the file for a checker."""
 
     receipt: ReceiptId
     model: str
+    members: tuple[MemberView, ...]
     state: str
     fee: Wei
     input_tokens: int

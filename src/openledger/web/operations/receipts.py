@@ -26,6 +26,7 @@ from openledger.operations.receipts import (
     PENDING,
     SHOW,
     EvidenceView,
+    MemberView,
     PartView,
     ReceiptView,
     ShowReceipt,
@@ -43,7 +44,7 @@ from openledger.settlement.receipt import (
     SignedStatement,
     read_statement,
 )
-from openledger.settlement.shares import Unscored
+from openledger.settlement.shares import Unscored, member_ppb
 from openledger.storage import jobs
 from openledger.storage.database import Transaction
 from openledger.storage.jobs import ATTRIBUTE_JOB
@@ -82,6 +83,7 @@ def show(platform: Platform, wanted: ShowReceipt) -> ReceiptView:
     return ReceiptView(
         receipt=receipt,
         model=model_name(signed.body.mix),
+        members=_members(signed, statement),
         state=PENDING if statement is None else (epoch.state.value if epoch else "attributed"),
         fee=call.fee,
         input_tokens=signed.body.input_tokens,
@@ -93,6 +95,16 @@ def show(platform: Platform, wanted: ShowReceipt) -> ReceiptView:
         parts=() if statement is None else _parts(statement, names),
         epoch=epoch.number if epoch and epoch.state is not epochs.EpochState.CLOSED else None,
         bundle=b"" if statement is None else _bundle(platform, call, epoch, wanted),
+    )
+
+
+def _members(call: SignedCall, statement: SignedStatement | None) -> tuple[MemberView, ...]:
+    if statement is None:
+        return tuple(MemberView(one.name, one.weight_ppb, None, None) for one in call.body.mix)
+    scored = statement.body.members
+    return tuple(
+        MemberView(one.name, one.weight_ppb, scores.leave_one_out_micronats, part)
+        for one, scores, part in zip(call.body.mix, scored, member_ppb(scored), strict=True)
     )
 
 

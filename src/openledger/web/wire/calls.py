@@ -234,8 +234,13 @@ def _model(body: CallBody) -> str:
 
 
 def _written_out(members: Sequence[MemberBody]) -> str:
-    named = [WeightedName(parse_release_name(one.model), weight_ppb(one.weight)) for one in members]
-    return model_text((str(one.name), one.weight_ppb) for one in checked_mix(named))
+    try:
+        named = checked_mix(
+            [WeightedName(parse_release_name(one.model), weight_ppb(one.weight)) for one in members]
+        )
+    except InvalidInputError as error:
+        raise InvalidInputError(str(error), param="openledger") from error
+    return model_text((str(one.name), one.weight_ppb) for one in named)
 
 
 def _given(value: float | None, default: float) -> float:
