@@ -159,4 +159,3 @@ def test_a_release_at_another_weight_added_what_it_gains_at_that(
 
     check_members(METHOD_VERSION, [member])
     assert 0 < faint.leave_one_out_micronats < whole.leave_one_out_micronats
-    assert faint.segments[0].clusters

@@ -89,12 +89,15 @@ def show(
 def evidence(
     context: typer.Context,
     receipt: Annotated[str, typer.Argument(help="Receipt id, or the completion id of the answer.")],
+    release: Annotated[
+        str | None, typer.Option(help="Of a mix: whose documents, as `receipt show` names it.")
+    ] = None,
 ) -> None:
     """Show the documents with the most influence on an answer, and passages that match it."""
-    from openledger.operations.receipts import EVIDENCE, WhichReceipt
+    from openledger.operations.receipts import EVIDENCE, WhichEvidence
 
     with told((here := of(context)).output):
-        found = here.act(EVIDENCE, WhichReceipt(receipt))
+        found = here.act(EVIDENCE, WhichEvidence(receipt, release))
         rows = [
             [
                 one.contributor or short(one.account),

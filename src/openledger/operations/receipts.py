@@ -18,10 +18,11 @@ class ShowReceipt(msgspec.Struct, frozen=True):
     draw: str = ""  # the checker's own word, by which clusters are drawn
 
 
-class WhichReceipt(msgspec.Struct, frozen=True):
-    """A receipt by its id, or by that of its answer."""
+class WhichEvidence(msgspec.Struct, frozen=True):
+    """A receipt by its id, or by that of its answer; of a mix, one release of it."""
 
     receipt: str
+    release: str | None = None  # owner/name@version, as the receipt names it
 
 
 class PartView(msgspec.Struct, frozen=True):
@@ -75,4 +76,4 @@ class EvidenceView(Evidence, frozen=True, kw_only=True):
 
 
 SHOW = Operation("receipt.show", ShowReceipt, ReceiptView)
-EVIDENCE = Operation("receipt.evidence", WhichReceipt, EvidenceView)
+EVIDENCE = Operation("receipt.evidence", WhichEvidence, EvidenceView)

@@ -30,7 +30,7 @@ from openledger.operations.receipts import (
     PartView,
     ReceiptView,
     ShowReceipt,
-    WhichReceipt,
+    WhichEvidence,
 )
 from openledger.settlement.epoch import tree_of
 from openledger.settlement.parts import DATA
@@ -225,10 +225,11 @@ def _openings(platform: Platform, call: calls.Call) -> tuple[Opening, ...]:
     )
 
 
-def show_evidence(platform: Platform, wanted: WhichReceipt) -> EvidenceView:
+def show_evidence(platform: Platform, wanted: WhichEvidence) -> EvidenceView:
     """Documents by influence and matching passages, for the gateway that served the call."""
     receipt = parse_receipt_id(wanted.receipt)
-    found = platform.models.show_evidence.run(receipt, platform.gateway.account)
+    gateway = platform.gateway.account
+    found = platform.models.show_evidence.run(receipt, gateway, wanted.release)
     return evidence_view(platform.database, found)
 
 
