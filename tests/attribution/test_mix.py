@@ -21,6 +21,7 @@ from tests.attribution.releases import RECIPE, alone, examples_of, some_text, tr
 
 TEXTS = tuple(f"{some_text(i, words=3)} " * 4 for i in range(4))
 HALF = PARTS_PER_BILLION // 2
+LITTLE = PARTS_PER_BILLION // 20
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +144,18 @@ def test_an_empty_answer_of_a_mix_earns_nobody_anything(
 
     assert [one.unscored for one in found] == [Unscored.NO_ANSWER, Unscored.NO_MANIFEST]
     assert [one.leave_one_out_micronats for one in found] == [0, 0]
+
+
+def test_a_release_at_another_weight_added_what_it_gains_at_that(
+    base: BaseModel, adapters: list[Adapter], attributors: list[Attributor]
+) -> None:
+    ids = base.tokenizer.encode(TEXTS[0])
+    mixes = [
+        Mix(base, [Member(adapters[0], weight, attributors[0])])
+        for weight in (PARTS_PER_BILLION, LITTLE)
+    ]
+    (whole,), (faint,) = (mix.attribute(ids[:8], ids[8:]) for mix in mixes)
+    member = MemberScores(1, LITTLE, faint.leave_one_out_micronats, faint.unscored, faint.segments)
+
+    check_members(METHOD_VERSION, [member])
+    assert 0 < faint.leave_one_out_micronats < whole.leave_one_out_micronats

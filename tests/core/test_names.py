@@ -1,5 +1,9 @@
 """Accounts, digests, receipt ids and release names as people type them."""
 
+from collections.abc import Iterable
+from decimal import Decimal
+from fractions import Fraction
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,3 +84,102 @@ def test_near_names_are_offered() -> None:
 
 def test_errors_keep_their_details() -> None:
     assert OpenLedgerError("no", near="yes").details == {"near": "yes"}
+
+
+OWNERS = st.from_regex(r"[a-z0-9][a-z0-9-]{0,38}", fullmatch=True)
+NAMES = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,62}", fullmatch=True)
+RELEASES = st.builds(ids.ReleaseName, OWNERS, NAMES, st.none() | st.integers(1, 999_999_999))
+MOST = ids.MOST_WEIGHT * types.PARTS_PER_BILLION
+MEMBERS = st.lists(
+    st.builds(ids.WeightedName, RELEASES, st.integers(-MOST, MOST)), min_size=1, max_size=8
+).filter(lambda members: any(member.weight_ppb for member in members))
+
+
+def written(members: Iterable[ids.WeightedName]) -> str:
+    return ids.model_text((str(member.name), member.weight_ppb) for member in members)
+
+
+@given(MEMBERS)
+def test_a_sound_mix_prints_as_it_is_read(members: list[ids.WeightedName]) -> None:
+    assert ids.parse_model(written(members)) == tuple(members)
+
+
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("alice/tunes@3", "alice/tunes@3"),
+        ("mix:alice/tunes@3", "alice/tunes@3"),
+        ("mix:a/b*1.000", "a/b"),
+        (" mix: alice/tunes@3 * 0.70 + bob/breton ", "mix:alice/tunes@3*0.7+bob/breton*1"),
+        ("mix:a/b*-0.5+c/d*10", "mix:a/b*-0.5+c/d*10"),
+        ("mix:a/b*0.000000001+c/d*0", "mix:a/b*0.000000001+c/d*0"),
+    ],
+)
+def test_models_as_callers_write_them(text: str, printed: str) -> None:
+    assert written(ids.parse_model(text)) == printed
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mix:", "not a model name"),
+        ("mix", "not a model name"),
+        ("Mix:a/b", "not a model name"),
+        ("mix:a/b+", "not a model name"),
+        ("mix:mix:a/b", "not a model name"),
+        ("a/b*0.5", "not a model name"),
+        ("a/b+c/d", "not a model name"),
+        ("mix:a/b*", "no weight"),
+        ("mix:a/b*nan", "no weight"),
+        ("mix:a/b*inf+c/d", "no weight"),
+        ("mix:a/b*1e3", "no weight"),
+        ("mix:a/b*0.5*2", "no weight"),
+        ("mix:a/b*٣", "no weight"),
+        ("mix:a/b*0.1234567891", "at most 9 decimals"),
+        ("mix:a/b*10.000000001", "between -10 and 10"),
+        ("mix:a/b*-11", "between -10 and 10"),
+        ("mix:a/b*" + "9" * 9_000, "between -10 and 10"),
+        ("mix:a/b*0", "weight is not 0"),
+        ("mix:a/b*-0.0+c/d*0", "weight is not 0"),
+    ],
+)
+def test_what_is_no_model_is_refused(text: str, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        ids.parse_model(text)
+
+
+HOSTILE = st.text() | st.text("mix:alice/tunes@3*0.7+-bob \x00\n", max_size=60)
+
+
+@given(HOSTILE, st.booleans())
+def test_no_text_is_read_as_a_model_that_it_does_not_name(text: str, is_mix: bool) -> None:
+    wanted = f"mix:{text}" if is_mix else text
+    try:
+        members = ids.parse_model(wanted)
+    except InvalidInputError:
+        return
+
+    assert ids.parse_model(written(members)) == members
+    for member in members:
+        assert str(member.name) in wanted
+
+
+@given(st.decimals(allow_nan=True, allow_infinity=True))
+def test_weights_are_exact_or_refused(number: Decimal) -> None:
+    try:
+        found = ids.weight_ppb(number)
+    except InvalidInputError:
+        assert not number.is_finite() or _is_beyond(Fraction(number))
+    else:
+        assert Fraction(found, types.PARTS_PER_BILLION) == Fraction(number)
+
+
+def _is_beyond(number: Fraction) -> bool:
+    scaled = number * types.PARTS_PER_BILLION
+    return scaled.denominator > 1 or abs(scaled) > MOST
+
+
+@pytest.mark.parametrize("text", ["1e999999999999", "1e-999999999999", "-1e999999999999"])
+def test_a_huge_exponent_fills_no_memory(text: str) -> None:
+    with pytest.raises(InvalidInputError, match="weight"):
+        ids.weight_ppb(Decimal(text))

@@ -5,13 +5,12 @@ from openledger.core.ids import receipt_id
 from openledger.core.signing import Domain, address_of, digest_typed
 from openledger.core.types import Account, Digest, Wei, account
 from openledger.settlement.parts import Roles
-from openledger.settlement.price import Price, SplitPolicy, Terms, fee
+from openledger.settlement.price import MixMember, Price, SplitPolicy, Terms, fee
 from openledger.settlement.receipt import (
     NO_PREVIOUS,
     RECEIPT_VERSION,
     CallBody,
     CallReceipt,
-    MixMember,
     Private,
     Receipt,
     SignedCall,

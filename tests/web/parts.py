@@ -13,7 +13,7 @@ from openledger.core.errors import (
     NotFoundError,
     UnauthenticatedError,
 )
-from openledger.core.ids import did_you_mean, receipt_id
+from openledger.core.ids import did_you_mean, parse_model, receipt_id
 from openledger.core.types import Account, ReceiptId, Wei
 from openledger.settlement.price import Price
 from openledger.web.app import Config, Parts, create_app
@@ -96,7 +96,8 @@ class Server:
             raise InvalidInputError(f"max_tokens is {request.max_tokens}; ask for at least 1")
         if request.max_cost == 0:
             raise InsufficientBalanceError("this call may cost more than max_cost")
-        self.model(request.model)
+        for member in parse_model(request.model):
+            self.model(str(member.name))
         inference = ScriptedInference(request, self.gate, self.begun, self.breaks)
         self.started.append(inference)
         return inference

@@ -7,11 +7,11 @@ import pytest
 
 from openledger.core.errors import ConflictError, EngineFullError
 from openledger.core.ids import receipt_id
-from openledger.core.types import Account, ReceiptId
 from openledger.web.app import Config, create_app
 from openledger.web.errors import RateLimitedError
 from openledger.web.inference import InferenceRequest, Payer
 from openledger.web.metrics import exposition
+from openledger.web.platform_api import AskedEvidence
 from tests.fakes import FakeEngine
 from tests.web.parts import ALICE, AUTHORIZED, MODEL, RECEIPT, Server, client
 
@@ -224,18 +224,20 @@ def test_a_complete_receipt_is_a_200(server: Server) -> None:
 def test_evidence_is_for_whoever_holds_a_key(server: Server) -> None:
     asked = []
 
-    def evidence(receipt: ReceiptId, asker: Account) -> msgspec.Raw:
-        asked.append((receipt, asker))
+    def evidence(asked_for: AskedEvidence) -> msgspec.Raw:
+        asked.append(asked_for)
         return msgspec.Raw(b'{"verdict":"so"}')
 
     path = f"/v1/receipts/chatcmpl-{RECEIPT}/evidence"
     found = call(client(server, evidence=evidence), "GET", path, headers=AUTHORIZED)
+    of_one = f"{path}?release={MODEL}"
+    call(client(server, evidence=evidence), "GET", of_one, headers=AUTHORIZED)
     nobody = client(server, evidence=evidence)
     keyless = call(nobody, "GET", path, headers={"Authorization": ""})
 
     assert keyless.status_code == 401
     assert found.json() == {"verdict": "so"}
-    assert asked == [(RECEIPT, ALICE)]
+    assert asked == [AskedEvidence(RECEIPT, ALICE, None), AskedEvidence(RECEIPT, ALICE, MODEL)]
 
 
 def test_a_balance_is_in_whole_wei_as_text(server: Server) -> None:

@@ -81,6 +81,19 @@ def test_a_plain_completion_and_the_models(client: openai.OpenAI) -> None:
     assert client.models.retrieve(MODEL).owned_by == "folk"
 
 
+def test_a_mix_in_its_name_and_in_the_extra_body(server: Server, client: openai.OpenAI) -> None:
+    members = [{"model": MODEL, "weight": 0.7}, {"model": "folk/reels", "weight": 0.3}]
+    client.chat.completions.create(model=f"mix:{MODEL}*0.7+folk/reels*0.3", messages=ASK)
+    client.chat.completions.create(
+        model="mix", messages=ASK, extra_body={"openledger": {"mix": members}}
+    )
+    named, listed = (one.request.model for one in server.started[-2:])
+
+    assert named == listed
+    with pytest.raises(openai.NotFoundError, match="did you mean"):
+        client.chat.completions.create(model=f"mix:{MODEL}+folk/reel*0.3", messages=ASK)
+
+
 def test_errors_become_the_clients_own(client: openai.OpenAI, address: str) -> None:
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("folk/nothing")

@@ -3,7 +3,9 @@
 import asyncio
 
 import httpx
+import pytest
 
+from openledger.core.errors import NotFoundError
 from openledger.core.money import from_open
 from openledger.core.types import WEI_PER_OPEN, Wei
 from openledger.lm.tokenizer import Tokenizer
@@ -86,6 +88,19 @@ def test_a_repeat_says_how_far_its_call_has_come(market: Platform, tokenizer: To
     assert [one["openledger"]["attribution"] for one in told] == ["pending", "complete", "complete"]
     assert [one["openledger"]["settled"] for one in told] == [None, None, 1]
     assert [one["usage"] for one in told] == [told[0]["usage"]] * 3
+
+
+def test_a_mix_can_be_asked_what_it_costs_and_stands_in_no_list(
+    market: Platform, tokenizer: Tokenizer
+) -> None:
+    catalogue = parts(market, tokenizer).catalogue
+    card = catalogue.model("mix:openledger/tiny-tunes*0.5")
+
+    assert card.name == "mix:openledger/tiny-tunes@1*0.5"
+    assert (card.price, card.owner) == (fair.PRICE, "openledger")
+    assert [one.name for one in catalogue.models()] == ["openledger/tiny-tunes@1"]
+    with pytest.raises(NotFoundError, match="did you mean openledger/tiny-tunes@1"):
+        catalogue.model("mix:openledger/tiny-tunes+openledger/tiny-tune")
 
 
 def test_the_pool_is_what_contributors_and_commons_get_together(

@@ -207,6 +207,71 @@ def test_a_wrong_field_is_a_400_that_names_it(
     assert server.started == []
 
 
+def mixed(*members: object, model: str = "mix") -> dict[str, object]:
+    return {"model": model, "openledger": {"mix": list(members)}}
+
+
+ONE = {"model": MODEL}
+
+
+@pytest.mark.parametrize(
+    ("asked", "model"),
+    [
+        ({"model": f"mix:{MODEL}*0.7+folk/reels*0.3"}, f"mix:{MODEL}*0.7+folk/reels*0.3"),
+        (
+            mixed(ONE | {"weight": 0.7}, {"model": "folk/reels", "weight": 3e-1}),
+            f"mix:{MODEL}*0.7+folk/reels*0.3",
+        ),
+        (mixed(ONE | {"weight": "-0.000000001"}, ONE), f"mix:{MODEL}*-0.000000001+{MODEL}*1"),
+        (mixed(ONE), MODEL),
+        ({"model": MODEL, "openledger": {"mix": None}}, MODEL),
+    ],
+)
+def test_a_mix_is_one_name_however_it_is_asked_for(
+    server: Server, asked: dict[str, object], model: str
+) -> None:
+    response = post(server, "/v1/chat/completions", CHAT | asked)
+
+    assert response.status_code == 200, response.text
+    assert [one.request.model for one in server.started] == [model]
+
+
+@pytest.mark.parametrize(
+    ("asked", "param", "reason"),
+    [
+        ({"model": "mix"}, "model", "a mix, but of what"),
+        (mixed(ONE, model=MODEL), "model", "contradicts openledger.mix"),
+        (mixed(ONE, model=f"mix:{MODEL}"), "model", "contradicts openledger.mix"),
+        (mixed(), "openledger", "not 0"),
+        (mixed(ONE | {"weight": 0}), "openledger", "not 0"),
+        (mixed(ONE | {"weight": 0.1 + 0.2}), "openledger", "at most 9 decimals"),
+        (mixed(ONE | {"weight": 1e300}), "openledger", "between -10 and 10"),
+        (mixed(ONE | {"weight": "nan"}), "openledger", "no finite number"),
+        (mixed(ONE | {"weight": True}), "openledger", "decimal"),
+        (mixed({"model": "mix:folk/reels"}), "openledger", "not a model name"),
+        (mixed({"weight": 1}), "openledger", "model"),
+        (mixed(ONE | {"name": 1}), "openledger", "name"),
+    ],
+)
+def test_a_mix_that_is_none_is_a_400_that_says_why(
+    server: Server, asked: dict[str, object], param: str, reason: str
+) -> None:
+    response = post(server, "/v1/chat/completions", CHAT | asked)
+    error = response.json()["error"]
+
+    assert response.status_code == 400
+    assert (error["param"], reason in error["message"]) == (param, True), error
+    assert server.started == []
+
+
+def test_an_unknown_member_is_a_404_with_the_nearest_name(server: Server) -> None:
+    asked = mixed(ONE, {"model": "folk/reel"})
+    response = post(server, "/v1/chat/completions", CHAT | asked)
+
+    assert response.status_code == 404
+    assert MODEL in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("prompt", ["", [], ["a", "b"], [""]])
 def test_a_completion_takes_one_prompt(server: Server, prompt: object) -> None:
     response = post(server, "/v1/completions", {"model": MODEL, "prompt": prompt})

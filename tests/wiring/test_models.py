@@ -7,13 +7,16 @@ from typing import NoReturn
 
 import msgspec
 import pytest
+import torch
 from safetensors import SafetensorError
 
 from openledger.attribution import state as attribution_state
+from openledger.attribution.attribute import gain_of
 from openledger.attribution.influence.gradients import ProbedModel
 from openledger.attribution.release import Recipe, build
 from openledger.core.errors import (
     DigestMismatchError,
+    InvalidInputError,
     NotFoundError,
     NothingToSettleError,
     OpenLedgerError,
@@ -26,15 +29,19 @@ from openledger.flows.model.train.plan import attribution_folder
 from openledger.flows.money.attribute import Member
 from openledger.flows.money.infer import answer
 from openledger.flows.money.infer.request import CallRequest
+from openledger.flows.money.verify.bundle import read_bundle
+from openledger.flows.money.verify.full import verify_full
+from openledger.flows.money.verify.public import verify_bundle
+from openledger.flows.money.verify.recompute import the_only_member
 from openledger.lm import checkpoint
-from openledger.lm.base import load_base
-from openledger.lm.checkpoint import save_adapter
-from openledger.lm.lora import Adapter, LoraPair
+from openledger.lm.base import BaseModel, load_base
+from openledger.lm.checkpoint import load_adapter, save_adapter
+from openledger.lm.lora import Adapter, LoraHost, LoraPair, MixMember
 from openledger.lm.tokenizer import Tokenizer
 from openledger.operations.models import NewRun, RecipeChoice, WhichRun
 from openledger.operations.receipts import PENDING, ShowReceipt
-from openledger.settlement.receipt import read_statement
-from openledger.settlement.shares import Segment
+from openledger.settlement.receipt import Private, read_statement
+from openledger.settlement.shares import Segment, member_ppb
 from openledger.storage.records.model import releases
 from openledger.storage.records.model.releases import Release
 from openledger.storage.records.money import balances, calls
@@ -259,18 +266,23 @@ def test_a_state_that_is_not_the_one_on_chain_pays_nobody(market: Platform) -> N
 @pytest.fixture
 def attributed(market: Platform) -> Release:
     """A release with a real adapter and its attribution state, whose answers gain over the base."""
+    return attributed_release(market, "whole")
+
+
+def attributed_release(market: Platform, name: str, seed: int = 0) -> Release:
     base = market.models.base(market.models.precision)
-    calm = some_adapter(base)
+    calm = some_adapter(base, seed)
     pairs = {site: LoraPair(pair.a, pair.b * 30) for site, pair in calm.pairs.items()}
     lively = Adapter(calm.shape, calm.base, pairs)
     digest = save_adapter(market.home.adapter("new"), lively, base.name)
     market.home.adapter("new").rename(market.home.adapter(digest))
-    run = fair.trained(market, "whole", digest)
+    run = fair.trained(market, name, digest)
     folder = attribution_folder(market.home.run(run.op))
-    examples = examples_of(base, [some_text(i) for i in range(4)], [0, 1, 2, 3])
+    texts = [some_text(4 * seed + i) for i in range(4)]
+    examples = examples_of(base, texts, [4 * seed + i for i in range(4)])
     state = build(folder, alone(ProbedModel(base, lively)), examples, Recipe(digest, digest, SEED))
     offer = msgspec.structs.replace(
-        fair.offer(run, "whole"),
+        fair.offer(run, name),
         training_root=state.training_root,
         training_size=state.training_size,
     )
@@ -285,6 +297,67 @@ def ask_whole(market: Platform) -> ReceiptId:
     list(made)
     assert made.result().fee > 0
     return made.result().receipt_id
+
+
+def test_a_mix_divides_builder_and_data_money_by_what_each_member_added(
+    market: Platform, attributed: Release
+) -> None:
+    """Weights decide the answer, not the money: that is divided by leave-one-out gains."""
+    other = attributed_release(market, "other", 1)
+    mix = f"mix:{attributed.full_name}*0.25+{other.full_name}*0.75"
+    request = CallRequest(fair.payer(market).address, mix, "X:1\n", max_tokens=24, nonce="5")
+    made = answer.start(market.models.desk, request)
+    list(made)
+    worker_of(market).drain()
+    shown = receipts.show(market, ShowReceipt(made.receipt_id, is_private=True, rows=2))
+    with market.database.read() as transaction:
+        private = open_private(market, calls.get(transaction, made.receipt_id))
+        said = calls.statement(transaction, made.receipt_id)
+    assert said is not None
+    members = read_statement(said.record).body.members
+    base = market.models.base(market.models.precision)
+    added = [
+        gain_without(base, [(attributed, 0.25), (other, 0.75)], place, private, market)
+        for place in range(2)
+    ]
+
+    assert shown.model == mix
+    assert [one.leave_one_out_micronats for one in members] == pytest.approx(added, abs=1_000)
+    assert [one.added_micronats for one in shown.members] == pytest.approx(added, abs=1_000)
+    assert max(added) > 0
+    assert [one.part_ppb for one in shown.members] == member_ppb(members)
+    assert sum(part.amount for part in shown.parts) == shown.fee
+    assert verify_bundle(shown.bundle, None).fee == shown.fee
+    assert verify_full(read_bundle(shown.bundle), None, {})
+    with pytest.raises(InvalidInputError, match="2 releases gave this answer together"):
+        the_only_member(read_bundle(shown.bundle))
+
+
+def gain_without(
+    base: BaseModel,
+    mix: list[tuple[Release, float]],
+    left_out: int,
+    private: Private,
+    market: Platform,
+) -> int:
+    """What the answer lost without one member, by plain forward passes."""
+    adapters = [load_adapter(market.home.adapter(one.adapter), base, one.adapter) for one, _ in mix]
+    prompt, tokens = private.prompt_ids(), private.answer_ids()
+    ids = torch.tensor([[*prompt, *tokens]])
+
+    def chances(members: list[int]) -> torch.Tensor:
+        host = LoraHost(base.model, base.digest)
+        for place in members:
+            host.add(mix[place][0].adapter, adapters[place])
+        weighted = [MixMember(mix[place][0].adapter, mix[place][1]) for place in members]
+        with host.mixed(weighted) as model, torch.no_grad():
+            logs = model(ids).logits[0].log_softmax(-1)
+        host.close()
+        return torch.stack([logs[len(prompt) + i - 1, token] for i, token in enumerate(tokens)])
+
+    gain = gain_of(chances([0, 1]), chances([1 - left_out]))
+    assert gain is not None
+    return gain
 
 
 def make_due(market: Platform) -> None:

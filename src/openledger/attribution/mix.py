@@ -1,9 +1,10 @@
-"""Attributes answers that several adapters gave together; one alone is a mix of one.
+"""Attributes answers that several adapters gave together, or one at another weight than 1.
 
-What a member added is the gain of the mix over the mix without it, by the same rule as the gain
-over the base: capped per token, less the placebo mean. How far the answer is owed to data at all
-is the gain of the whole mix. Whose data it was is asked at each member's own parameters, since its
-training rows were measured there.
+An adapter alone at weight 1 is its `Attributor`'s business. In a mix, what a member added is the
+gain of the mix over the mix without it, by the same rule as the gain over the base: capped per
+token, less the placebo mean. How far the answer is owed to data at all is the gain of the whole
+mix. Whose data it was is asked at each member's own parameters, since its training rows were
+measured there.
 """
 
 from collections.abc import Sequence
@@ -42,8 +43,9 @@ class Mix:
         self._members = tuple(members)
         self._whole: ProbedModel | None = None
         self._without: list[ProbedModel] = []
-        if len(members) > 1:
+        if [member.weight_ppb for member in members] != [PARTS_PER_BILLION]:
             self._whole = _together(base, members)
+        if len(members) > 1:
             others = [[*members[:i], *members[i + 1 :]] for i in range(len(members))]
             self._without = [_together(base, some) for some in others]
 
@@ -69,9 +71,11 @@ class Mix:
     def _attribute(self, whole: ProbedModel, row: Row) -> tuple[AnswerAttribution, ...]:
         adapted = _chances(whole, row, is_adapted=True)
         chances = Chances(adapted, _chances(whole, row, is_adapted=False))
+        # Without its only member a mix is the base.
+        without = [_chances(model, row, is_adapted=True) for model in self._without]
         found = []
-        for member, without in zip(self._members, self._without, strict=True):
-            added = gain_of(adapted, _chances(without, row, is_adapted=True))
+        for member, less in zip(self._members, without or [chances.plain], strict=True):
+            added = gain_of(adapted, less)
             if member.attributor is None:
                 found.append(AnswerAttribution(Unscored.NO_MANIFEST, added or 0, ()))
             else:

@@ -13,6 +13,7 @@ from openledger.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from openledger.flows.money.verify.audit import Audit
+    from openledger.operations.receipts import ReceiptView
 
 _ANCHORS = "What you know from the chain: see `openledger epoch show --anchors`."
 _RELEASE = "A folder written by `openledger model export`."
@@ -73,23 +74,36 @@ def show(
         ]
         state = f"settled in epoch {found.epoch}" if found.epoch else found.state
         head = f"{found.receipt}: {found.model}, {open_amount(found.fee)} OPEN, {state}"
+        members = _members(found) if len(found.members) > 1 else []
         nobody = f"nobody's data: {percent(found.nobody_ppb)} of the data money, to commons"
         parts = [table(["role", "who", "OPEN", "share"], lines), nobody]
         if found.state == PENDING:
             parts = ["whose data made it is not known yet; look again in a moment"]
-        here.output.result(found, "\n".join([head, *found.notes, *parts]))
+        here.output.result(found, "\n".join([head, *members, *found.notes, *parts]))
+
+
+def _members(found: "ReceiptView") -> list[str]:
+    return [
+        f"  {one.name} added {_nats(one.added_micronats)} nats and earns "
+        f"{percent(one.part_ppb)} of builder and data money"
+        for one in found.members
+        if one.added_micronats is not None and one.part_ppb is not None
+    ]
 
 
 @app.command(epilog="Example: openledger receipt evidence rcp_ID")
 def evidence(
     context: typer.Context,
     receipt: Annotated[str, typer.Argument(help="Receipt id, or the completion id of the answer.")],
+    release: Annotated[
+        str | None, typer.Option(help="Of a mix: whose documents, as `receipt show` names it.")
+    ] = None,
 ) -> None:
     """Show the documents with the most influence on an answer, and passages that match it."""
-    from openledger.operations.receipts import EVIDENCE, WhichReceipt
+    from openledger.operations.receipts import EVIDENCE, WhichEvidence
 
     with told((here := of(context)).output):
-        found = here.act(EVIDENCE, WhichReceipt(receipt))
+        found = here.act(EVIDENCE, WhichEvidence(receipt, release))
         rows = [
             [
                 one.contributor or short(one.account),

@@ -1,24 +1,31 @@
-"""Names of things: receipt ids, release names, near names for a typing error.
+"""Names of things: receipt ids, release names, names of mixes, near names for a typing error.
 
 A receipt id is "rcp_", 128 random bits in lower-case base32 (26 characters) and 3 characters of
-checksum, so that a mistyped id is told from an unknown one. A release is `owner/name@n`.
+checksum, so that a mistyped id is told from an unknown one. A release is `owner/name@n`, a weighted
+sum of releases `mix:owner/name@n*0.7+other/name*0.3`.
 """
 
 import base64
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from hashlib import sha256
 
 import msgspec
 
 from openledger.core.errors import InvalidInputError
-from openledger.core.types import ReceiptId
+from openledger.core.types import PARTS_PER_BILLION, ReceiptId
 
 RANDOM_BYTES = 16
+MIX = "mix:"
+MOST_WEIGHT = 10  # of a member of a mix, to either side of 0
 _CHECKSUM_LENGTH = 3
 _NAME = re.compile(r"(?P<owner>[a-z0-9][a-z0-9-]{0,38})/(?P<name>[a-z0-9][a-z0-9._-]{0,62})")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_WEIGHT = re.compile(r"-?[0-9]+(\.[0-9]+)?")  # no exponent: its "+" would begin a member
+_DECIMALS = len(str(PARTS_PER_BILLION)) - 1
+_MOST_DIGITS = len(str(MOST_WEIGHT * PARTS_PER_BILLION))
 _SUGGESTIONS = 3
 
 
@@ -32,6 +39,13 @@ class ReleaseName(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         tail = "" if self.version is None else f"@{self.version}"
         return f"{self.owner}/{self.name}{tail}"
+
+
+class WeightedName(msgspec.Struct, frozen=True):
+    """One member of a mix; a release that is called alone has the weight 1."""
+
+    name: ReleaseName
+    weight_ppb: int = PARTS_PER_BILLION
 
 
 def receipt_id(random: bytes) -> ReceiptId:
@@ -71,6 +85,63 @@ def parse_release_name(text: str) -> ReleaseName:
     return ReleaseName(match["owner"], match["name"], int(version) if at else None)
 
 
+def parse_model(text: str) -> tuple[WeightedName, ...]:
+    """Read what a caller may name as a model: a release, or a mix of releases in any order.
+
+    Raises:
+        InvalidInputError: it is neither, or weights are finer or larger than they may be.
+    """
+    stripped = text.strip()
+    if not stripped.startswith(MIX):
+        return (WeightedName(parse_release_name(stripped)),)
+    return checked_mix([_parse_member(one) for one in stripped.removeprefix(MIX).split("+")])
+
+
+def checked_mix(members: Sequence[WeightedName]) -> tuple[WeightedName, ...]:
+    """These members, if they can be a mix by themselves.
+
+    Raises:
+        InvalidInputError: there is none, or none weighs anything.
+    """
+    if not any(member.weight_ppb for member in members):
+        raise InvalidInputError("a mix needs a release whose weight is not 0; give it one")
+    return tuple(members)
+
+
+def model_text(members: Iterable[tuple[str, int]]) -> str:
+    """Name a model as a caller does, from names of releases and their weights in ppb."""
+    found = list(members)
+    if [weight for _, weight in found] == [PARTS_PER_BILLION]:
+        return found[0][0]
+    return MIX + "+".join(f"{name}*{_decimal(weight)}" for name, weight in found)
+
+
+def weight_ppb(weight: Decimal) -> int:
+    """The weight of a member in parts per billion, exactly.
+
+    Raises:
+        InvalidInputError: it is not finite, finer than a part per billion, or beyond `MOST_WEIGHT`.
+    """
+    sign, digits, exponent = weight.as_tuple()
+    if not isinstance(exponent, int):
+        raise InvalidInputError(f"the weight {weight} is no finite number; give one such as 0.7")
+    # By its digits: decimal arithmetic would round, and a huge exponent would fill the memory.
+    significant = "".join(map(str, digits)).lstrip("0")
+    shift = exponent + _DECIMALS
+    kept, dropped = significant, ""
+    if shift < 0:
+        kept, dropped = significant[:shift], significant[shift:]
+    if dropped.strip("0"):
+        raise InvalidInputError(f"a weight has at most {_DECIMALS} decimals; round it")
+    size = 0
+    if kept:
+        is_short = len(kept) + max(0, shift) <= _MOST_DIGITS
+        size = int(kept) * 10 ** max(0, shift) if is_short else MOST_WEIGHT * PARTS_PER_BILLION + 1
+    if size > MOST_WEIGHT * PARTS_PER_BILLION:
+        raise InvalidInputError(f"a weight lies between -{MOST_WEIGHT} and {MOST_WEIGHT}; scale it")
+    return -size if sign else size
+
+
 def near_names(wanted: str, known: Iterable[str]) -> list[str]:
     """At most three known names that look like the wanted one, best first."""
     return difflib.get_close_matches(wanted, list(known), n=_SUGGESTIONS, cutoff=0.4)
@@ -80,6 +151,21 @@ def did_you_mean(wanted: str, known: Iterable[str]) -> str:
     """The tail of a not-found message: the nearest names, or nothing."""
     names = near_names(wanted, known)
     return f"; did you mean {', '.join(names)}?" if names else ""
+
+
+def _parse_member(text: str) -> WeightedName:
+    name, star, weight = text.partition("*")
+    if not star:
+        return WeightedName(parse_release_name(name))
+    if not _WEIGHT.fullmatch(weight.strip()):
+        raise InvalidInputError(f"{weight!r} is no weight; write a decimal such as 0.7")
+    return WeightedName(parse_release_name(name), weight_ppb(Decimal(weight.strip())))
+
+
+def _decimal(weight: int) -> str:
+    whole, rest = divmod(abs(weight), PARTS_PER_BILLION)
+    digits = f"{whole}.{rest:0{_DECIMALS}d}".rstrip("0").rstrip(".")
+    return f"-{digits}" if weight < 0 else digits
 
 
 def _checksum(random: bytes) -> str:

@@ -18,10 +18,11 @@ class ShowReceipt(msgspec.Struct, frozen=True):
     draw: str = ""  # the checker's own word, by which clusters are drawn
 
 
-class WhichReceipt(msgspec.Struct, frozen=True):
-    """A receipt by its id, or by that of its answer."""
+class WhichEvidence(msgspec.Struct, frozen=True):
+    """A receipt by its id, or by that of its answer; of a mix, one release of it."""
 
     receipt: str
+    release: str | None = None  # owner/name@version, as the receipt names it
 
 
 class PartView(msgspec.Struct, frozen=True):
@@ -34,11 +35,21 @@ class PartView(msgspec.Struct, frozen=True):
     share_ppb: int | None  # of the answer, for contributors
 
 
+class MemberView(msgspec.Struct, frozen=True):
+    """One release of the mix that answered; of a release alone the only one."""
+
+    name: str  # owner/name@version
+    weight_ppb: int
+    added_micronats: int | None  # what the answer would lose without it; None: not known yet
+    part_ppb: int | None  # of builder and data money, by what it added
+
+
 class ReceiptView(msgspec.Struct, frozen=True):
     """A receipt for people; `bundle` is the file for a checker."""
 
     receipt: ReceiptId
     model: str
+    members: tuple[MemberView, ...]
     state: str
     fee: Wei
     input_tokens: int
@@ -65,4 +76,4 @@ class EvidenceView(Evidence, frozen=True, kw_only=True):
 
 
 SHOW = Operation("receipt.show", ShowReceipt, ReceiptView)
-EVIDENCE = Operation("receipt.evidence", WhichReceipt, EvidenceView)
+EVIDENCE = Operation("receipt.evidence", WhichEvidence, EvidenceView)

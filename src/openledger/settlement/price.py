@@ -1,11 +1,15 @@
-"""What a call costs, and who gets which part of it."""
+"""What a call of one release or of a mix costs, and who gets which part of it."""
+
+from collections.abc import Sequence
 
 import msgspec
 
 from openledger.core.errors import InvalidInputError
-from openledger.core.types import BASIS_POINTS, Wei
+from openledger.core.ids import model_text
+from openledger.core.types import BASIS_POINTS, Digest, Wei
 
 TOKENS_PER_PRICE = 1_000
+MIX_TERMS_VERSION = 0  # terms that follow from those of several releases; on chain it counts from 1
 MIN_PLATFORM_BPS = 500  # below it, buying one's own answers could pay (docs/explanation/trust.md)
 
 
@@ -43,6 +47,50 @@ class Terms(msgspec.Struct, frozen=True):
     version: int
     price: Price
     policy: SplitPolicy
+
+
+class MixMember(msgspec.Struct, frozen=True):
+    """One release of the mix that answered."""
+
+    release: int  # its number in the contract `Models`
+    name: str  # owner/name@version
+    adapter: Digest
+    training_root: Digest
+    weight_ppb: int
+    # Its own, as on chain, where several releases answered; unset: the call's terms are its own.
+    terms: Terms | msgspec.UnsetType = msgspec.UNSET
+
+
+def model_name(mix: Sequence[MixMember]) -> str:
+    """The model that answered, as a caller would ask for it."""
+    return model_text((member.name, member.weight_ppb) for member in mix)
+
+
+def mixed_terms(terms: Sequence[Terms]) -> Terms:
+    """The terms of one call that several releases answer: each price is the highest of theirs.
+
+    A release alone is called at its own. So no release is ever called below its price, whatever
+    stands beside it, and a mix costs no more than its dearest member would for the same tokens.
+    The order of the members decides nothing.
+
+    Raises:
+        InvalidInputError: they divide fees among the roles in different ways.
+    """
+    first, *others = terms
+    if not others:
+        return first
+    if any(one.policy != first.policy for one in others):
+        raise InvalidInputError(
+            "these releases divide their fees in different ways, and one fee is divided in one: "
+            "mix releases of the same split"
+        )
+    prices = [one.price for one in terms]
+    highest = Price(
+        input_1k=max(price.input_1k for price in prices),
+        output_1k=max(price.output_1k for price in prices),
+        request=max(price.request for price in prices),
+    )
+    return Terms(MIX_TERMS_VERSION, highest, first.policy)
 
 
 def fee(price: Price, input_tokens: int, output_tokens: int) -> Wei:

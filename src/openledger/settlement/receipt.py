@@ -17,11 +17,11 @@ from typing import Literal
 import msgspec
 
 from openledger.core.encoding import decode, digest_of, encode, from_wire, salted_digest
-from openledger.core.errors import VerificationError
+from openledger.core.errors import InvalidInputError, VerificationError
 from openledger.core.signing import Domain, TypedRecord, digest_typed, sign_typed, verify_typed
 from openledger.core.types import Account, Digest, Precision, ReceiptId, Wei, as_bytes
 from openledger.settlement.parts import Part, Roles, check_roles, fee_parts
-from openledger.settlement.price import Terms, fee
+from openledger.settlement.price import MixMember, Terms, fee, mixed_terms
 from openledger.settlement.shares import (
     Attribution,
     MemberScores,
@@ -99,16 +99,6 @@ class Gateway(msgspec.Struct, frozen=True):
     account: Account
     private_key: bytes
     domain: Domain  # of the contract Escrow
-
-
-class MixMember(msgspec.Struct, frozen=True):
-    """One release of the mix that answered."""
-
-    release: int  # its number in the contract `Models`
-    name: str  # owner/name@version
-    adapter: Digest
-    training_root: Digest
-    weight_ppb: int
 
 
 class PrivateDigests(msgspec.Struct, frozen=True):
@@ -293,6 +283,7 @@ def verify_call(domain: Domain, signed: SignedCall) -> None:
     verify_typed(domain, call, signed.signature, call.gateway)
     if call.terms_version != body.terms.version:
         raise VerificationError("struct and body name different terms")
+    _check_terms(body)
     if min(body.input_tokens, body.output_tokens) < 0:
         raise VerificationError("the receipt counts fewer than 0 tokens")
     owed = fee(body.terms.price, body.input_tokens, body.output_tokens)
@@ -353,6 +344,19 @@ def why_unscored(call: SignedCall, member: MixMember) -> Unscored | None:
     if tokens == 0 or call.body.input_tokens + tokens < 2:
         return Unscored.NO_ANSWER
     return None
+
+
+def _check_terms(body: CallBody) -> None:
+    """Several releases answer at terms that follow from their own, one at its own."""
+    stated = [member.terms for member in body.mix]
+    known = [terms for terms in stated if isinstance(terms, Terms)]
+    if len(known) != (len(stated) if len(stated) > 1 else 0):
+        raise VerificationError("each member of a mix states its terms, a release alone does not")
+    try:
+        if known and mixed_terms(known) != body.terms:
+            raise VerificationError("the terms of the call do not follow from its members'")
+    except InvalidInputError as error:
+        raise VerificationError(f"the call has no terms: {error}") from error
 
 
 def _check_members(signed: SignedCall, body: StatementBody) -> None:

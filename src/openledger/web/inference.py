@@ -41,7 +41,7 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One paid call, still in text; exactly one of `messages` and `prompt` is given."""
 
     payer: Payer
-    model: str  # owner/name or owner/name@version
+    model: str  # owner/name, owner/name@version or mix:...
     messages: tuple[Message, ...] | None = None
     prompt: str | None = None
     max_tokens: int | None = None  # None: the model's default
@@ -88,7 +88,7 @@ class Inference(Protocol):
 
     @property
     def model(self) -> str:
-        """The release that answers: owner/name@version."""
+        """What answers: owner/name@version, or a mix of such with their weights."""
         ...
 
     @property

@@ -42,8 +42,8 @@ _DONE = "[DONE]"
 class ModelCard(msgspec.Struct, frozen=True):
     """A release that can be called."""
 
-    name: str  # owner/name@version
-    owner: str
+    name: str  # owner/name@version, or a mix of such
+    owner: str  # of a mix all of them, with a plus between
     created: int  # unix seconds
     base: str
     context: int  # tokens
@@ -56,10 +56,11 @@ class Catalogue(Protocol):
     def models(self) -> tuple[ModelCard, ...]: ...
 
     def model(self, name: str) -> ModelCard:
-        """One release, by name with or without a version.
+        """One release, by name with or without a version; or a mix, which no list holds.
 
         Raises:
             NotFoundError: none; the message holds the nearest names.
+            InvalidInputError, NotAllowedError: such a mix cannot be called.
         """
         ...
 

@@ -48,7 +48,15 @@ class Books(Protocol):
     def balance(self, account: Account) -> Balance: ...
 
 
-EvidenceOf = Callable[[ReceiptId, Account], msgspec.Raw]
+class AskedEvidence(msgspec.Struct, frozen=True):
+    """Whose evidence is asked for, and by whom."""
+
+    receipt: ReceiptId
+    asker: Account
+    member: str | None  # of a mix: the release whose documents are shown
+
+
+EvidenceOf = Callable[[AskedEvidence], msgspec.Raw]
 """JSON of the evidence of a call, for one of its parties; raises for anybody else."""
 
 
@@ -94,7 +102,8 @@ class PlatformApi:
         assert self._evidence is not None, "the route is there only with it"
         asker = await self._door.admit(request)
         receipt = parse_receipt_id(request.path_params["name"])
-        found = await run_sync(self._evidence, receipt, asker.account, limiter=self._threads)
+        asked = AskedEvidence(receipt, asker.account, request.query_params.get("release"))
+        found = await run_sync(self._evidence, asked, limiter=self._threads)
         return json_response(found)
 
     async def show_balance(self, request: Request) -> Response:

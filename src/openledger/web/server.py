@@ -115,9 +115,7 @@ def parts(platform: Platform, token: str) -> Parts:
         pace=_no_limit,
         stats=desk.engine.stats,
         unready=Readiness(platform.database, desk.engine, platform.chain.client.ping).reason,
-        evidence=lambda receipt, asker: evidence_of(
-            platform.database, models.show_evidence, receipt, asker
-        ),
+        evidence=lambda asked: evidence_of(platform.database, models.show_evidence, asked),
         rpc=platform.chain.rpc,
         operations=lambda name, body: run_operation(platform, name, body),
         token=token,

@@ -291,6 +291,7 @@ def answer(receipt: str, account: Account) -> ReceiptView:
     return ReceiptView(
         receipt=ReceiptId(receipt),
         model=fair.MODEL,
+        members=(),
         state="settled",
         fee=half,
         input_tokens=5,

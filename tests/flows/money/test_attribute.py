@@ -283,7 +283,7 @@ def test_a_call_of_another_method_is_refused_and_waits(
 def test_an_answer_of_a_mix_is_stated_for_all_its_members(
     market: Platform, tokenizer: Tokenizer
 ) -> None:
-    """No call is served by a mix yet: here the gateway signs one of two."""
+    """Here the gateway signs one of two that share an adapter."""
     other = market.publish.run(fair.offer(fair.trained(market, "other"), "other"))
     receipt = fair.call(fair.desk(market, tokenizer), fair.payer(market).address).receipt_id
     with market.database.read() as transaction:

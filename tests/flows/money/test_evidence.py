@@ -13,11 +13,11 @@ from sqlalchemy import update
 from openledger.attribution.evidence.shown import Evidence
 from openledger.attribution.evidence.store import MANIFEST
 from openledger.attribution.method import CAP_PPB
-from openledger.core.errors import ConflictError, NotAllowedError, NotFoundError
+from openledger.core.errors import ConflictError, InvalidInputError, NotAllowedError, NotFoundError
 from openledger.core.types import PARTS_PER_BILLION, Account, Digest, ReceiptId
 from openledger.flows.money.evidence import MATCHING, shares_of_documents
 from openledger.operations.models import NewRelease, NewRun, RecipeChoice, WhichRelease
-from openledger.operations.receipts import WhichReceipt
+from openledger.operations.receipts import WhichEvidence
 from openledger.settlement.shares import (
     ClusterScore,
     DocumentScore,
@@ -94,7 +94,9 @@ def test_an_answer_is_linked_both_ways_with_the_text_that_it_repeats(trained: Pl
     assert span.text in trained.models.desk.tokenizer.decode(ids)
     assert found.matching == MATCHING
     assert not found.is_disagreeing
-    view = receipts.show_evidence(trained, WhichReceipt(receipt))
+    view = receipts.show_evidence(trained, WhichEvidence(receipt, f"{MODEL}@1"))
+    with pytest.raises(InvalidInputError, match=f"Name the release as the receipt does: {MODEL}@1"):
+        receipts.show_evidence(trained, WhichEvidence(receipt, f"{MODEL}@2"))
     assert view.documents[0].contributor in {
         one.contributor.display_name for one in fair.tune_submissions(trained)
     }

@@ -27,8 +27,10 @@ from openledger.attribution.evidence.store import (
     read_manifest,
     unpack_all,
 )
+from openledger.core.encoding import decode
 from openledger.core.errors import (
     ConflictError,
+    InvalidInputError,
     NotAllowedError,
     NotFoundError,
 )
@@ -37,7 +39,8 @@ from openledger.datanet.chunk import text_digest
 from openledger.datanet.display import may_be_shown
 from openledger.lm.stream import Detokenizer
 from openledger.lm.tokenizer import Tokenizer
-from openledger.settlement.receipt import Private, read_statement
+from openledger.settlement.price import MixMember
+from openledger.settlement.receipt import Private, SignedCall, read_statement
 from openledger.settlement.shares import ClusterScore, MemberScores, combine
 from openledger.storage.database import Database, Transaction
 from openledger.storage.records.data import contributions, texts
@@ -110,20 +113,28 @@ class ShowEvidence:
         self._opened: tuple[object, _Library] | None = None  # the last one, by what it holds
         self._lock = Lock()
 
-    def run(self, receipt: ReceiptId, asker: Account) -> Evidence:
+    def run(self, receipt: ReceiptId, asker: Account, member: str | None = None) -> Evidence:
         """The evidence of one call, for its payer or its gateway.
+
+        Args:
+            receipt: of the call.
+            asker: who wants to see it.
+            member: of a mix, the release whose documents are shown, as the receipt names it.
 
         Raises:
             NotFoundError: no such receipt, or a release from before evidence was kept.
+            InvalidInputError: several releases answered, and none of them is named.
             NotAllowedError: somebody else asks.
             ConflictError: the attribution is not done yet, or prompt and answer are erased.
         """
         with self._database.read() as transaction:
             call = calls.get(transaction, receipt)
             said = calls.statement(transaction, receipt)
-            release = releases.get(transaction, call.release)
+            number = _member(decode(call.record, SignedCall).body.mix, member)
+            release = releases.by_number(transaction, number)
         if asker not in (call.payer, call.gateway):
             raise NotAllowedError(f"the evidence of {receipt} is for its payer and its gateway")
+        assert release is not None, "the releases of this home's receipts are its own"
         if said is None:
             raise ConflictError("the attribution is not done yet; ask again in a moment")
         private = self._open_private(call)
@@ -224,6 +235,16 @@ def shares_of_documents(members: Sequence[MemberScores], release: int | None) ->
         ]
         alone.append(replace(member, segments=tuple(relabelled)))
     return {int(share.account, 16): share.weight_ppb for share in combine(alone).shares}
+
+
+def _member(mix: Sequence[MixMember], name: str | None) -> int:
+    if name is None and len(mix) == 1:
+        return mix[0].release
+    found = next((one.release for one in mix if one.name == name), None)
+    if found is None:
+        names = ", ".join(one.name for one in mix)
+        raise InvalidInputError(f"whose documents? Name the release as the receipt does: {names}")
+    return found
 
 
 class _Answer:

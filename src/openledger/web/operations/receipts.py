@@ -26,13 +26,15 @@ from openledger.operations.receipts import (
     PENDING,
     SHOW,
     EvidenceView,
+    MemberView,
     PartView,
     ReceiptView,
     ShowReceipt,
-    WhichReceipt,
+    WhichEvidence,
 )
 from openledger.settlement.epoch import tree_of
 from openledger.settlement.parts import DATA
+from openledger.settlement.price import model_name
 from openledger.settlement.receipt import (
     CallReceipt,
     EpochRoot,
@@ -42,7 +44,7 @@ from openledger.settlement.receipt import (
     SignedStatement,
     read_statement,
 )
-from openledger.settlement.shares import Unscored
+from openledger.settlement.shares import Unscored, member_ppb
 from openledger.storage import jobs
 from openledger.storage.database import Transaction
 from openledger.storage.jobs import ATTRIBUTE_JOB
@@ -80,7 +82,8 @@ def show(platform: Platform, wanted: ShowReceipt) -> ReceiptView:
         raise ConflictError("the attribution is not done yet; ask again in a moment")
     return ReceiptView(
         receipt=receipt,
-        model=signed.body.mix[0].name,
+        model=model_name(signed.body.mix),
+        members=_members(signed, statement),
         state=PENDING if statement is None else (epoch.state.value if epoch else "attributed"),
         fee=call.fee,
         input_tokens=signed.body.input_tokens,
@@ -92,6 +95,16 @@ def show(platform: Platform, wanted: ShowReceipt) -> ReceiptView:
         parts=() if statement is None else _parts(statement, names),
         epoch=epoch.number if epoch and epoch.state is not epochs.EpochState.CLOSED else None,
         bundle=b"" if statement is None else _bundle(platform, call, epoch, wanted),
+    )
+
+
+def _members(call: SignedCall, statement: SignedStatement | None) -> tuple[MemberView, ...]:
+    if statement is None:
+        return tuple(MemberView(one.name, one.weight_ppb, None, None) for one in call.body.mix)
+    scored = statement.body.members
+    return tuple(
+        MemberView(one.name, one.weight_ppb, scores.leave_one_out_micronats, part)
+        for one, scores, part in zip(call.body.mix, scored, member_ppb(scored), strict=True)
     )
 
 
@@ -212,10 +225,11 @@ def _openings(platform: Platform, call: calls.Call) -> tuple[Opening, ...]:
     )
 
 
-def show_evidence(platform: Platform, wanted: WhichReceipt) -> EvidenceView:
+def show_evidence(platform: Platform, wanted: WhichEvidence) -> EvidenceView:
     """Documents by influence and matching passages, for the gateway that served the call."""
     receipt = parse_receipt_id(wanted.receipt)
-    found = platform.models.show_evidence.run(receipt, platform.gateway.account)
+    gateway = platform.gateway.account
+    found = platform.models.show_evidence.run(receipt, gateway, wanted.release)
     return evidence_view(platform.database, found)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 import msgspec
 
 from openledger.core.errors import NotFoundError
-from openledger.core.ids import parse_release_name
+from openledger.core.ids import MIX, parse_release_name
 from openledger.core.types import Account, ReceiptId, Wei
+from openledger.flows.money.infer.choose import Choice, choose
 from openledger.serving.engine import Engine
 from openledger.settlement.price import Terms
 from openledger.storage.database import Database, Transaction
@@ -75,8 +76,21 @@ class ReleaseCatalogue:
 
     def model(self, name: str) -> ModelCard:
         with self._database.read() as transaction:
+            if name.strip().startswith(MIX):
+                return self._mix_card(choose(transaction, name, self._engine.caps.max_mix))
             release = releases.by_name(transaction, parse_release_name(name))
             return self._card(transaction, release)
+
+    def _mix_card(self, choice: Choice) -> ModelCard:
+        """What a mix would cost; it stands in no list, since there are more than can be listed."""
+        return ModelCard(
+            name=choice.model,
+            owner="+".join(dict.fromkeys(one.owner for one in choice.releases)),
+            created=max(one.created_at for one in choice.releases) // _SECOND_US,
+            base=self._base.name,
+            context=self._base.context,
+            price=choice.terms.price,
+        )
 
     def _card(self, transaction: Transaction, release: releases.Release) -> ModelCard:
         row = releases.terms_of(transaction, release.id, release.terms_version)

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from openledger.attribution.evidence.shown import Evidence
-from openledger.core.types import Account, ReceiptId
 from openledger.operations.receipts import DocumentView, EvidenceView
 from openledger.storage.database import Database
 from openledger.storage.records.data import accounts
+from openledger.web.platform_api import AskedEvidence
 
 if TYPE_CHECKING:
     from openledger.flows.money.evidence import ShowEvidence
@@ -25,8 +25,7 @@ def evidence_view(database: Database, found: Evidence) -> EvidenceView:
     return EvidenceView(**msgspec.structs.asdict(found) | {"documents": documents})
 
 
-def evidence_of(
-    database: Database, show: "ShowEvidence", receipt: ReceiptId, asker: Account
-) -> msgspec.Raw:
+def evidence_of(database: Database, show: "ShowEvidence", asked: AskedEvidence) -> msgspec.Raw:
     """See `platform_api.EvidenceOf`."""
-    return msgspec.Raw(msgspec.json.encode(evidence_view(database, show.run(receipt, asker))))
+    found = show.run(asked.receipt, asked.asker, asked.member)
+    return msgspec.Raw(msgspec.json.encode(evidence_view(database, found)))

@@ -6,12 +6,12 @@ from hashlib import sha256
 import structlog
 
 from openledger.core.errors import UnavailableError
-from openledger.core.types import Wei
+from openledger.core.types import PARTS_PER_BILLION, Wei
 from openledger.flows.money.infer import answer
 from openledger.flows.money.infer.request import CallRequest, Decoding, Desk
 from openledger.lm.tokenizer import ChatMessage
 from openledger.serving.request import SEED_BYTES, Finish, Sampling
-from openledger.settlement.price import SplitPolicy
+from openledger.settlement.price import MixMember, SplitPolicy, model_name
 from openledger.settlement.split import apportion
 from openledger.storage.database import Transaction
 from openledger.storage.records.money import calls, epochs
@@ -52,12 +52,12 @@ class OpenCall:
     """One call in progress; see `inference.Inference`."""
 
     def __init__(self, call: answer.Inference | answer.Replay, desk: Desk) -> None:
-        release = call.release
-        parts = f"{release.base}|{release.adapter}|{desk.config.engine}"
+        adapters = "+".join(_adapter(member) for member in call.mix)
+        parts = f"{call.base}|{adapters}|{desk.config.engine}"
         self._call = call
         self._database = desk.database
         self.receipt_id = call.receipt_id
-        self.model = release.full_name
+        self.model = model_name(call.mix)
         self.fingerprint = f"fp_{sha256(parts.encode()).hexdigest()[:_FINGERPRINT_LENGTH]}"
 
     def __iter__(self) -> Iterator[str]:
@@ -91,6 +91,12 @@ class OpenCall:
             # The call is charged: its answer must not be lost for want of this.
             log.warning("progress not read", receipt=self.receipt_id, why=str(error))
             return False, None
+
+
+def _adapter(member: MixMember) -> str:
+    if member.weight_ppb == PARTS_PER_BILLION:
+        return member.adapter
+    return f"{member.adapter}*{member.weight_ppb}"
 
 
 def _settled(transaction: Transaction, call: calls.Call) -> int | None:

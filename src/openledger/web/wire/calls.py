@@ -5,16 +5,26 @@ and listed in `openledger.warnings`.
 """
 
 import re
+from collections.abc import Sequence
+from decimal import Decimal
 from typing import Literal, TypeVar
 
 import msgspec
 
 from openledger.core.encoding import check_depth
 from openledger.core.errors import InvalidInputError
+from openledger.core.ids import (
+    WeightedName,
+    checked_mix,
+    model_text,
+    parse_release_name,
+    weight_ppb,
+)
 from openledger.core.money import from_open
 from openledger.web.inference import InferenceRequest, Message, Payer
 
 _MAX_STOPS = 4
+_MIX = "mix"  # the model where the extension says of what
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _FIELD_AT_FAULT = re.compile(r"`\$\.(\w+)")
 _MISSING_FIELD = re.compile(r"required field `(\w+)`")
@@ -56,11 +66,19 @@ class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool = False
 
 
+class MemberBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One release of a mix."""
+
+    model: str
+    weight: Decimal = Decimal(1)  # so that 0.7 is seven tenths
+
+
 class Extension(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Our own options: `extra_body={"openledger": {...}}`."""
 
     max_cost: str | None = None  # decimal, in OPEN
     attribution: Literal["influence", "audited"] = "influence"
+    mix: list[MemberBody] | None = None  # beside the model "mix"
 
 
 class CallBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,7 +197,7 @@ def _request(body: CallBody, payer: Payer, max_cost: str | None) -> InferenceReq
         max_cost = body.openledger.max_cost
     return InferenceRequest(
         payer=payer,
-        model=body.model,
+        model=_model(body),
         max_tokens=body.max_tokens,
         temperature=_given(body.temperature, 1.0),
         top_p=_given(body.top_p, 1.0),
@@ -193,6 +211,36 @@ def _request(body: CallBody, payer: Payer, max_cost: str | None) -> InferenceReq
         is_audited=body.openledger is not None and body.openledger.attribution == "audited",
         is_streamed=bool(body.stream),
     )
+
+
+def _model(body: CallBody) -> str:
+    """The model's name, that of a mix as if it had been written out."""
+    members = None if body.openledger is None else body.openledger.mix
+    if members is None:
+        if body.model.strip() == _MIX:
+            raise InvalidInputError(
+                "the model is a mix, but of what? Write mix:owner/name*0.7+other/name*0.3, or list "
+                "its members in openledger.mix",
+                param="model",
+            )
+        return body.model
+    if body.model.strip() != _MIX:
+        raise InvalidInputError(
+            f"the model {body.model!r} contradicts openledger.mix; beside a list of members it is "
+            f"{_MIX!r}",
+            param="model",
+        )
+    return _written_out(members)
+
+
+def _written_out(members: Sequence[MemberBody]) -> str:
+    try:
+        named = checked_mix(
+            [WeightedName(parse_release_name(one.model), weight_ppb(one.weight)) for one in members]
+        )
+    except InvalidInputError as error:
+        raise InvalidInputError(str(error), param="openledger") from error
+    return model_text((str(one.name), one.weight_ppb) for one in named)
 
 
 def _given(value: float | None, default: float) -> float:

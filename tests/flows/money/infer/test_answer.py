@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from openledger.core.encoding import decode
+from openledger.core.encoding import decode, encode
 from openledger.core.errors import (
     EngineFaultError,
     InsufficientBalanceError,
@@ -15,7 +15,7 @@ from openledger.core.errors import (
 )
 from openledger.core.types import ReceiptId, Wei
 from openledger.flows.money.infer import answer
-from openledger.flows.money.infer.request import CallRequest, Decoding
+from openledger.flows.money.infer.request import CallRequest, CallResult, Decoding, StoredAnswer
 from openledger.lm.tokenizer import ChatMessage, Tokenizer
 from openledger.settlement.receipt import Private, SignedCall, SignedStatement, verify_statement
 from openledger.storage.records.data.accounts import AccountKind
@@ -311,11 +311,20 @@ def test_an_empty_answer_is_replayed_as_nothing(market: Platform, tokenizer: Tok
     again = answer.start(desk, wanted)
 
     assert list(again) == []
-    assert (again.receipt_id, again.release, again.terms) == (
+    assert (again.receipt_id, again.mix, again.base, again.terms) == (
         first.receipt_id,
-        first.release,
+        first.mix,
+        first.base,
         first.terms,
     )
+
+
+def test_an_answer_that_an_older_version_stored_is_read_still() -> None:
+    result = CallResult(ReceiptId("rcp_1"), "X:1", "stop", 3, 2, Wei(5), None)
+    older = StoredAnswer(result, "row of the release")
+
+    assert decode(encode(older), StoredAnswer).result == result
+    assert b"release" not in encode(StoredAnswer(result))
 
 
 def test_calls_of_a_dead_process_give_their_holds_back(

@@ -28,7 +28,8 @@ from openledger.flows.money.verify.full import draw, open_scores, verify_full
 from openledger.flows.money.verify.public import verify_bundle
 from openledger.flows.money.verify.recompute import exported_state
 from openledger.lm.base import load_base
-from openledger.settlement.receipt import MixMember, Receipt, make_statement
+from openledger.settlement.price import MixMember
+from openledger.settlement.receipt import Receipt, make_statement
 from openledger.settlement.shares import ClusterScore, Gain, MemberScores, Segment, Unscored
 from tests.attribution.releases import ADAPTER, RECIPE, alone, examples_of, some_model, some_text
 from tests.audited import Files

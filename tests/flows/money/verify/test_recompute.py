@@ -13,13 +13,15 @@ from openledger.core.errors import (
     VerificationError,
 )
 from openledger.core.types import Digest, Precision, Share
-from openledger.flows.money.verify.bundle import Bundle, read_bundle
+from openledger.flows.money.verify.bundle import BUNDLE_VERSION, Bundle, read_bundle
 from openledger.flows.money.verify.export import Export, open_export
-from openledger.flows.money.verify.recompute import find_base, recompute
+from openledger.flows.money.verify.recompute import find_base, recompute, the_only_member
 from openledger.lm.base import WEIGHTS, BaseModel
 from openledger.lm.tiny import build_tiny
+from openledger.settlement.receipt import Receipt, make_statement
 from openledger.settlement.shares import TOLERANCE_PPB, Attribution
 from tests.audited import Files
+from tests.settlement import ledger
 
 pytestmark = pytest.mark.slow
 
@@ -170,3 +172,18 @@ def test_an_altered_base_is_refused(audited: Files, export: Export, tmp_path: Pa
 
     with pytest.raises(DigestMismatchError, match="was altered"):
         find_base(export.body.release.base, [copy], "float32")
+
+
+def test_a_release_at_another_weight_is_no_release_alone() -> None:
+    """Its state says what it did at weight 1."""
+    half = msgspec.structs.replace(ledger.MIX[0], weight_ppb=500_000_000)
+    for mix, message in (
+        ((half,), "bob/tunes@1 gave this answer at another weight than 1"),
+        ((half, msgspec.structs.replace(half, release=2)), "2 releases gave this answer together"),
+    ):
+        call = ledger.call(None, mix=mix)
+        statement = make_statement(
+            ledger.DOMAIN, call, "float32", ledger.scores(), ledger.ROLES, ledger.GATEWAY_KEY
+        )
+        with pytest.raises(InvalidInputError, match=message):
+            the_only_member(Bundle(BUNDLE_VERSION, Receipt(call, statement), None, None))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from openledger.core.encoding import decode
 from openledger.core.errors import UnavailableError
+from openledger.core.types import PARTS_PER_BILLION
 from openledger.flows.money.infer.charge import Ending, charge
 from openledger.flows.money.infer.prepare import prepare
 from openledger.flows.money.infer.request import (
@@ -24,7 +25,6 @@ from openledger.serving.engine import Stream
 from openledger.serving.request import Finish, GenerationRequest, MixMember
 from openledger.settlement.receipt import SignedCall
 from openledger.storage.database import Database
-from openledger.storage.records.model import releases
 from openledger.storage.records.money import balances, calls, idempotency
 
 CANCELLED = Finish.CANCELLED.value
@@ -35,10 +35,10 @@ def start(desk: Desk, request: CallRequest) -> "Inference | Replay":
     """Reserve the money and queue the answer; an idempotency key answered before is replayed.
 
     Raises:
-        NotFoundError: no such model.
-        InvalidInputError: the request is wrong, or its prompt too long.
+        NotFoundError: no such model, or member of a mix.
+        InvalidInputError: the request is wrong, or its prompt too long, or no such mix can be.
         InsufficientBalanceError: balance, voucher or a cap cannot cover it.
-        NotAllowedError: the release breaks the payer's conditions.
+        NotAllowedError: a release breaks the payer's conditions, is deprecated, or not audited.
         ConflictError: the idempotency key was used for another request.
         UnavailableError: the engine is full, or the key's first request still runs; nothing is
             held.
@@ -50,7 +50,10 @@ def start(desk: Desk, request: CallRequest) -> "Inference | Replay":
         id=prepared.receipt,
         tenant=request.payer,
         prompt_ids=tuple(prepared.prompt_ids),
-        mix=(MixMember(prepared.release.adapter, 1.0),),
+        mix=tuple(
+            MixMember(member.adapter, member.weight_ppb / PARTS_PER_BILLION)
+            for member in prepared.choice.mix
+        ),
         sampling=prepared.sampling,
         max_tokens=prepared.hold.max_tokens,
         stop_ids=frozenset([desk.tokenizer.end]),
@@ -82,8 +85,9 @@ class Inference:
         self._result: CallResult | None = None
         self._closing = threading.Lock()
         self.receipt_id = prepared.receipt
-        self.terms = prepared.terms
-        self.release = prepared.release
+        self.terms = prepared.choice.terms
+        self.base = prepared.choice.base
+        self.mix = prepared.choice.mix
 
     def __iter__(self) -> Iterator[str]:
         """Pieces of text as they become certain; one counts as handed when the next is asked for.
@@ -170,10 +174,10 @@ class Replay:
         self._result = stored.result
         self.receipt_id = stored.result.receipt_id
         with database.read() as transaction:
-            self.release = releases.get(transaction, stored.release)
             call = calls.get(transaction, self.receipt_id)
-        # Not those in force now: the fee was split by what the receipt names.
-        self.terms = decode(call.record, SignedCall).body.terms
+        # Nothing that is in force now: the fee was split by what the receipt names.
+        body = decode(call.record, SignedCall).body
+        self.terms, self.base, self.mix = body.terms, body.base, body.mix
 
     def __iter__(self) -> Iterator[str]:
         """The whole text, in one piece."""

@@ -4,7 +4,7 @@ import msgspec
 
 from openledger.core.encoding import digest_of, encode
 from openledger.core.signing import digest_typed
-from openledger.core.types import PARTS_PER_BILLION, Digest, Wei
+from openledger.core.types import Digest, Wei
 from openledger.flows.money.infer.request import (
     CallResult,
     Desk,
@@ -86,7 +86,7 @@ def _remember(transaction: Transaction, desk: Desk, prepared: Prepared, result: 
         # Our fault: the same request may be tried again.
         idempotency.give_up(transaction, key)
         return
-    answer = encode(StoredAnswer(result, prepared.release.id))
+    answer = encode(StoredAnswer(result))
     sealed = desk.sealer.seal(f"answer/{key.scope}/{key.key}", answer)
     idempotency.answer(transaction, key, sealed)
 
@@ -97,20 +97,12 @@ def _body(
     private: receipts.Private,
     ending: Ending,
 ) -> receipts.CallBody:
-    release = prepared.release
-    assert release.number is not None, "only published releases are served"
-    member = receipts.MixMember(
-        release=release.number,
-        name=f"{release.owner}/{release.name}@{release.version}",
-        adapter=release.adapter,
-        training_root=release.training_root,
-        weight_ppb=PARTS_PER_BILLION,
-    )
+    choice = prepared.choice
     return receipts.CallBody(
         receipt_id=prepared.receipt,
-        base=release.base,
-        mix=(member,),
-        terms=prepared.terms,
+        base=choice.base,
+        mix=choice.mix,
+        terms=choice.terms,
         input_tokens=len(prepared.prompt_ids),
         output_tokens=len(ending.handed),
         finish=ending.finish,

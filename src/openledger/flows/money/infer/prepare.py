@@ -5,9 +5,10 @@ from hashlib import sha256
 import msgspec
 
 from openledger.core.encoding import decode
-from openledger.core.errors import InsufficientBalanceError, NotAllowedError, NotFoundError
-from openledger.core.ids import RANDOM_BYTES, parse_release_name, receipt_id
+from openledger.core.errors import InsufficientBalanceError
+from openledger.core.ids import RANDOM_BYTES, receipt_id
 from openledger.core.types import Account, Wei
+from openledger.flows.money.infer.choose import choose
 from openledger.flows.money.infer.request import (
     DEFAULT_MAX_TOKENS,
     CallRequest,
@@ -19,10 +20,8 @@ from openledger.flows.money.infer.request import (
 from openledger.lm.tokenizer import ChatMessage, Tokenizer
 from openledger.serving.request import Sampling
 from openledger.settlement.hold import Ask, Purse, hold
-from openledger.settlement.price import Terms
 from openledger.settlement.voucher import Channel
 from openledger.storage.database import Transaction
-from openledger.storage.records.model import releases
 from openledger.storage.records.money import balances, idempotency
 
 _DAY_US = 86_400_000_000
@@ -35,7 +34,8 @@ def prepare(desk: Desk, request: CallRequest) -> Prepared | StoredAnswer:
     A request whose idempotency key was answered before gets that answer, and nothing is held.
     """
     prompt_ids = _tokens(desk.tokenizer, request.prompt)
-    room = desk.engine.caps.context - len(prompt_ids)
+    caps = desk.engine.caps
+    room = caps.context - len(prompt_ids)
     wanted = request.max_tokens
     most = max(1, min(DEFAULT_MAX_TOKENS, room)) if wanted is None else wanted
     now = desk.clock()
@@ -45,23 +45,21 @@ def prepare(desk: Desk, request: CallRequest) -> Prepared | StoredAnswer:
         answered = _answered(transaction, desk, request, now)
         if answered is not None:
             return answered
-        release = _served(transaction, request.model)
-        _check_audited(release, request)
-        terms = _terms(transaction, release)
+        choice = choose(transaction, request.model, caps.max_mix, is_audited=request.is_audited)
         channel = _channel(transaction, desk.gateway.account, request.payer)
         purse = _purse(transaction, desk.gateway.account, request, channel, now)
         ask = Ask(len(prompt_ids), most, request.max_cost)
-        made = hold(ask, terms, channel, purse, now // _SECOND_US)
+        made = hold(ask, choice.terms, channel, purse, now // _SECOND_US)
         place = balances.next_place(transaction, desk.gateway.account, request.payer)
         # Checked before the money is held: a wrong temperature must not leave a hold behind.
-        basis = f"{nonce}|{place}|{release.number}"
+        basis = f"{nonce}|{place}|{choice.seed_name}"
         sampling = _sampling(request.decoding, sha256(basis.encode()).digest())
         new = balances.NewHold(
             receipt=receipt,
             gateway=desk.gateway.account,
             payer=request.payer,
             api_key=request.api_key,
-            release=release.id,
+            release=choice.releases[0].id,
             amount=made.amount,
             expires_at=now + desk.config.hold_s * _SECOND_US,
         )
@@ -69,8 +67,7 @@ def prepare(desk: Desk, request: CallRequest) -> Prepared | StoredAnswer:
     return Prepared(
         request=request,
         receipt=receipt,
-        release=release,
-        terms=terms,
+        choice=choice,
         prompt_ids=prompt_ids,
         hold=made,
         nonce=basis,
@@ -91,27 +88,6 @@ def _answered(
     return decode(desk.sealer.unseal(f"answer/{key.scope}/{key.key}", stored), StoredAnswer)
 
 
-def _served(transaction: Transaction, name: str) -> releases.Release:
-    release = releases.by_name(transaction, parse_release_name(name))
-    if release.number is None:
-        raise NotFoundError(f"{release.full_name} is still being published; try again in a moment")
-    if release.deprecated_at is not None:
-        raise NotAllowedError(f"{release.full_name} is deprecated; call a newer version")
-    return release
-
-
-def _check_audited(release: releases.Release, request: CallRequest) -> None:
-    if request.is_audited and not msgspec.json.decode(release.card, type=_Card).is_audited:
-        raise NotAllowedError(
-            f"{release.full_name} has no half-data adapters to audit an answer with; ask for "
-            "influence alone, or for a release trained with --card-adapters"
-        )
-
-
-class _Card(msgspec.Struct, frozen=True):
-    is_audited: bool = False
-
-
 def _tokens(tokenizer: Tokenizer, prompt: str | tuple[ChatMessage, ...]) -> list[int]:
     if isinstance(prompt, str):
         return tokenizer.encode(prompt)
@@ -129,11 +105,6 @@ def _sampling(decoding: Decoding, seed: bytes) -> Sampling:
         presence_penalty=decoding.presence_penalty_milli / 1_000,
         frequency_penalty=decoding.frequency_penalty_milli / 1_000,
     )
-
-
-def _terms(transaction: Transaction, release: releases.Release) -> Terms:
-    row = releases.terms_of(transaction, release.id, release.terms_version)
-    return msgspec.convert(msgspec.json.decode(row.terms), Terms, strict=False)
 
 
 def _channel(transaction: Transaction, gateway: Account, payer: Account) -> Channel:

@@ -7,14 +7,13 @@ import msgspec
 from openledger.attribution.method import METHOD_VERSION
 from openledger.core.encoding import encode
 from openledger.core.types import Account, ReceiptId, Wei
+from openledger.flows.money.infer.choose import Choice
 from openledger.lm.tokenizer import ChatMessage, Tokenizer
 from openledger.serving.engine import Engine
 from openledger.serving.request import Sampling
 from openledger.settlement.hold import Hold
-from openledger.settlement.price import Terms
 from openledger.settlement.receipt import Gateway
 from openledger.storage.database import Database
-from openledger.storage.records.model import releases
 from openledger.storage.records.money.idempotency import Request
 from openledger.storage.vault import Sealer
 
@@ -46,7 +45,7 @@ class CallRequest(msgspec.Struct, frozen=True):
     """What a caller asks for: a chat, or a text to go on with."""
 
     payer: Account
-    model: str  # owner/name or owner/name@version, as the caller wrote it
+    model: str  # owner/name, owner/name@version or mix:..., as the caller wrote it
     prompt: str | tuple[ChatMessage, ...]
     api_key: str | None = None  # its prefix
     key_daily_cap: Wei | None = None
@@ -105,7 +104,7 @@ class StoredAnswer(msgspec.Struct, frozen=True):
     """What a repeated request gets: the first one's answer, at no further charge."""
 
     result: CallResult
-    release: str  # row id
+    release: str | msgspec.UnsetType = msgspec.UNSET  # of older answers; the receipt says it
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -113,8 +112,7 @@ class Prepared(msgspec.Struct, frozen=True):
 
     request: CallRequest
     receipt: ReceiptId
-    release: releases.Release
-    terms: Terms
+    choice: Choice
     prompt_ids: list[int]
     hold: Hold
     nonce: str

@@ -30,7 +30,8 @@ from openledger.core.errors import (
 from openledger.core.signing import Domain, TypedRecord, verify_typed
 from openledger.core.types import Digest
 from openledger.flows.money.verify.anchors import Anchors, ReleaseAnchor
-from openledger.settlement.receipt import MixMember, Receipt
+from openledger.settlement.price import MixMember
+from openledger.settlement.receipt import Receipt
 from openledger.training.rows import Example
 from openledger.training.task import TrainingManifest
 

@@ -18,12 +18,13 @@ from openledger.attribution.state import AttributionState, load_state
 from openledger.attribution.sums import check_sums
 from openledger.core.encoding import digest_of, parse_json
 from openledger.core.errors import InvalidInputError, NotFoundError, VerificationError
-from openledger.core.types import Digest, Precision
+from openledger.core.types import PARTS_PER_BILLION, Digest, Precision
 from openledger.flows.money.verify.bundle import Bundle, Difference
 from openledger.flows.money.verify.export import PLAN, Export, adapter_folders
 from openledger.lm.base import DTYPES, MANIFEST, BaseModel, load_base, read_manifest
 from openledger.lm.tiny import build_tiny
-from openledger.settlement.receipt import MixMember, why_unscored
+from openledger.settlement.price import MixMember
+from openledger.settlement.receipt import why_unscored
 from openledger.settlement.shares import TOLERANCE_PPB, Attribution, distance_ppb
 from openledger.training.recipe import Recipe
 
@@ -133,16 +134,21 @@ def _check_planned(export: Export, state: AttributionState) -> None:
 
 
 def the_only_member(bundle: Bundle) -> MixMember:
-    """The release that answered alone.
+    """The release that answered alone, at weight 1.
 
     Raises:
-        InvalidInputError: several did, and this level cannot check what several made together.
+        InvalidInputError: a mix did, and this level cannot check those.
     """
     first, *others = bundle.receipt.call.body.mix
     if others:
         raise InvalidInputError(
             f"{1 + len(others)} releases gave this answer together, and levels 2 and 3 check "
             "answers of one: check it to level full"
+        )
+    if first.weight_ppb != PARTS_PER_BILLION:
+        raise InvalidInputError(
+            f"{first.name} gave this answer at another weight than 1, and levels 2 and 3 check "
+            "answers at weight 1: check it to level full"
         )
     return first
 

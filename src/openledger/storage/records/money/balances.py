@@ -68,7 +68,7 @@ class NewHold(msgspec.Struct, frozen=True):
     gateway: Account
     payer: Account
     api_key: str | None  # its prefix
-    release: str  # row id
+    release: str  # row id; of a mix its first member's
     amount: Wei
     expires_at: int  # when a hold whose process died may be released
 
