@@ -17,9 +17,9 @@ from openledger.lm.checkpoint import MAX_RANK, load_adapter
 from openledger.serving.engine import AdapterRef
 from openledger.serving.llama.cache import BLOCK, PagedCache, block_bytes
 from openledger.serving.llama.forward import Forward
-from openledger.serving.llama.in_c import CKernels, Native
-from openledger.serving.llama.in_torch import TorchKernels
-from openledger.serving.llama.kernels import Kernels
+from openledger.serving.llama.kernels.in_c import CKernels, Native
+from openledger.serving.llama.kernels.in_torch import TorchKernels
+from openledger.serving.llama.kernels.protocol import Kernels
 from openledger.serving.llama.packed import (
     PackedAdapter,
     aligned,

@@ -13,9 +13,9 @@ from torch import Tensor
 from openledger.lm.lora import TARGETS, LoraShape
 from openledger.serving.batch import Chunk, Weighted
 from openledger.serving.llama.cache import PagedCache
-from openledger.serving.llama.in_c import CKernels, Native
-from openledger.serving.llama.in_torch import TorchKernels
-from openledger.serving.llama.kernels import Kernels
+from openledger.serving.llama.kernels.in_c import CKernels, Native
+from openledger.serving.llama.kernels.in_torch import TorchKernels
+from openledger.serving.llama.kernels.protocol import Kernels
 from openledger.serving.llama.packed import PackedAdapter
 from openledger.serving.llama.shape import LlamaShape, Matrix
 from openledger.serving.llama.step import step_of

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from openledger.serving.llama.kernels import Kernels
+from openledger.serving.llama.kernels.protocol import Kernels
 from openledger.serving.llama.shape import Matrix
 from openledger.serving.llama.step import Step
 from openledger.serving.llama.weights import Weights

@@ -1,0 +1,1 @@
+"""What a step does besides its matrix products: in C, or in torch."""
