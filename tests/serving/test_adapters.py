@@ -122,6 +122,23 @@ def test_many_threads_read_an_adapter_once(refs: list[AdapterRef]) -> None:
     assert one.counters.hits == 3
 
 
+def test_adapters_that_can_never_be_resident_together_are_refused(
+    refs: list[AdapterRef],
+) -> None:
+    one = store(timeout_s=0.01)
+    for ref in refs[:3]:
+        one.load(ref)
+    together = [ref.digest for ref in refs[:3]]
+    one.claim(together)
+
+    with pytest.raises(InvalidInputError, match="together"):
+        one.hold(together)
+
+    one.disclaim(together)
+    for ref in refs[:3]:
+        one.unload(ref.digest)  # at once: nobody holds any
+
+
 def test_unloading_gives_up_in_time_and_the_last_user_still_frees_it(
     refs: list[AdapterRef],
 ) -> None:

@@ -104,6 +104,26 @@ def feed(
     return last
 
 
+@pytest.mark.parametrize("is_native", [True, False])
+def test_what_another_left_in_a_block_is_not_read(base: BaseModel, *, is_native: bool) -> None:
+    runner = started(base, Arithmetic(is_native=is_native))
+    assert runner._forward is not None
+    ids, others = prompt(5), prompt(20, 1)
+    before = feed(runner, 0, ids, [5])
+    after = feed(runner, 1, others, [19, 1])
+    cache = runner._forward._kernels._cache  # type: ignore[attr-defined]  # of either kind
+    cache.keys.fill_(float("nan"))
+    cache.values.fill_(float("inf"))
+
+    assert (feed(runner, 0, ids, [5]) == before).all()
+    assert (feed(runner, 1, others, [19, 1]) == after).all()
+    both = [
+        Chunk[PackedAdapter](blocks(0), 5, (7,), (), is_last=True),
+        Chunk[PackedAdapter](blocks(1), 20, (7,), (), is_last=True),
+    ]
+    assert np.isfinite(runner.run(both)).all()
+
+
 def greedy(
     runner: LlamaRunner, prompts: Sequence[Sequence[int]], mixes: Sequence[Mix], steps: int
 ) -> list[list[int]]:

@@ -182,19 +182,29 @@ def _read_config(path: Path) -> _PeftConfig:
 
 
 def _shape(config: _PeftConfig, base: BaseModel) -> LoraShape:
-    if not 1 <= config.r <= MAX_RANK:
-        raise InvalidInputError(f"rank {config.r} is outside 1 to {MAX_RANK}")
-    if config.lora_alpha < 1:
-        raise InvalidInputError(f"alpha {config.lora_alpha} is below 1")
-    layers = tuple(config.layers_to_transform)
+    layers, targets = tuple(config.layers_to_transform), tuple(config.target_modules)
+    shape = LoraShape(config.r, config.lora_alpha, layers, targets)
+    check_shape(shape, base.layers)
+    return shape
+
+
+def check_shape(shape: LoraShape, base_layers: int) -> None:
+    """Refuse what no adapter on a base of so many layers looks like.
+
+    Raises:
+        InvalidInputError: rank, alpha, layers or targets are outside their ranges.
+    """
+    if not 1 <= shape.rank <= MAX_RANK:
+        raise InvalidInputError(f"rank {shape.rank} is outside 1 to {MAX_RANK}")
+    if shape.alpha < 1:
+        raise InvalidInputError(f"alpha {shape.alpha} is below 1")
+    layers, targets = shape.layers, shape.targets
     if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
         raise InvalidInputError(f"layers {list(layers)} are not rising numbers from 0")
-    if layers[-1] >= base.layers:
-        raise InvalidInputError(f"layer {layers[-1]} is outside a base of {base.layers} layers")
-    targets = tuple(config.target_modules)
+    if layers[-1] >= base_layers:
+        raise InvalidInputError(f"layer {layers[-1]} is outside a base of {base_layers} layers")
     if not targets or len(set(targets)) < len(targets) or not set(targets) <= set(TARGETS):
         raise InvalidInputError(f"targets {list(targets)} are not among {', '.join(TARGETS)}")
-    return LoraShape(config.r, config.lora_alpha, layers, targets)
 
 
 def _pairs(tensors: dict[str, Tensor], shape: LoraShape, base: BaseModel) -> dict[Site, LoraPair]:

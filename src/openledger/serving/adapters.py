@@ -45,6 +45,7 @@ class Counters:
 class _Entry(Generic[Loaded]):
     ref: AdapterRef
     adapter: Loaded | None = None  # None: not resident
+    size_bytes: int = 0  # as last read
     claims: int = 0  # requests that name it
     holds: int = 0  # of these, those that it is resident for
     is_pinned: bool = False
@@ -132,6 +133,7 @@ class AdapterStore(Generic[Loaded]):
 
         Raises:
             UnavailableError: everything resident is held; and what `read` raises.
+            InvalidInputError: together they are larger than all the room there is.
         """
         held: list[Digest] = []
         try:
@@ -140,8 +142,10 @@ class AdapterStore(Generic[Loaded]):
                 adapters.append(self._hold(digest))
                 held.append(digest)
             return tuple(adapters)
-        except BaseException:
+        except BaseException as error:
             self._let_go(held)
+            if isinstance(error, UnavailableError):
+                self._check_together(digests)
             raise
 
     def hold_resident(self, digests: Sequence[Digest]) -> tuple[Loaded, ...] | None:
@@ -200,6 +204,7 @@ class AdapterStore(Generic[Loaded]):
         started = time.monotonic()
         adapter = self._read(entry.ref)
         with self._changed:
+            entry.size_bytes = adapter.size_bytes
             self._make_room(entry.ref.digest, adapter.size_bytes)
             entry.adapter = adapter
             self._resident_bytes += adapter.size_bytes
@@ -221,6 +226,16 @@ class AdapterStore(Generic[Loaded]):
             oldest, _ = self._idle.popitem(last=False)
             self._evict(self._entries[oldest])
             self.counters.evictions += 1
+
+    def _check_together(self, digests: Sequence[Digest]) -> None:
+        """Nobody is to wait, or to hold others up, for room that can never be."""
+        with self._changed:
+            total = sum(self._entries[digest].size_bytes for digest in digests)
+        if total > self._budget_bytes:
+            raise InvalidInputError(
+                f"the {len(digests)} adapters take {total} bytes together and the engine keeps "
+                f"{self._budget_bytes} for all; take fewer, or raise models.adapter_mb"
+            )
 
     def _evict(self, entry: _Entry[Loaded]) -> None:
         assert entry.adapter is not None

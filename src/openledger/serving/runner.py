@@ -23,8 +23,8 @@ from openledger.serving.llama.kernels.protocol import Kernels
 from openledger.serving.llama.packed import (
     PackedAdapter,
     aligned,
-    map_packed,
     pack,
+    read_packed,
     unpack,
     write_packed,
 )
@@ -106,17 +106,18 @@ class LlamaRunner:
         self._forward = Forward(self._weights, self._kernels(cache, threads))
 
     def read(self, ref: AdapterRef) -> PackedAdapter:
-        """See `Runner.read`; a file packed before stands for the folder."""
+        """See `Runner.read`; a file packed before stands for the content of the folder."""
         path = None if self._packed is None else self._packed / ref.digest
-        content = None if path is None else map_packed(path)
+        content = read_packed(path) if path is not None and ref.path.is_dir() else None
         if content is not None:
             try:
                 return unpack(content, ref.digest, self.base, self._shape)
             except DigestMismatchError:
                 pass  # damaged or of another version: packed again below
         made = pack(load_adapter(ref.path, self._base, ref.digest), ref.digest)
-        content = None if path is None else _written(path, made)
-        return unpack(content or aligned(made), ref.digest, self.base, self._shape)
+        if path is not None:
+            _keep(path, made)
+        return unpack(aligned(made), ref.digest, self.base, self._shape)
 
     def run(self, chunks: Sequence[PackedChunk]) -> NDArray[np.float32]:
         if self._forward is None:
@@ -133,11 +134,9 @@ class LlamaRunner:
         return CKernels(native, self._shape, self._rotary, cache)
 
 
-def _written(path: Path, content: bytes) -> memoryview | None:
-    """The content mapped from its file; None when there is no room for one."""
+def _keep(path: Path, content: bytes) -> None:
+    """For the next time, where there is room."""
     try:
         write_packed(path, content)
-    except StorageFullError as error:
-        log.warning("adapter kept in memory only", adapter=path.name, why=str(error))
-        return None
-    return map_packed(path)
+    except (StorageFullError, OSError) as error:
+        log.warning("packed adapter not kept", adapter=path.name, why=str(error))

@@ -1,7 +1,7 @@
 """Draw the next token from logits, so that anyone with the seed draws the same one.
 
 Token number n of a request uses the n-th number of a generator that belongs to the request alone:
-sha256(seed || n). What else the engine serves at the time cannot change an answer.
+sha256(seed || n). What else the engine serves at the time changes none of these numbers.
 """
 
 import math

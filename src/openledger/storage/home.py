@@ -49,6 +49,11 @@ class Home(msgspec.Struct, frozen=True):
         return self.root / "models"
 
     @property
+    def packed(self) -> Path:
+        """Adapters as the engine reads them, made again when they are missing."""
+        return self.root / "packed"
+
+    @property
     def server_file(self) -> Path:
         return self.root / "server.json"
 

@@ -128,7 +128,7 @@ class Models:
             kv_bytes=settings.models.kv_mb << 20,
             adapter_bytes=settings.models.adapter_mb << 20,
         )
-        engine = EmbeddedEngine(LlamaRunner(base, self._platform.cache / "adapters"), config)
+        engine = EmbeddedEngine(LlamaRunner(base, self._platform.home.packed), config)
         with self._platform.database.read() as transaction:
             served = releases.list_served(transaction)
         for release in served:

@@ -1,3 +1,4 @@
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -5,14 +6,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openledger.core.encoding import encode
 from openledger.core.errors import DigestMismatchError, InvalidInputError
 from openledger.core.types import Digest
 from openledger.lm.lora import TARGETS, LoraPair, LoraShape
 from openledger.serving.llama.packed import (
+    Header,
     aligned,
     groups_of,
-    map_packed,
     pack,
+    read_packed,
     unpack,
     write_packed,
 )
@@ -69,25 +72,57 @@ def test_ranks_are_not_padded() -> None:
     assert four - three == 2 * each
 
 
-def test_a_file_is_mapped_and_read_in_place(tmp_path: Path) -> None:
+def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "packed" / DIGEST
     write_packed(path, content())
     write_packed(path, content())
-    mapped = map_packed(path)
+    found = read_packed(path)
 
-    assert mapped is not None
-    packed = unpack(mapped, DIGEST, naive.BASE, SHAPE)
+    assert found is not None
+    packed = unpack(found, DIGEST, naive.BASE, SHAPE)
     assert packed.body.ctypes.data % 64 == 0
     assert packed.size_bytes == packed.body.nbytes
     assert [one.name for one in path.parent.iterdir()] == [DIGEST]
-    assert path.stat().st_mode & 0o777 == 0o444
+    assert path.stat().st_mode & 0o777 == 0o400
 
 
 def test_there_may_be_no_file(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
 
-    assert map_packed(tmp_path / "missing") is None
-    assert map_packed(tmp_path / "empty") is None
+    assert read_packed(tmp_path / "missing") is None
+    with pytest.raises(DigestMismatchError):
+        unpack(read_packed(tmp_path / "empty") or memoryview(b""), DIGEST, naive.BASE, SHAPE)
+
+
+def test_a_file_that_is_cut_short_while_in_use_does_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / DIGEST
+    write_packed(path, content())
+    found = read_packed(path)
+    path.chmod(0o600)
+    path.write_bytes(b"")
+
+    assert found is not None
+    assert unpack(found, DIGEST, naive.BASE, SHAPE).body.any()
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        LoraShape(2, 8, (0, 99)),
+        LoraShape(2, 8, (0, 0)),
+        LoraShape(2, 8, ()),
+        LoraShape(2**40, 8, ()),
+        LoraShape(2, 8, (0,), ("q_proj", "unknown")),
+    ],
+)
+def test_a_header_that_no_adapter_has_is_found(shape: LoraShape) -> None:
+    header = encode(Header(naive.BASE, DIGEST, shape))
+    rest = len(header).to_bytes(4, "little") + header
+    rest += bytes(-(40 + len(rest)) % 64) + bytes(256)
+    raw = b"OLPACK\x00\x01" + sha256(rest).digest() + rest
+
+    with pytest.raises(DigestMismatchError):
+        unpack(aligned(raw), DIGEST, naive.BASE, SHAPE)
 
 
 @pytest.mark.parametrize("place", [0, 7, 20, 41, 60, -1])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from openledger.core.errors import InvalidInputError
+from openledger.serving.native import library
 from openledger.serving.native.compiler import compiled
 from openledger.serving.native.library import InstructionSet, load_library
 
@@ -73,16 +74,35 @@ def test_a_compiler_that_fails_leaves_nothing(
     assert not list(tmp_path.glob("native/*"))
 
 
+def test_where_nothing_can_be_written_there_is_none(
+    tmp_path: Path, compiler: Callable[[str], str]
+) -> None:
+    (tmp_path / "native").write_text("a file where the folder would be")
+
+    assert compiled(tmp_path / "native", (compiler(f"{VERSION}; {WRITES}"),)) is None
+
+
+def test_a_damaged_library_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = tmp_path / "made.so"
+    damaged.write_bytes(b"no library")
+    monkeypatch.setattr(library, "compiled", lambda _: damaged)
+    load_library.cache_clear()
+    try:
+        assert load_library() is None
+    finally:
+        load_library.cache_clear()
+
+
 @needs_compiler
 def test_an_instruction_set_the_cpu_has_not_is_refused() -> None:
-    library = load_library()
-    assert library is not None
-    assert library.choose(None) == library.widest
-    assert library.choose(InstructionSet.PLAIN) == InstructionSet.PLAIN
+    loaded = load_library()
+    assert loaded is not None
+    assert loaded.choose(None) == loaded.widest
+    assert loaded.choose(InstructionSet.PLAIN) == InstructionSet.PLAIN
 
-    library.widest = InstructionSet.PLAIN
+    loaded.widest = InstructionSet.PLAIN
     try:
         with pytest.raises(InvalidInputError, match="AVX2"):
-            library.choose(InstructionSet.AVX2)
+            loaded.choose(InstructionSet.AVX2)
     finally:
         load_library.cache_clear()

@@ -1,4 +1,4 @@
-"""An adapter as the kernels read it: one stream of bfloat16 numbers, checked once, then mapped.
+"""An adapter as the kernels read it: one stream of bfloat16 numbers, checked when it is read.
 
 A file is magic, sha256 of all that follows, length of the header, header (canonical JSON), zeros up
 to a multiple of 64 bytes, factors. Each factor lies in the tiles that `lora.h` describes, by layer
@@ -6,7 +6,6 @@ and within it by target, A before B; ranks are the adapter's own, rows are fille
 Factors stay as trained but for rounding; alpha / rank is applied to the few numbers in between.
 """
 
-import mmap
 import os
 import tempfile
 from hashlib import sha256
@@ -26,6 +25,7 @@ from openledger.core.errors import (
     full_disk,
 )
 from openledger.core.types import Digest
+from openledger.lm.checkpoint import check_shape
 from openledger.lm.lora import TARGETS, Adapter, LoraShape
 from openledger.serving.llama.shape import LlamaShape
 
@@ -46,7 +46,7 @@ class Header(msgspec.Struct, frozen=True):
 
 
 class PackedAdapter:
-    """An adapter in memory or in a mapped file."""
+    """An adapter in memory."""
 
     def __init__(self, header: Header, model: LlamaShape, body: NDArray[np.uint16]) -> None:
         """`body` is what follows the header, and lives as long as this does."""
@@ -114,6 +114,10 @@ def unpack(content: memoryview, adapter: Digest, base: Digest, model: LlamaShape
         raise DigestMismatchError(f"the packed file of adapter {adapter}: {error}") from error
     if (header.adapter, header.base) != (adapter, base):
         raise DigestMismatchError(f"the packed file of adapter {adapter} holds {header.adapter}")
+    try:
+        check_shape(header.lora, model.layers)
+    except InvalidInputError as error:
+        raise DigestMismatchError(f"the packed file of adapter {adapter}: {error}") from error
     body = np.frombuffer(content[end + -end % _ALIGNMENT :], _NUMBER)
     if len(body) != _size(header.lora, model):
         raise DigestMismatchError(f"the packed file of adapter {adapter} has another size")
@@ -127,7 +131,7 @@ def write_packed(path: Path, content: bytes) -> None:
     Raises:
         StorageFullError: the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".packed-", dir=path.parent)
     scratch = Path(name)
     try:
@@ -135,19 +139,20 @@ def write_packed(path: Path, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        scratch.chmod(0o444)
+        scratch.chmod(0o400)
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
 
 
-def map_packed(path: Path) -> memoryview | None:
-    """A packed file mapped into memory; None if there is none."""
+def read_packed(path: Path) -> memoryview | None:
+    """The content of a packed file; None if there is none that can be read.
+
+    It is copied, not mapped: who cuts a mapped file short ends the process that reads it.
+    """
     try:
-        with path.open("rb") as stream:
-            # A private mapping: it counts as writable, which torch wants, and is never written.
-            return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
-    except (FileNotFoundError, ValueError):  # ValueError: an empty file cannot be mapped
+        return aligned(path.read_bytes())
+    except OSError:
         return None
 
 

@@ -4,6 +4,7 @@ The result lies in the user's cache under a digest of sources, flags and compile
 never meets an old library. It is written beside and renamed, so two processes may do it at once.
 """
 
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -42,13 +43,17 @@ def compiled(folder: Path, compilers: tuple[str, ...] = _COMPILERS) -> Path | No
     if version is None:
         return None
     sources = {name: _sources().joinpath(name).read_bytes() for name in SOURCES}
-    parts = [version.encode(), " ".join(_FLAGS).encode(), *sources.values()]
+    machine = platform.machine()  # machines of several kinds may share a home
+    parts = [machine.encode(), version.encode(), " ".join(_FLAGS).encode(), *sources.values()]
     # The digest of digests, so that no two lists of parts run into the same bytes.
     name = sha256(b"".join(sha256(part).digest() for part in parts)).hexdigest()
     library = folder / f"{name}.so"
-    if library.exists() or _compile(compiler, sources, library):
-        return library
-    return None
+    try:
+        is_there = library.exists() or _compile(compiler, sources, library)
+    except OSError as error:  # a full or read-only disk
+        log.warning("kernels not compiled; adapters are slower in torch", why=str(error))
+        return None
+    return library if is_there else None
 
 
 def _sources() -> resources.abc.Traversable:

@@ -6,8 +6,12 @@ from enum import IntEnum
 from functools import cache
 from typing import ClassVar
 
+import structlog
+
 from openledger.core.errors import InvalidInputError
 from openledger.serving.native.compiler import cache_folder, compiled
+
+log = structlog.get_logger()
 
 TARGETS_AT_ONCE = 3
 ROWS_AT_ONCE = 4
@@ -122,6 +126,10 @@ class Library:
 
 @cache
 def load_library() -> Library | None:
-    """The library of this process; None where it cannot be compiled."""
+    """The library of this process; None where it cannot be compiled or loaded."""
     path = compiled(cache_folder())
-    return None if path is None else Library(str(path))
+    try:
+        return None if path is None else Library(str(path))
+    except (OSError, AttributeError) as error:  # damaged, or where nothing may be executed
+        log.warning("kernels not loaded; delete the file", path=str(path), why=str(error))
+        return None

@@ -109,7 +109,12 @@ class TorchKernels:
         own = queries.view(count, rows, shape.kv_heads, -1, shape.head_dim).transpose(1, 2)
         asked = own.reshape(count, shape.kv_heads, -1, shape.head_dim)
         starts = torch.tensor([span.start for span in spans])[:, None] + torch.arange(rows)
-        seen = torch.arange(keys.shape[-1]) <= starts[..., None]  # (S, T, keys)
+        places = torch.arange(keys.shape[-1])
+        # A mask hides numbers, but not NaN: what another sequence left in a block must not be read.
+        is_other = places >= starts[:, -1:] + 1  # (S, keys)
+        keys = keys.masked_fill(is_other[:, None, None], 0.0)
+        values = values.masked_fill(is_other[:, None, :, None], 0.0)
+        seen = places <= starts[..., None]  # (S, T, keys)
         mask = seen.repeat_interleave(own.shape[3], dim=1)[:, None]
         out = F.scaled_dot_product_attention(asked, keys.transpose(2, 3), values, attn_mask=mask)
         return out.view(own.shape).transpose(1, 2).reshape(queries.shape)
