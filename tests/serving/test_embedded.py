@@ -252,7 +252,7 @@ def test_a_mix_that_never_fits_fails_and_leaves_nothing_behind(tmp_path: Path) -
     refs = [hash_adapter(tmp_path / name, name) for name in ("a", "b", "c")]
     for ref in refs:
         bench.engine.load(ref)
-    with pytest.raises(UnavailableError, match="in use or pinned"):
+    with pytest.raises(InvalidInputError, match="take 30 bytes together"):
         answer(bench.engine, ask(mix=use(*refs)))
 
     assert all(one.references == 0 for one in bench.engine.residency())
