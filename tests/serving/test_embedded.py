@@ -68,6 +68,17 @@ class Bench:
     def wait_for_paused(self, count: int) -> None:
         self.wait_until(lambda stats: stats.paused == count)
 
+    def hold_reading(self) -> tuple[Event, Event]:
+        """Stop whoever reads an adapter; the first event tells of it, the second lets it go on."""
+        reading, gate = Event(), Event()
+
+        def wait() -> None:
+            reading.set()
+            gate.wait(5)
+
+        self.runner.on_read = wait
+        return reading, gate
+
     def hold(self) -> None:
         """Stop the engine inside its next step."""
         self.runner.is_at_gate.clear()
@@ -304,13 +315,7 @@ def test_an_engine_that_stops_while_an_adapter_is_read_ends_that_request(tmp_pat
     refs = [hash_adapter(tmp_path / name, name) for name in ("a", "b")]
     for ref in refs:
         bench.engine.load(ref)
-    reading, gate = Event(), Event()
-
-    def wait() -> None:
-        reading.set()
-        gate.wait(5)
-
-    bench.runner.on_read = wait
+    reading, gate = bench.hold_reading()
     stream = bench.engine.submit(ask(mix=use(refs[0])))
     reading.wait(5)
     with ThreadPoolExecutor(1) as pool:
@@ -580,13 +585,7 @@ def test_one_cancelled_while_its_adapter_is_read_leaves_the_room_to_others(
     refs = [hash_adapter(tmp_path / name, name) for name in ("a", "b")]
     for ref in refs:
         bench.engine.load(ref)
-    reading, gate = Event(), Event()
-
-    def wait() -> None:
-        reading.set()
-        gate.wait(5)
-
-    bench.runner.on_read = wait
+    reading, gate = bench.hold_reading()
     gone = bench.engine.submit(ask(mix=use(refs[0]), max_tokens=4))
     reading.wait(5)
     gone.cancel()

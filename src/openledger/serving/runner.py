@@ -112,8 +112,8 @@ class LlamaRunner:
         if content is not None:
             try:
                 return unpack(content, ref.digest, self.base, self._shape)
-            except DigestMismatchError:
-                pass  # damaged or of another version: packed again below
+            except DigestMismatchError as error:
+                log.warning("packed again", adapter=ref.digest, why=str(error))
         made = pack(load_adapter(ref.path, self._base, ref.digest), ref.digest)
         if path is not None:
             _keep(path, made)

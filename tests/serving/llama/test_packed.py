@@ -90,6 +90,7 @@ def test_there_may_be_no_file(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
 
     assert read_packed(tmp_path / "missing") is None
+    assert read_packed(tmp_path) is None  # a folder: unreadable
     with pytest.raises(DigestMismatchError):
         unpack(read_packed(tmp_path / "empty") or memoryview(b""), DIGEST, naive.BASE, SHAPE)
 

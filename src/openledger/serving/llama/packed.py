@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import structlog
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -28,6 +29,8 @@ from openledger.core.types import Digest
 from openledger.lm.checkpoint import check_shape
 from openledger.lm.lora import TARGETS, Adapter, LoraShape
 from openledger.serving.llama.shape import LlamaShape
+
+log = structlog.get_logger()
 
 TILE = 32
 _MAGIC = b"OLPACK\x00\x01"  # the last byte is the version
@@ -146,13 +149,16 @@ def write_packed(path: Path, content: bytes) -> None:
 
 
 def read_packed(path: Path) -> memoryview | None:
-    """The content of a packed file; None if there is none that can be read.
+    """The content of a packed file; None if there is none, or, with a warning, if it is unreadable.
 
     It is copied, not mapped: who cuts a mapped file short ends the process that reads it.
     """
     try:
         return aligned(path.read_bytes())
-    except OSError:
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        log.warning("packed adapter not read", adapter=path.name, why=str(error))
         return None
 
 
