@@ -28,6 +28,7 @@ from openledger.lm.frozen import SplitModel
 from openledger.lm.lora import Adapter, LoraPair, linear_at
 
 _HEAD_ROWS = 128  # logits of so many positions at once; more of them fall out of the cache
+_HEAD_TOKENS = 2_048  # of the vocabulary at once: neither their rows nor their logits fall out
 _DRAW_BLOCK = 256  # tokens of the vocabulary summed together when one is drawn
 _READ_TOGETHER = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "mlp"}
 _READ_TOGETHER |= {"up_proj": "mlp"}
@@ -235,15 +236,15 @@ def log_chances(
         dtype: of the logits. Gains are computed in float32; bfloat16 is many times faster and a few
             hundredths of a nat off, which a mean over words does not show.
     """
-    head = model.embedding().to(dtype)
     keep = batch.weights.flatten() > 0
-    chosen, labels = states.flatten(0, 1)[keep].to(dtype), batch.ids[:, 1:].flatten()[keep]
-    found = []
-    for start in range(0, len(chosen) or 1, _HEAD_ROWS):
-        logits = chosen[start : start + _HEAD_ROWS] @ head.T
-        logs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-        found.append(logs.gather(1, labels[start : start + _HEAD_ROWS, None])[:, 0])
-    return torch.cat(found)
+    head, labels = model.embedding(), batch.ids[:, 1:].flatten()[keep]
+    chosen = states.flatten(0, 1)[keep].to(dtype)
+    total = chosen.new_full((len(chosen),), -torch.inf, dtype=torch.float32)
+    for part in head.split(_HEAD_TOKENS):
+        logits = (chosen @ part.to(dtype).T).float()
+        total = torch.logaddexp(total, logits.logsumexp(dim=-1))
+    own = (chosen * head[labels].to(dtype)).sum(-1, dtype=torch.float32)
+    return own - total
 
 
 def _draw(chances: Tensor, uniforms: np.ndarray) -> Tensor:
