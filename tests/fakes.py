@@ -282,6 +282,7 @@ class HashRunner:
 
     base = Digest("b" * 64)
     vocabulary = HASH_VOCABULARY
+    hidden = 16
     dtype = "float32"
     max_rank = None
     block_tokens = 4

@@ -68,6 +68,11 @@ class Runner(Protocol[Loaded]):
     def vocabulary(self) -> int: ...
 
     @property
+    def hidden(self) -> int:
+        """D of the final hidden states."""
+        ...
+
+    @property
     def dtype(self) -> str: ...
 
     @property

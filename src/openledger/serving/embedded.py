@@ -116,7 +116,7 @@ class EmbeddedEngine(Generic[Loaded]):
             max_mix=self._config.max_mix,
             max_rank=self._runner.max_rank,
             combine=Combine.ROW,
-            keeps_hidden=True,
+            hidden=self._runner.hidden,
         )
 
     @property

@@ -52,7 +52,7 @@ class Caps(msgspec.Struct, frozen=True):
     max_mix: int  # adapters in one request
     max_rank: int | None  # of one adapter; None: no limit
     combine: Combine
-    keeps_hidden: bool = False  # whether tokens can come with the hidden state behind them
+    hidden: int | None = None  # D of its final hidden states; None: it shows none
 
 
 class AdapterRef(msgspec.Struct, frozen=True):

@@ -86,6 +86,10 @@ class LlamaRunner:
         return self._shape.vocabulary
 
     @property
+    def hidden(self) -> int:
+        return self._shape.hidden
+
+    @property
     def dtype(self) -> str:
         return "int8" if self._arithmetic.is_int8 else str(self._dtype).removeprefix("torch.")
 

@@ -30,7 +30,14 @@ from openledger.flows.money.infer.request import (
     Config,
     Desk,
 )
-from openledger.lm.base import DTYPES, BaseModel, load_base, read_manifest, use_threads
+from openledger.lm.base import (
+    DTYPES,
+    BaseManifest,
+    BaseModel,
+    load_base,
+    read_manifest,
+    use_threads,
+)
 from openledger.lm.checkpoint import load_adapter
 from openledger.lm.convert import convert_smollm2
 from openledger.lm.tiny import build_tiny
@@ -252,9 +259,9 @@ class Models:
         )
 
     @property
-    def base_name(self) -> str:
-        """The base model's name for people."""
-        return read_manifest(self.base_folder).name
+    def base_manifest(self) -> BaseManifest:
+        """What the base model is called, and whose it is."""
+        return read_manifest(self.base_folder)
 
     @property
     def default_recipe(self) -> Recipe:
