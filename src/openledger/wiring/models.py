@@ -45,7 +45,7 @@ from openledger.serving.embedded import EmbeddedEngine
 from openledger.serving.engine import AdapterRef, Engine
 from openledger.serving.engine import Config as EngineConfig
 from openledger.serving.llama.packed import PackedAdapter
-from openledger.serving.runner import LlamaRunner
+from openledger.serving.runner import Arithmetic, LlamaRunner
 from openledger.settlement.receipt import NO_TRAINING_ROOT
 from openledger.storage import jobs
 from openledger.storage.database import Transaction
@@ -135,7 +135,9 @@ class Models:
             kv_bytes=settings.models.kv_mb << 20,
             adapter_bytes=settings.models.adapter_mb << 20,
         )
-        engine = EmbeddedEngine(LlamaRunner(base, self._platform.home.packed), config)
+        arithmetic = Arithmetic(is_int8=settings.models.weights == "int8")
+        runner = LlamaRunner(base, self._platform.home.packed, arithmetic)
+        engine = EmbeddedEngine(runner, config)
         with self._platform.database.read() as transaction:
             served = releases.list_served(transaction)
         for release in served:

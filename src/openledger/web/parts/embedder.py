@@ -14,7 +14,6 @@ from openledger.core.errors import (
     NotFoundError,
     UnavailableError,
 )
-from openledger.core.ids import did_you_mean
 from openledger.core.types import Account
 from openledger.lm.tokenizer import Tokenizer
 from openledger.serving.engine import Embedder, PendingVector
@@ -91,9 +90,8 @@ class BaseEmbeddings:
 
     def start(self, call: EmbeddingCall) -> "Batch":
         if call.model.strip() != self._model:
-            near = did_you_mean(call.model, [self._model])
             raise NotFoundError(
-                f"there is no embedding model {call.model!r}{near}; /v1/models lists it",
+                f"there is no embedding model {call.model!r}; the one here is {self._model!r}",
                 param="model",
             )
         width = self._engine.caps.hidden
