@@ -20,6 +20,7 @@ from openledger.serving.request import (
     Finish,
     GenerationRequest,
     MixMember,
+    Token,
     Usage,
 )
 from openledger.serving.sampling import Sampler
@@ -215,7 +216,7 @@ class AnswerSequence(Sequence[Loaded]):
             return Finish.STOP
         if found.captured is not None:
             hidden = found.captured.astype("<u2", copy=False).tobytes()
-            token = msgspec.structs.replace(token, hidden=hidden)
+            token = Token(token.id, token.logprob, hidden)
         self.stream.put(token)
         self.made += 1
         self._tokens.append(token.id)

@@ -25,7 +25,7 @@ from openledger.web.wire.embeddings import Input
 _TOGETHER = 8  # texts of one call that the engine is given at a time
 _DEADLINE_S = 600.0
 _MINUTE_S = 60.0
-_ROUNDING_S = 1e-6
+_ROUNDING_S = 1e-6  # of sums of floats
 _REMEMBERED = 10_000  # payers, before those who owe nothing are forgotten
 
 
