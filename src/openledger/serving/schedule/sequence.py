@@ -98,7 +98,7 @@ class Sequence(ABC, Generic[Loaded]):
     def start(self, pool: BlockPool, now_s: float) -> bool:
         """Reserve all the blocks it may need; whether there was room."""
         # The last token of an answer is never fed.
-        most_fed = self._most - self.is_answer
+        most_fed = self._most - 1 if self.is_answer else self._most
         self._table = pool.open(self._root(), self._tokens, most_fed)
         if self._table is None:
             return False
