@@ -23,7 +23,7 @@ from openledger.core.errors import (
     UnavailableError,
 )
 from openledger.core.types import Digest
-from openledger.serving.batch import Chunk, Weighted
+from openledger.serving.batch import Capture, Captured, Chunk, Output, Weighted
 from openledger.serving.engine import AdapterRef, Caps, Combine, Residency, Stats, Tier
 from openledger.serving.request import Finish, GenerationRequest, Token, Usage, check_request
 
@@ -282,6 +282,7 @@ class HashRunner:
 
     base = Digest("b" * 64)
     vocabulary = HASH_VOCABULARY
+    hidden = 16
     dtype = "float32"
     max_rank = None
     block_tokens = 4
@@ -315,7 +316,7 @@ class HashRunner:
             raise DigestMismatchError(f"{file} was altered")
         return HashAdapter(file.read_text(), self._adapter_bytes)
 
-    def run(self, chunks: Sequence[Chunk[HashAdapter]]) -> NDArray[np.float32]:
+    def run(self, chunks: Sequence[Chunk[HashAdapter]]) -> Output:
         self.is_at_gate.set()
         self.gate.wait(10)
         self.steps.append([chunk.token_ids for chunk in chunks])
@@ -325,7 +326,12 @@ class HashRunner:
                 raise RuntimeError("told to break")
             self._write(chunk)
         rows = [self._logits(chunk) for chunk in chunks if chunk.is_last]
-        return np.array(rows, np.float32).reshape(-1, self.vocabulary)
+        captured = {
+            place: self._captured(chunk)
+            for place, chunk in enumerate(chunks)
+            if chunk.capture is not Capture.NONE
+        }
+        return Output(np.array(rows, np.float32).reshape(-1, self.vocabulary), captured)
 
     def _write(self, chunk: Chunk[HashAdapter]) -> None:
         assert len(chunk.blocks) == -(-(chunk.start + len(chunk.token_ids)) // self.block_tokens)
@@ -338,6 +344,11 @@ class HashRunner:
     def _read(self, chunk: Chunk[HashAdapter], count: int) -> list[bytes]:
         return [place for block in chunk.blocks for place in self._cache[block]][:count]
 
+    def _captured(self, chunk: Chunk[HashAdapter]) -> Captured:
+        states = _states(self._read(chunk, chunk.start + len(chunk.token_ids))[chunk.start :])
+        total: NDArray[np.float64] = states.sum(0, np.float64)
+        return states[-1] if chunk.capture is Capture.LAST else total
+
     def _logits(self, chunk: Chunk[HashAdapter]) -> NDArray[np.float32]:
         return _hashed(self._read(chunk, chunk.start + len(chunk.token_ids)))
 
@@ -345,6 +356,15 @@ class HashRunner:
 def hash_logits(token_ids: Sequence[int], mix: Sequence[tuple[str, float]]) -> NDArray[np.float32]:
     """(V,) logits that a HashRunner must give after these tokens under adapters of these names."""
     return _hashed(_places(token_ids, 0, list(mix), b""))
+
+
+def hash_states(token_ids: Sequence[int], mix: Sequence[tuple[str, float]]) -> NDArray[np.uint16]:
+    """(T, D) final hidden states that a HashRunner must give of these tokens."""
+    return _states(_places(token_ids, 0, list(mix), b""))
+
+
+def _states(places: Sequence[bytes]) -> NDArray[np.uint16]:
+    return np.array([np.frombuffer(place, "<u2") for place in places])
 
 
 def _places(

@@ -156,4 +156,4 @@ class Own:
             blocks = tuple(range(row * self._blocks, (row + 1) * self._blocks))
             mix = (Weighted(self._adapters[row % adapters], 1.0),) if adapters else ()
             chunks.append(Chunk(blocks, start, token_ids, mix, is_last=True))
-        return self._runner.run(chunks)
+        return self._runner.run(chunks).logits

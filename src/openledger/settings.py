@@ -8,7 +8,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import platformdirs
@@ -49,6 +49,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_active: Annotated[int, msgspec.Meta(ge=1)] = 32  # answers made at the same time
     max_queued: int = 64
     stop_timeout_s: Annotated[int, msgspec.Meta(ge=0)] = 30  # for what is under way at the end
+    embed_tokens: Annotated[int, msgspec.Meta(ge=0)] = 20_000  # free, a minute for each payer
     max_body_mb: Annotated[int, msgspec.Meta(ge=1)] = 64  # of the files of one command, together
 
 
@@ -58,6 +59,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base: str = "smollm2"  # or "tiny": the unit tests' model, for trying out the flows
     context: int = 2_048  # tokens of one request
     threads: int = 0  # of arithmetic; 0: as many as cores
+    weights: Literal["float", "int8"] = "float"  # of the engine; attribution never takes int8
     kv_mb: Annotated[int, msgspec.Meta(ge=1)] = 1_024  # of the engine's KV cache
     adapter_mb: Annotated[int, msgspec.Meta(ge=1)] = 1_024  # of all adapters in memory
 

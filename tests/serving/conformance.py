@@ -134,6 +134,18 @@ class EngineConformance:
         assert all(0 <= token.id < kit.engine.caps.vocabulary for token in tokens)
         assert all(token.logprob <= 0 for token in tokens)
 
+    def test_hidden_states_are_kept_on_request_or_refused(self, kit: Kit) -> None:
+        assert all(token.hidden is None for token in answer(kit.engine, ask()))
+        hidden = kit.engine.caps.hidden
+        if hidden is None:
+            with pytest.raises(InvalidInputError, match="hidden"):
+                kit.engine.submit(ask(keeps_hidden=True))
+            return
+        tokens = answer(kit.engine, ask(keeps_hidden=True))
+
+        assert same(tokens, answer(kit.engine, ask()))
+        assert {len(token.hidden or b"") for token in tokens} == {2 * hidden}
+
     def test_max_tokens_ends_an_answer(self, kit: Kit) -> None:
         stream = kit.engine.submit(ask(max_tokens=3))
         tokens = list(stream)

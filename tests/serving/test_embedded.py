@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from openledger.core.errors import (
     DigestMismatchError,
@@ -19,7 +18,7 @@ from openledger.core.errors import (
     UnavailableError,
 )
 from openledger.core.types import Digest
-from openledger.serving.batch import Chunk
+from openledger.serving.batch import Chunk, Output
 from openledger.serving.embedded import EmbeddedEngine
 from openledger.serving.engine import AdapterRef, Combine, Config, Stats, Tier
 from openledger.serving.request import Finish, GenerationRequest, MixMember, Token
@@ -653,7 +652,7 @@ def test_two_hundred_answers_at_once_lose_and_mix_up_no_token(tmp_path: Path) ->
 def test_a_full_engine_tells_how_long_it_takes_until_a_place_is_free(bench: Bench) -> None:
     run = bench.runner.run
 
-    def slow(chunks: Sequence[Chunk[HashAdapter]]) -> NDArray[np.float32]:
+    def slow(chunks: Sequence[Chunk[HashAdapter]]) -> Output:
         bench.now_s += 3
         return run(chunks)
 
@@ -696,7 +695,7 @@ def test_an_adapter_that_changed_on_disk_fails_the_requests_that_need_it(
     assert answer(bench.engine, ask(mix=use(refs[1])))
 
 
-def _spoiled(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def _spoiled(output: Output) -> Output:
     """The second row is no number."""
-    logits[1:] = np.nan
-    return logits
+    output.logits[1:] = np.nan
+    return output

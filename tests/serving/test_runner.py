@@ -98,7 +98,7 @@ def feed(
     for count in pieces:
         token_ids = tuple(ids[start : start + count])
         is_last = start + count == len(ids)
-        logits = runner.run([Chunk(blocks(place), start, token_ids, mix, is_last)])
+        logits = runner.run([Chunk(blocks(place), start, token_ids, mix, is_last)]).logits
         assert len(logits) == is_last
         last, start = logits[-1] if is_last else last, start + count
     return last
@@ -121,7 +121,7 @@ def test_what_another_left_in_a_block_is_not_read(base: BaseModel, *, is_native:
         Chunk[PackedAdapter](blocks(0), 5, (7,), (), is_last=True),
         Chunk[PackedAdapter](blocks(1), 20, (7,), (), is_last=True),
     ]
-    assert np.isfinite(runner.run(both)).all()
+    assert np.isfinite(runner.run(both).logits).all()
 
 
 def greedy(
@@ -139,7 +139,7 @@ def greedy(
             feed_now = (made[-1],) if made else tuple(ids)
             chunks.append(Chunk(blocks(place), start, feed_now, mix, is_last=True))
             active.append(place)
-        for place, row in zip(active, runner.run(chunks).argmax(-1), strict=True):
+        for place, row in zip(active, runner.run(chunks).logits.argmax(-1), strict=True):
             answers[place].append(int(row))
     return answers
 
@@ -182,10 +182,10 @@ def test_mixed_rows_are_those_of_peft(
     mixes: list[Mix] = [(Weighted(runner.read(ref), 1.0),) for ref in refs] + [()]
 
     whole = [Chunk(blocks(i), 0, ids, mix, is_last=True) for i, mix in enumerate(mixes)]
-    assert abs(runner.run(whole) - wanted.numpy()).max() < 1e-4
+    assert abs(runner.run(whole).logits - wanted.numpy()).max() < 1e-4
     runner.run([Chunk(blocks(i), 0, ids[:-1], mix, is_last=False) for i, mix in enumerate(mixes)])
     last = [Chunk(blocks(i), 19, ids[-1:], mix, is_last=True) for i, mix in enumerate(mixes)]
-    assert abs(runner.run(last) - wanted.numpy()).max() < 1e-4
+    assert abs(runner.run(last).logits - wanted.numpy()).max() < 1e-4
 
 
 def test_a_weighted_mix_is_that_of_peft(
@@ -207,11 +207,11 @@ def test_only_chunks_that_want_logits_get_them(runner: LlamaRunner) -> None:
     chunks: list[Chunk[PackedAdapter]] = [
         Chunk(blocks(i), 0, prompt(5, i), (), is_last=i != 1) for i in range(3)
     ]
-    both = runner.run(chunks)
+    both = runner.run(chunks).logits
 
     assert both.shape == (2, runner.vocabulary)
     assert np.allclose(both[1], feed(runner, 3, prompt(5, 2), [5]), atol=1e-5)
-    assert len(runner.run(chunks[1:2])) == 0
+    assert len(runner.run(chunks[1:2]).logits) == 0
 
 
 @pytest.fixture(params=["float32", "bfloat16"])

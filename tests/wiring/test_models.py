@@ -1,19 +1,22 @@
 """The model rooms: one bad part never takes the others down."""
 
+import dataclasses
 import errno
 from hashlib import sha256
 from types import ModuleType
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import msgspec
 import pytest
 import torch
+from msgspec.structs import replace
 from safetensors import SafetensorError
 
 from openledger.attribution import state as attribution_state
 from openledger.attribution.attribute import gain_of
 from openledger.attribution.influence.gradients import ProbedModel
 from openledger.attribution.release import Recipe, build
+from openledger.core.encoding import decode
 from openledger.core.errors import (
     DigestMismatchError,
     NotFoundError,
@@ -38,7 +41,7 @@ from openledger.lm.lora import Adapter, LoraHost, LoraPair, MixMember
 from openledger.lm.tokenizer import Tokenizer
 from openledger.operations.models import NewRun, RecipeChoice, WhichRun
 from openledger.operations.receipts import PENDING, ShowReceipt
-from openledger.settlement.receipt import Private, read_statement
+from openledger.settlement.receipt import Private, SignedCall, read_statement
 from openledger.settlement.shares import Segment, member_ppb
 from openledger.storage.records.model import releases
 from openledger.storage.records.model.releases import Release
@@ -99,6 +102,23 @@ def test_a_corrupted_adapter_is_not_served(market: Platform, real: Release) -> N
     weights.write_bytes(raw)
     market.models.serve(real)
     assert list(ask(market))
+
+
+@pytest.mark.parametrize(("weights", "dtype"), [("float", "float32"), ("int8", "int8")])
+def test_receipts_name_the_precision_of_the_engine_and_attribution_keeps_its_own(
+    market: Platform, real: Release, weights: Literal["float", "int8"], dtype: str
+) -> None:
+    chosen = replace(market.settings.models, weights=weights)
+    platform = dataclasses.replace(market, settings=replace(market.settings, models=chosen))
+    made = ask(platform)
+    pieces = list(made)
+    with platform.database.read() as transaction:
+        call = decode(calls.get(transaction, made.receipt_id).record, SignedCall)
+    platform.models.close()
+
+    assert pieces
+    assert call.body.engine == f"embedded-2/{dtype}"
+    assert platform.models.attribute.precision == "float32"
 
 
 FULL = SafetensorError(f"Error while serializing: I/O error: full (os error {errno.ENOSPC})")

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from openledger.core.types import Digest
-from openledger.serving.request import GenerationRequest, Token, Usage
+from openledger.serving.request import EmbeddingRequest, GenerationRequest, Token, Usage
 
 
 class Combine(StrEnum):
@@ -50,6 +52,7 @@ class Caps(msgspec.Struct, frozen=True):
     max_mix: int  # adapters in one request
     max_rank: int | None  # of one adapter; None: no limit
     combine: Combine
+    hidden: int | None = None  # D of its final hidden states; None: it shows none
 
 
 class AdapterRef(msgspec.Struct, frozen=True):
@@ -132,6 +135,43 @@ class Stream(Protocol):
 
         Raises:
             EngineFaultError: the engine fell silent.
+        """
+        ...
+
+
+class PendingVector(Protocol):
+    """The vector of one text, for one reader."""
+
+    def __next__(self) -> NDArray[np.float32]:
+        """Wait for the (D,) vector of length 1.
+
+        Raises:
+            StopIteration: it was read before; or it ended without, and `usage` says why.
+            EngineFaultError, UnavailableError, NotFoundError, DigestMismatchError: see `Stream`.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """See `Stream`."""
+        ...
+
+    def usage(self) -> Usage:
+        """See `Stream`."""
+        ...
+
+
+class Embedder(Protocol):
+    """An engine that also makes vectors of texts."""
+
+    @property
+    def caps(self) -> Caps: ...
+
+    def embed(self, request: EmbeddingRequest) -> PendingVector:
+        """Queue a text: the mean of its final hidden states, divided by its length.
+
+        Raises:
+            InvalidInputError: see `check_embedding`; or more adapters than `caps.max_mix`.
+            NotFoundError, ConflictError, EngineFullError, UnavailableError: see `Engine.submit`.
         """
         ...
 

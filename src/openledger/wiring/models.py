@@ -30,7 +30,14 @@ from openledger.flows.money.infer.request import (
     Config,
     Desk,
 )
-from openledger.lm.base import DTYPES, BaseModel, load_base, read_manifest, use_threads
+from openledger.lm.base import (
+    DTYPES,
+    BaseManifest,
+    BaseModel,
+    load_base,
+    read_manifest,
+    use_threads,
+)
 from openledger.lm.checkpoint import load_adapter
 from openledger.lm.convert import convert_smollm2
 from openledger.lm.tiny import build_tiny
@@ -38,7 +45,7 @@ from openledger.serving.embedded import EmbeddedEngine
 from openledger.serving.engine import AdapterRef, Engine
 from openledger.serving.engine import Config as EngineConfig
 from openledger.serving.llama.packed import PackedAdapter
-from openledger.serving.runner import LlamaRunner
+from openledger.serving.runner import Arithmetic, LlamaRunner
 from openledger.settlement.receipt import NO_TRAINING_ROOT
 from openledger.storage import jobs
 from openledger.storage.database import Transaction
@@ -128,7 +135,9 @@ class Models:
             kv_bytes=settings.models.kv_mb << 20,
             adapter_bytes=settings.models.adapter_mb << 20,
         )
-        engine = EmbeddedEngine(LlamaRunner(base, self._platform.home.packed), config)
+        arithmetic = Arithmetic(is_int8=settings.models.weights == "int8")
+        runner = LlamaRunner(base, self._platform.home.packed, arithmetic)
+        engine = EmbeddedEngine(runner, config)
         with self._platform.database.read() as transaction:
             served = releases.list_served(transaction)
         for release in served:
@@ -252,9 +261,9 @@ class Models:
         )
 
     @property
-    def base_name(self) -> str:
-        """The base model's name for people."""
-        return read_manifest(self.base_folder).name
+    def base_manifest(self) -> BaseManifest:
+        """What the base model is called, and whose it is."""
+        return read_manifest(self.base_folder)
 
     @property
     def default_recipe(self) -> Recipe:

@@ -24,6 +24,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 _PACKED_ROWS = {torch.bfloat16: 1, torch.float32: 32}
 _MOST_ROWS = {torch.bfloat16: 128, torch.float32: 1 << 31}
 _MANY_ROWS = 64  # from here on widening an int8 matrix costs less than it saves
+_INT8_WIDTH = 16  # inputs that torch's int8 product reads at once, past the end of a row if need be
 _PACKING = ("x86_64", "AMD64")  # elsewhere other libraries stand behind oneDNN's door
 
 
@@ -79,9 +80,10 @@ class Int8Linear:
         scale = (weight.float().abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
         self._weight = (weight.float() / scale[:, None]).round().to(torch.int8)
         self._scale = scale.to(weight.dtype)
+        self._most_rows = 0 if weight.shape[1] % _INT8_WIDTH else _MANY_ROWS - 1
 
     def __call__(self, x: Tensor) -> Tensor:
-        if len(x) < _MANY_ROWS:
+        if len(x) <= self._most_rows:
             return torch._weight_int8pack_mm(x, self._weight, self._scale)
         return F.linear(x, self._weight.to(x.dtype) * self._scale[:, None])
 
