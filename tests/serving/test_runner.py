@@ -19,8 +19,9 @@ from openledger.lm.tiny import build_tiny
 from openledger.serving.batch import Chunk, Weighted
 from openledger.serving.engine import AdapterRef
 from openledger.serving.llama.packed import PackedAdapter
-from openledger.serving.native.library import InstructionSet, load_library
+from openledger.serving.native.library import InstructionSet
 from openledger.serving.runner import Arithmetic, LlamaRunner
+from tests.serving.tiny import native_of
 
 # peft 0.21 still asks transformers 5.23 by a name that goes away in v6.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -69,12 +70,8 @@ def exact_adapter(folder: Path, base: BaseModel, seed: int, rank: int) -> Adapte
 
 
 def started(base: BaseModel, arithmetic: Arithmetic = Arithmetic()) -> LlamaRunner:  # noqa: B008
-    library = load_library()
-    if arithmetic.is_native and library is None:
-        pytest.skip("no C compiler here")
-    wanted = arithmetic.instruction_set
-    if library is not None and wanted is not None and wanted > library.widest:
-        pytest.skip(f"this CPU has no {wanted.name}")
+    if arithmetic.is_native:
+        native_of(arithmetic.instruction_set)
     runner = LlamaRunner(base, arithmetic=arithmetic)
     runner.prepare(threads=1, blocks=BLOCKS)
     return runner

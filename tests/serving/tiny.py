@@ -1,9 +1,10 @@
-"""Folders of adapters that the tests of the embedded engine share."""
+"""Folders of adapters, and the library, that the tests of the embedded engine share."""
 
 from hashlib import sha256
 from pathlib import Path
 
 import msgspec
+import pytest
 import torch
 
 from openledger.core.types import Digest
@@ -11,6 +12,7 @@ from openledger.lm.base import BaseModel
 from openledger.lm.checkpoint import save_adapter
 from openledger.lm.lora import LoraPair, LoraShape, random_adapter
 from openledger.serving.engine import AdapterRef
+from openledger.serving.native.library import InstructionSet, Native, load_library, native
 
 
 def hash_adapter(folder: Path, name: str, content: str | None = None) -> AdapterRef:
@@ -31,3 +33,15 @@ def llama_adapter(folder: Path, base: BaseModel, seed: int, rank: int = 4) -> Ad
     }
     adapter = msgspec.structs.replace(fresh, pairs=pairs)
     return AdapterRef(save_adapter(folder, adapter, base.name), folder)
+
+
+def native_of(wanted: InstructionSet | None = None) -> Native:
+    """The library with one instruction set; skips where there is none of both."""
+    library = load_library()
+    if library is None:
+        pytest.skip("no C compiler here")
+    if wanted is not None and wanted > library.widest:
+        pytest.skip(f"this CPU has no {wanted.name}")
+    found = native(wanted)
+    assert found is not None
+    return found

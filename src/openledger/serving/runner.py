@@ -19,7 +19,7 @@ from openledger.serving.batch import Capture, Captured, Output
 from openledger.serving.engine import AdapterRef
 from openledger.serving.llama.cache import BLOCK, PagedCache, block_bytes
 from openledger.serving.llama.forward import Forward
-from openledger.serving.llama.kernels.in_c import CKernels, Native
+from openledger.serving.llama.kernels.in_c import CKernels
 from openledger.serving.llama.kernels.in_torch import TorchKernels
 from openledger.serving.llama.kernels.protocol import Kernels
 from openledger.serving.llama.packed import (
@@ -34,7 +34,7 @@ from openledger.serving.llama.rotary import rotary_of
 from openledger.serving.llama.shape import shape_of
 from openledger.serving.llama.step import PackedChunk, Step, step_of
 from openledger.serving.llama.weights import weights_of
-from openledger.serving.native.library import InstructionSet, load_library
+from openledger.serving.native.library import InstructionSet, native
 
 log = structlog.get_logger()
 
@@ -62,7 +62,8 @@ class LlamaRunner:
             InvalidInputError: the base's configuration is not supported.
         """
         self._shape = shape_of(base.model.config)
-        self._weights = weights_of(base.model, is_int8=arithmetic.is_int8)
+        self._native = native(arithmetic.instruction_set) if arithmetic.is_native else None
+        self._weights = weights_of(base.model, is_int8=arithmetic.is_int8, native=self._native)
         self._rotary = rotary_of(base.model, self._shape)
         self._dtype = base.model.dtype
         self._arithmetic = arithmetic
@@ -134,11 +135,9 @@ class LlamaRunner:
         return Output(logits, _captured(chunks, step, states))
 
     def _kernels(self, cache: PagedCache, threads: int) -> Kernels:
-        library = load_library() if self._arithmetic.is_native else None
-        if library is None:
+        if self._native is None:
             return TorchKernels(self._shape, self._rotary, cache)
-        native = Native(library, threads, self._arithmetic.instruction_set)
-        return CKernels(native, self._shape, self._rotary, cache)
+        return CKernels(self._native, threads, self._shape, self._rotary, cache)
 
 
 def _captured(chunks: Sequence[PackedChunk], step: Step, states: Tensor) -> dict[int, Captured]:
