@@ -24,7 +24,7 @@ from openledger.core.errors import (
 )
 from openledger.core.types import Digest
 from openledger.serving.batch import Chunk, Weighted
-from openledger.serving.engine import AdapterRef, Caps, Combine, Residency, Stats, Tier
+from openledger.serving.engine import AdapterRef, Caps, Combine, Draws, Residency, Stats, Tier
 from openledger.serving.request import Finish, GenerationRequest, Token, Usage, check_request
 
 FAKE_ADAPTER_FILE = "adapter.txt"  # FakeEngine: a folder is sound if this file has its digest
@@ -54,7 +54,17 @@ class FakeEngine:
         self._is_closed = False
         self.changed = Condition()
         self.breaks_at: int | None = None  # every answer breaks before this token
-        self.caps = Caps(Digest("0" * 64), context, vocabulary, "float32", 8, None, Combine.ROW)
+        self.caps = Caps(
+            base=Digest("0" * 64),
+            context=context,
+            vocabulary=vocabulary,
+            dtype="float32",
+            max_mix=8,
+            max_rank=None,
+            combine=Combine.ROW,
+            draws=Draws.SEED,
+            build="fake-1",
+        )
 
     @property
     def is_alive(self) -> bool:

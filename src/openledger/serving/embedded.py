@@ -26,7 +26,7 @@ from openledger.core.errors import (
 from openledger.core.types import Digest
 from openledger.serving.adapters import AdapterStore
 from openledger.serving.batch import Chunk, Loaded, Runner
-from openledger.serving.engine import AdapterRef, Caps, Combine, Config, Residency, Stats
+from openledger.serving.engine import AdapterRef, Caps, Combine, Config, Draws, Residency, Stats
 from openledger.serving.request import Finish, GenerationRequest, check_request
 from openledger.serving.schedule.blocks import BlockPool
 from openledger.serving.schedule.fairness import (
@@ -40,6 +40,7 @@ from openledger.serving.schedule.sequence import Sequence
 from openledger.serving.schedule.waiting import Queue, Reader, Reading
 from openledger.serving.stream import TokenStream
 
+_BUILD = "embedded-1"
 _IDLE_S = 0.05  # how often paused and waiting sequences are looked at when nothing can run
 _PATIENCE_S = 60.0  # beyond a request's deadline, before its reader calls the engine silent
 _AHEAD = 8  # waiting requests whose adapters are read before there is a place for them
@@ -111,6 +112,8 @@ class EmbeddedEngine(Generic[Loaded]):
             max_mix=self._config.max_mix,
             max_rank=self._runner.max_rank,
             combine=Combine.ROW,
+            draws=Draws.SEED,
+            build=_BUILD,
         )
 
     @property

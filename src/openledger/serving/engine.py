@@ -22,6 +22,13 @@ class Combine(StrEnum):
     NONE = "none"  # one adapter at most
 
 
+class Draws(StrEnum):
+    """Where the random numbers of an answer come from."""
+
+    SEED = "seed"  # from the request's seed alone, by `sampling`: anyone can draw them again
+    OWN = "own"  # from the engine's own generator, which the seed starts
+
+
 class Config(msgspec.Struct, frozen=True):
     """How the embedded engine runs."""
 
@@ -50,6 +57,14 @@ class Caps(msgspec.Struct, frozen=True):
     max_mix: int  # adapters in one request
     max_rank: int | None  # of one adapter; None: no limit
     combine: Combine
+    draws: Draws
+    build: str  # engine and version
+
+    @property
+    def determinism(self) -> str:
+        """Build and class of determinism, as receipts name them."""
+        name = f"{self.build}/{self.dtype}"
+        return name if self.draws is Draws.SEED else f"{name}/{self.draws}-draws"
 
 
 class AdapterRef(msgspec.Struct, frozen=True):

@@ -1,0 +1,109 @@
+"""The adapters that a vLLM server was told of: single ones, and mixes made into one."""
+
+from collections.abc import Callable, Sequence
+
+from openledger.core.types import Digest
+from openledger.serving.adapters import AdapterStore, Counters
+from openledger.serving.engine import AdapterRef, Config, Residency
+from openledger.serving.request import MixMember
+from openledger.serving.vllm.mixes import Mixes
+from openledger.serving.vllm.shelf import Shelf, Shelved
+
+
+class Library:
+    """Safe to call from any thread; what reads adapters may take its time."""
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        config: Config,
+        tell: Callable[[Digest, str], None],
+        drop: Callable[[Digest], None],
+    ) -> None:
+        """A library of nothing.
+
+        Args:
+            shelf: where adapters are written for the server.
+            config: for the bytes of all that the server was told of, and how long to wait.
+            tell: has the server read what lies at that path; errors are those of `Engine.load`.
+            drop: has the server forget one, some time; it must not wait.
+        """
+        self._shelf = shelf
+        self._tell = tell
+        self._mixes = Mixes(shelf)
+        self._ranks: dict[Digest, int] = {}
+        self._store: AdapterStore[Shelved] = AdapterStore(
+            self._read,
+            config.adapter_bytes,
+            config.unload_timeout_s,
+            lambda shelved: drop(shelved.digest),
+        )
+
+    @property
+    def counters(self) -> Counters:
+        return self._store.counters
+
+    @property
+    def resident(self) -> int:
+        """How many adapters the server was told of, mixes included."""
+        return self._store.resident()
+
+    @property
+    def resident_bytes(self) -> int:
+        return self._store.resident_bytes()
+
+    def load(self, ref: AdapterRef, *, is_pinned: bool) -> Residency:
+        """See `Engine.load`."""
+        return self._store.load(ref, pin=is_pinned)
+
+    def unload(self, adapter: Digest) -> None:
+        """See `Engine.unload`."""
+        self._store.unload(adapter)
+        self._shelf.remove(adapter, lambda: self._store.knows(adapter))
+
+    def residency(self) -> tuple[Residency, ...]:
+        """What was loaded; mixes come and go by themselves."""
+        return tuple(one for one in self._store.residency() if one.digest not in self._mixes)
+
+    def claim(self, named: Sequence[Digest], members: Sequence[MixMember]) -> None:
+        """Keep all that a request names known, if the server can serve its members together.
+
+        Raises:
+            NotFoundError: one is not known, or is being unloaded.
+            InvalidInputError: their ranks add up to more than the server takes.
+        """
+        self._store.claim(named)
+        try:
+            self._shelf.check_rank(sum(self._ranks.get(one.adapter, 0) for one in members))
+        except BaseException:
+            self._store.disclaim(named)
+            raise
+
+    def disclaim(self, named: Sequence[Digest]) -> None:
+        """Undo `claim`."""
+        self._store.disclaim(named)
+
+    def hold(self, members: tuple[MixMember, ...]) -> Digest:
+        """Have the server know what answers, one adapter or a mix; by which name."""
+        if len(members) == 1 and members[0].weight == 1:
+            self._store.hold([members[0].adapter])
+            return members[0].adapter
+        return self._mixes.acquire(self._store, members)
+
+    def let_go(self, name: Digest) -> None:
+        """Undo `hold`."""
+        if name in self._mixes:
+            self._mixes.release(self._store, name)
+        else:
+            self._store.let_go([name])
+
+    def seen(self, name: Digest) -> str:
+        """Where the server finds what it knows by this name."""
+        return self._shelf.seen(name, is_mix=name in self._mixes)
+
+    def _read(self, ref: AdapterRef) -> Shelved:
+        is_mix = ref.digest in self._mixes
+        shelved = self._mixes.make(ref.digest) if is_mix else self._shelf.ingest(ref)
+        self._tell(ref.digest, self.seen(ref.digest))
+        self._ranks[ref.digest] = shelved.rank
+        return shelved
