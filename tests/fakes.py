@@ -433,7 +433,7 @@ class FakeVllm:
             ]
         )
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
         self._thread = Thread(target=self._server.run, args=[[self._listener]])
         self._thread.start()
 

@@ -50,7 +50,6 @@ log = structlog.get_logger()
 
 _PATIENCE_S = 60.0  # beyond a request's deadline, before its reader calls the engine silent
 _LOOK_S = 0.02  # how often a slow reader is looked at
-_PULSE_S = 5.0  # how often the server is asked whether it lives
 _OPENING_S = 120.0  # to describe itself and answer the probe, or to hang up
 _LOAD_S = 300.0  # beyond the client's own limits: several loads go one after another
 _READERS = 4  # threads that read and make adapters
@@ -65,6 +64,7 @@ class Place(msgspec.Struct, frozen=True):
     server: ServerConfig
     folder: Path  # on our side
     seen_at: str  # the same folder as the server names it
+    pulse_s: float = 5.0  # how often the server is asked whether it lives
 
 
 class VllmEngine:
@@ -102,7 +102,7 @@ class VllmEngine:
             target=self._loop.run_forever, name="openledger-vllm", daemon=True
         )
         self._thread.start()
-        self._open(base)
+        self._open(base, place.pulse_s)
 
     @property
     def caps(self) -> Caps:
@@ -253,7 +253,7 @@ class VllmEngine:
 
     # In any thread but the loop's
 
-    def _open(self, base: BaseModel) -> None:
+    def _open(self, base: BaseModel, pulse_s: float) -> None:
         try:
             self._server = self._call(self._client.describe(), _OPENING_S)
             limits = (self._config.context, self._server.context)
@@ -263,7 +263,7 @@ class VllmEngine:
         except BaseException:
             self.close()
             raise
-        asyncio.run_coroutine_threadsafe(self._watch(), self._loop)
+        asyncio.run_coroutine_threadsafe(self._watch(pulse_s), self._loop)
 
     def _tell(self, adapter: Digest, path: str) -> None:
         if self._is_closing:
@@ -303,10 +303,10 @@ class VllmEngine:
         await asyncio.gather(*others, return_exceptions=True)
         await self._client.close()
 
-    async def _watch(self) -> None:
+    async def _watch(self, pulse_s: float) -> None:
         """Look now and then whether the server lives."""
         while True:
-            await asyncio.sleep(_PULSE_S)
+            await asyncio.sleep(pulse_s)
             was, self._is_reachable = self._is_reachable, await self._client.is_healthy()
             if was != self._is_reachable:
                 log.warning("vllm server", is_reachable=self._is_reachable)

@@ -71,7 +71,9 @@ class Shelf:
         """
         self._folder = folder
         self._seen_at = seen_at.rstrip("/")
-        self._base = base
+        with torch.device("meta"):  # let its weights go
+            sizes = type(base.model)(base.model.config)
+        self._base = msgspec.structs.replace(base, model=sizes)
         self._max_rank = min(max_rank, MAX_RANK)
         self._lock = Lock()
         with full_disk():
