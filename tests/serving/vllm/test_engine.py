@@ -33,18 +33,6 @@ Logits = NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")
-def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    build_tiny(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def base(base_folder: Path) -> BaseModel:
-    return load_base(base_folder)
-
-
-@pytest.fixture(scope="module")
 def logits(base_folder: Path) -> Callable[[Sequence[int], Path | None], Logits]:
     """The base as it is; adapters only turn its logits, each by its own rank."""
     compute = logits_of(load_base(base_folder))
@@ -60,12 +48,6 @@ def logits(base_folder: Path) -> Callable[[Sequence[int], Path | None], Logits]:
         return np.roll(of_base(tuple(token_ids)), rank)
 
     return turned
-
-
-@pytest.fixture(scope="module")
-def refs(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> list[AdapterRef]:
-    home = tmp_path_factory.mktemp("adapters")
-    return [exact_adapter(home / f"a{i}", base, i, rank) for i, rank in enumerate((4, 13, 1))]
 
 
 @pytest.fixture

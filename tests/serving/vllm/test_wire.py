@@ -39,7 +39,7 @@ def usage(prompt: object, cached: object = None) -> bytes:
 def test_an_answer_is_read_to_its_length() -> None:
     answer = reader()
     first = answer.read(event([1, 2], prompt_token_ids=[5, 6, 7]))
-    assert answer.finish is None
+    assert [answer.finish] == [None]
     last = answer.read(event([3], "length"))
     rest = answer.read(usage(3, 2))
 

@@ -6,8 +6,8 @@ serve/instrumentator).
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Annotated, TypeVar
 
 import httpx
@@ -157,7 +157,8 @@ class VllmClient:
             ) as response:
                 if response.status_code != _OK:
                     raise _refused(response.status_code, await _all(response))
-                yield _events(response)
+                async with aclosing(_events(response)) as events:
+                    yield events
         except httpx.HTTPError as error:
             raise EngineFaultError(
                 f"the vLLM server broke off ({type(error).__name__}); the call costs nothing, "
@@ -215,7 +216,7 @@ async def _all(response: httpx.Response) -> bytes:
     return bytes(found)
 
 
-async def _events(response: httpx.Response) -> AsyncIterator[bytes]:
+async def _events(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     """The payload of each event up to the last; comments, which keep a connection open, go by."""
     rest = b""
     async for piece in response.aiter_raw():

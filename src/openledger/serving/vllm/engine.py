@@ -19,9 +19,7 @@ import msgspec
 import structlog
 
 from openledger.core.errors import (
-    ConflictError,
     EngineFaultError,
-    EngineFullError,
     InvalidInputError,
     NotFoundError,
     OpenLedgerError,
@@ -31,19 +29,13 @@ from openledger.core.types import Digest
 from openledger.lm.base import BaseModel
 from openledger.serving.engine import AdapterRef, Caps, Combine, Config, Draws, Residency, Stats
 from openledger.serving.request import Finish, GenerationRequest, Token, check_request
-from openledger.serving.schedule.fairness import (
-    ANSWER_COST,
-    PROMPT_COST,
-    DrainRate,
-    TokenCounters,
-    may_queue,
-)
 from openledger.serving.stream import TokenStream
 from openledger.serving.vllm.client import ServerConfig, VllmClient
 from openledger.serving.vllm.job import Books, Job, ending_of
 from openledger.serving.vllm.library import Library
 from openledger.serving.vllm.probe import check_probe, probe_request
 from openledger.serving.vllm.shelf import Shelf
+from openledger.serving.vllm.turns import Turns
 from openledger.serving.vllm.wire import AnswerReader, completion, salt
 
 log = structlog.get_logger()
@@ -84,14 +76,8 @@ class VllmEngine:
         shelf = Shelf(place.folder, place.seen_at, base, self._max_rank)
         self._library = Library(shelf, config, self._tell, self._drop)
         self._secret = secrets.token_bytes(_SECRET_BYTES)
-        self._counters = TokenCounters()
-        self._drain = DrainRate()
+        self._turns = Turns(config)
         self._books = Books()
-        self._in_flight: dict[str, Job] = {}
-        self._waiting: list[Job] = []  # in order of arrival
-        self._active: list[Job] = []
-        self._working_s = 0.0
-        self._working_since_s: float | None = None
         self._is_closing = False
         self._is_reachable = True
         self._changed = threading.Condition()
@@ -146,17 +132,17 @@ class VllmEngine:
             turn=self._loop.create_future(),
         )
         with self._changed:
-            self._check_place(request)
+            if self._is_closing:
+                raise _stopping()
+            self._turns.check_place(request)
             self._library.claim(job.named, job.members)
-            self._in_flight[request.id] = job
-            self._counters.arrive(request.tenant)
-            self._waiting.append(job)
+            self._turns.enter(job)
             self._loop.call_soon_threadsafe(self._begin, job)
         return job.stream
 
     def cancel(self, request_id: str) -> None:
         with self._changed:
-            job = self._in_flight.get(request_id)
+            job = self._turns.in_flight.get(request_id)
             if job is not None:
                 self._loop.call_soon_threadsafe(self._stop, job, Finish.CANCELLED)
 
@@ -164,11 +150,11 @@ class VllmEngine:
         adapters, books = self._library.counters, self._books
         with self._changed:
             return Stats(
-                waiting=len(self._waiting),
-                active=len(self._active),
-                paused=sum(job.is_paused for job in self._active),
+                waiting=len(self._turns.waiting),
+                active=len(self._turns.active),
+                paused=sum(job.is_paused for job in self._turns.active),
                 finished={finish.value: books.finished[finish] for finish in Finish},
-                rejected=books.rejected,
+                rejected=self._turns.rejected,
                 prompt_tokens=books.prompt_tokens,
                 cached_tokens=books.cached_tokens,
                 completion_tokens=books.completion_tokens,
@@ -192,64 +178,16 @@ class VllmEngine:
         with self._changed:
             is_first = not self._is_closing
             self._is_closing = True
-            self._changed.wait_for(lambda: not self._in_flight, drain_s)
-            for job in self._in_flight.values():
+            self._changed.wait_for(lambda: not self._turns.in_flight, drain_s)
+            for job in self._turns.in_flight.values():
                 self._loop.call_soon_threadsafe(self._stop, job, Finish.SHUTDOWN)
-            self._changed.wait_for(lambda: not self._in_flight)
+            self._changed.wait_for(lambda: not self._turns.in_flight)
         if is_first:
             self._call(self._hang_up(), _OPENING_S)
             self._pool.shutdown()  # before the loop, which its threads wait for
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
-
-    # Under the lock
-
-    def _check_place(self, request: GenerationRequest) -> None:
-        taken, places = len(self._in_flight), self._config.max_active + self._config.max_waiting
-        if self._is_closing:
-            raise UnavailableError("the engine is stopping; try another or wait")
-        if request.id in self._in_flight:
-            raise ConflictError(f"request {request.id} is in flight; give each its own id")
-        own = self._counters.in_flight(request.tenant)
-        if not may_queue(own, taken, places):
-            self._books.rejected += 1
-            retry_s = self._drain.retry_after_s(self._worked_s())
-            raise EngineFullError(
-                f"{taken} requests are in flight, {own} of them yours, and this engine takes "
-                f"{places}; try again in {retry_s} seconds",
-                retry_after_s=str(retry_s),
-            )
-
-    def _worked_s(self) -> float:
-        """How long answers were being made until now."""
-        since_s = self._working_since_s
-        return self._working_s + (0.0 if since_s is None else time.monotonic() - since_s)
-
-    def _admit(self) -> None:
-        """Let in whoever was served least, as many as there are places for."""
-        while self._waiting and len(self._active) < self._config.max_active:
-            job = min(self._waiting, key=lambda one: self._counters.spent(one.request.tenant))
-            self._waiting.remove(job)
-            self._active.append(job)
-            job.admitted_s = time.monotonic()
-            self._counters.charge(job.request.tenant, PROMPT_COST * len(job.request.prompt_ids))
-            if not job.turn.done():  # else it was cancelled a moment ago
-                job.turn.set_result(None)
-        if self._active and self._working_since_s is None:
-            self._working_since_s = time.monotonic()
-
-    def _leave(self, job: Job) -> None:
-        if job in self._active:
-            self._active.remove(job)
-            self._drain.note(self._worked_s())
-        else:
-            self._waiting.remove(job)
-        if not self._active:
-            self._working_s, self._working_since_s = self._worked_s(), None
-        del self._in_flight[job.request.id]
-        self._counters.leave(job.request.tenant)
-        self._library.disclaim(job.named)
 
     # In any thread but the loop's
 
@@ -267,7 +205,7 @@ class VllmEngine:
 
     def _tell(self, adapter: Digest, path: str) -> None:
         if self._is_closing:
-            raise UnavailableError("the engine is stopping; try another or wait")
+            raise _stopping()
         self._call(self._client.load(adapter, path), _LOAD_S)
 
     def _drop(self, adapter: Digest) -> None:
@@ -321,7 +259,7 @@ class VllmEngine:
         job.task = self._loop.create_task(self._serve(job))
         job.task.add_done_callback(lambda task: self._end(job, task))
         with self._changed:
-            self._admit()
+            self._turns.admit()
 
     def _stop(self, job: Job, finish: Finish) -> None:
         assert job.task is not None  # it was begun before this was asked
@@ -334,8 +272,9 @@ class VllmEngine:
         usage = job.usage(ending.finish)
         with self._changed:
             self._books.note(usage)
-            self._leave(job)
-            self._admit()
+            self._turns.leave(job)
+            self._library.disclaim(job.named)
+            self._turns.admit()
             job.stream.end(usage, ending.error)
             self._changed.notify_all()
 
@@ -410,8 +349,12 @@ class VllmEngine:
             job.first_s = time.monotonic()
         job.made += 1
         with self._changed:
-            self._counters.charge(job.request.tenant, ANSWER_COST)
+            self._turns.note_token(job)
         job.stream.put(token)
+
+
+def _stopping() -> UnavailableError:
+    return UnavailableError("the engine is stopping; try another or wait")
 
 
 def _finish(reader: AnswerReader) -> Finish:

@@ -63,7 +63,6 @@ class Books:
     """What was done since the start."""
 
     finished: Counter[Finish] = field(default_factory=Counter)
-    rejected: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
