@@ -1,7 +1,8 @@
 """Every engine there is keeps one contract; see `conformance.py`.
 
 Those that compute have the tiny base and are compared with transformers on it, their mixes with
-`lm.lora`. vLLM itself runs only where `OPENLEDGER_TEST_VLLM` names its command.
+`lm.lora`. vLLM itself runs only where `OPENLEDGER_TEST_VLLM` names its command, or the URL of a
+server that was started, as below, on a base that `wide_headed` wrote.
 """
 
 import os
@@ -81,7 +82,10 @@ def vllm_url(wide: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     """A vLLM server of this machine's CPU, on the tiny base."""
     command = os.environ.get("OPENLEDGER_TEST_VLLM")
     if command is None:
-        pytest.skip("OPENLEDGER_TEST_VLLM names no `vllm` command")
+        pytest.skip("OPENLEDGER_TEST_VLLM names neither a `vllm` command nor the URL of a server")
+    if command.startswith("http"):
+        yield command
+        return
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     environment = {

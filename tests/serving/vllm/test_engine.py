@@ -198,7 +198,7 @@ SPOILS: dict[str, Callable[[bytes], bytes]] = {
     "no JSON": lambda _: b"?",
     "huge": lambda event: event + b" " * (2 << 20),
     "unknown token": lambda event: _with(event, token_ids=[10**6]),
-    "another model": lambda event: event.replace(b'"base"', b'"other"'),
+    "another model": lambda event: json.dumps(json.loads(event) | {"model": "base"}).encode(),
     "an error": lambda _: b'{"error": {"message": "EngineDeadError"}}',
     "broken off": lambda _: b"[DONE]",
 }
@@ -239,6 +239,7 @@ def test_a_refused_request_is_a_fault_with_the_servers_words(
     server: FakeVllm, open_engine: Open
 ) -> None:
     engine = open_engine()
+    answer(engine, ask())
     server.refusal = 500
 
     with pytest.raises(EngineFaultError, match="told to refuse"):

@@ -2,8 +2,8 @@
 
 An event loop in a thread of its own has one task for each request in flight: ended by any cause, a
 task closes its connection, and so the server stops computing. vLLM serves one adapter a request,
-named by digest; a mix is made into one first. Random numbers are vLLM's own, started from the
-request's seed: nobody else can draw them again, and `caps` say so.
+named by digest; a mix, of none too, is made into one first. Random numbers are vLLM's own, started
+from the request's seed: nobody else can draw them again, and `caps` say so.
 """
 
 import asyncio
@@ -79,6 +79,7 @@ class VllmEngine:
         self._turns = Turns(config)
         self._books = Books()
         self._is_closing = False
+        self._is_hanging_up = False
         self._is_reachable = True
         self._changed = threading.Condition()
         self._pool = ThreadPoolExecutor(_READERS, "openledger-adapters")
@@ -183,6 +184,7 @@ class VllmEngine:
                 self._loop.call_soon_threadsafe(self._stop, job, Finish.SHUTDOWN)
             self._changed.wait_for(lambda: not self._turns.in_flight)
         if is_first:
+            self._is_hanging_up = True
             self._call(self._hang_up(), _OPENING_S)
             self._pool.shutdown()  # before the loop, which its threads wait for
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -204,12 +206,12 @@ class VllmEngine:
         asyncio.run_coroutine_threadsafe(self._watch(pulse_s), self._loop)
 
     def _tell(self, adapter: Digest, path: str) -> None:
-        if self._is_closing:
+        if self._is_hanging_up:
             raise _stopping()
         self._call(self._client.load(adapter, path), _LOAD_S)
 
     def _drop(self, adapter: Digest) -> None:
-        if not self._is_closing:
+        if not self._is_hanging_up:
             asyncio.run_coroutine_threadsafe(self._unload(adapter), self._loop)
 
     def _call(self, coroutine: Coroutine[object, object, _Result], timeout_s: float) -> _Result:
@@ -283,13 +285,11 @@ class VllmEngine:
         try:
             async with asyncio.timeout(left_s):
                 await job.turn
-                if job.members:
-                    return await self._answer_mixed(job)
-                return await self._answer(job, self._server.model)
+                return await self._answer_under_mix(job)
         except TimeoutError:
             return Finish.DEADLINE
 
-    async def _answer_mixed(self, job: Job) -> Finish:
+    async def _answer_under_mix(self, job: Job) -> Finish:
         holding = self._loop.run_in_executor(self._pool, self._library.hold, job.members)
         try:
             name = await asyncio.shield(holding)
@@ -297,7 +297,7 @@ class VllmEngine:
             holding.add_done_callback(self._let_go_late)
             raise
         try:
-            return await self._answer_loaded(job, name)
+            return await self._answer_as(job, name)
         finally:
             self._pool.submit(self._library.let_go, name)
 
@@ -306,7 +306,7 @@ class VllmEngine:
         if not holding.cancelled() and holding.exception() is None:
             self._pool.submit(self._library.let_go, holding.result())
 
-    async def _answer_loaded(self, job: Job, name: Digest) -> Finish:
+    async def _answer_as(self, job: Job, name: Digest) -> Finish:
         """A server that was started again has forgotten its adapters: it is told once more."""
         try:
             return await self._answer(job, name)

@@ -95,7 +95,7 @@ class Library:
         self._store.disclaim(named)
 
     def hold(self, members: tuple[MixMember, ...]) -> Digest:
-        """Have the server know what answers, one adapter or a mix; by which name."""
+        """Have the server know what answers, one adapter or a mix of any number; by which name."""
         if len(members) == 1 and members[0].weight == 1:
             self._store.hold([members[0].adapter])
             return members[0].adapter

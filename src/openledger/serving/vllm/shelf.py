@@ -3,6 +3,9 @@
 vLLM serves one adapter at a time. A mix is therefore made into one first: the factors stand side by
 side, `A = [A_1; A_2]`, `B = [w_1 s_1 B_1, w_2 s_2 B_2]`, so that `B A x` is the weighted sum itself
 and its rank the sum of the ranks (peft calls it `cat`). Nothing is averaged.
+
+The base alone is a mix, too, the empty one: an adapter that adds nothing. On a CPU vLLM lets rows
+without an adapter have that of another row's (vllm-project/vllm#48421).
 """
 
 import shutil
@@ -27,7 +30,7 @@ from openledger.lm.checkpoint import (
     load_adapter,
     save_adapter,
 )
-from openledger.lm.lora import TARGETS, Adapter, LoraPair, LoraShape, Site
+from openledger.lm.lora import TARGETS, Adapter, LoraPair, LoraShape, Site, linear_at
 from openledger.serving.engine import AdapterRef
 from openledger.serving.request import MixMember
 
@@ -121,7 +124,11 @@ class Shelf:
             (load_adapter(self.path(one.adapter), self._base, one.adapter), one.weight)
             for one in members
         ]
-        adapter = concatenated([part for part, _ in parts], [weight for _, weight in parts])
+        adapter = (
+            concatenated([part for part, _ in parts], [weight for _, weight in parts])
+            if parts
+            else nothing_on(self._base)
+        )
         self.check_rank(adapter.shape.rank)
         target = self._folder / f"{_MADE}{digest}"
         save_adapter(target, adapter, self._base.name)
@@ -150,6 +157,15 @@ class Shelf:
             scratch.rename(target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def nothing_on(base: BaseModel) -> Adapter:
+    """The smallest adapter, all zeros: the base as it is."""
+    shape = LoraShape(1, 1, (0,), TARGETS[:1])
+    (site,) = shape.sites
+    linear = linear_at(base.model, site)
+    pair = LoraPair(torch.zeros(1, linear.in_features), torch.zeros(linear.out_features, 1))
+    return Adapter(shape, base.digest, {site: pair})
 
 
 def concatenated(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
