@@ -113,7 +113,7 @@ def test_a_key_file_that_cannot_be_read_is_said(market: Platform) -> None:
     other = replace(market, settings=msgspec.structs.replace(market.settings, vllm=vllm))
 
     with pytest.raises(InvalidInputError, match=r"vllm\.key_file"):
-        assert other.models.engine
+        other.models.engine.close()
 
 
 def test_a_corrupted_adapter_is_not_served(market: Platform, real: Release) -> None:

@@ -182,7 +182,7 @@ class VllmEngine:
             self._changed.wait_for(lambda: not self._turns.in_flight, drain_s)
             for job in self._turns.in_flight.values():
                 self._loop.call_soon_threadsafe(self._stop, job, Finish.SHUTDOWN)
-            self._changed.wait_for(lambda: not self._turns.in_flight)
+            self._changed.wait_for(lambda: not self._turns.in_flight, _OPENING_S)
         if is_first:
             self._is_hanging_up = True
             self._call(self._hang_up(), _OPENING_S)
@@ -303,7 +303,8 @@ class VllmEngine:
 
     def _let_go_late(self, holding: "asyncio.Future[Digest]") -> None:
         """Nobody waits any more for what was being made resident."""
-        if not holding.cancelled() and holding.exception() is None:
+        is_held = not holding.cancelled() and holding.exception() is None
+        if is_held and not self._is_hanging_up:
             self._pool.submit(self._library.let_go, holding.result())
 
     async def _answer_as(self, job: Job, name: Digest) -> Finish:
