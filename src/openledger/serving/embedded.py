@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from openledger.core.errors import (
     ConflictError,
     EngineFaultError,
-    EngineFullError,
     InvalidInputError,
     OpenLedgerError,
     UnavailableError,
@@ -27,13 +26,14 @@ from openledger.core.types import Digest
 from openledger.serving.adapters import AdapterStore
 from openledger.serving.batch import Chunk, Loaded, Runner
 from openledger.serving.engine import AdapterRef, Caps, Combine, Config, Draws, Residency, Stats
-from openledger.serving.request import Finish, GenerationRequest, check_request
+from openledger.serving.request import Finish, GenerationRequest, check_mix, check_request
 from openledger.serving.schedule.blocks import BlockPool
 from openledger.serving.schedule.fairness import (
     ANSWER_COST,
     PROMPT_COST,
     DrainRate,
     TokenCounters,
+    engine_full,
     may_queue,
 )
 from openledger.serving.schedule.sequence import Sequence
@@ -132,10 +132,7 @@ class EmbeddedEngine(Generic[Loaded]):
     def submit(self, request: GenerationRequest) -> TokenStream:
         config = self._config
         check_request(request, self._context, self._runner.vocabulary)
-        if len(request.mix) > config.max_mix:
-            raise InvalidInputError(
-                f"a mix holds at most {config.max_mix} adapters, not {len(request.mix)}"
-            )
+        check_mix(request, config.max_mix)
         patience_s = request.deadline_s + _PATIENCE_S
         stream = TokenStream(request.id, config.buffer_tokens, patience_s, self.cancel)
         sequence: Sequence[Loaded] = Sequence(request, stream, self._now_s(), self._context)
@@ -205,12 +202,7 @@ class EmbeddedEngine(Generic[Loaded]):
         own = self._counters.in_flight(request.tenant)
         if not may_queue(own, taken, places):
             self._tally["rejected"] += 1
-            retry_s = self._drain.retry_after_s(self._working_s)
-            raise EngineFullError(
-                f"{taken} requests are in flight, {own} of them yours, and this engine takes "
-                f"{places}; try again in {retry_s} seconds",
-                retry_after_s=str(retry_s),
-            )
+            raise engine_full(own, taken, places, self._drain.retry_after_s(self._working_s))
 
     def _on_read(self, sequence: Sequence[Loaded], reading: Reading[Loaded]) -> None:
         with self._changed:

@@ -30,7 +30,7 @@ class Draws(StrEnum):
 
 
 class Config(msgspec.Struct, frozen=True):
-    """How the embedded engine runs."""
+    """How an engine runs; threads, prefill, steps and KV cache are the embedded one's alone."""
 
     threads: int = 2  # of arithmetic; decode hardly gains beyond the physical cores
     context: int = 2_048  # tokens of one request; the model's own limit if that is smaller
@@ -189,7 +189,8 @@ class Engine(Protocol):
         """Queue a request.
 
         Raises:
-            InvalidInputError: see `check_request`; or more adapters than `caps.max_mix`.
+            InvalidInputError: see `check_request`; or more adapters than `caps.max_mix`, or of
+                more ranks in all than an engine of `Combine.CAT` takes.
             NotFoundError: the mix names an unknown adapter.
             ConflictError: a request of that id is in flight.
             EngineFullError: the queue is full, or too full for one more of this tenant; it says

@@ -27,6 +27,7 @@ _CONNECT_S = 5.0
 _SILENCE_S = 120.0  # between two pieces of an answer, the wait for its first one included
 _LOAD_S = 120.0  # reading one adapter
 _LOOK_S = 5.0  # for what is answered from memory
+_IDLE_S = 2.0  # before a connection is given up
 _LARGEST_BODY = 1 << 20  # of a list of models: each adapter has a line
 _LARGEST_EVENT = 1 << 20  # the first piece repeats the prompt's ids
 _OK = 200
@@ -78,7 +79,8 @@ class VllmClient:
         self._http = httpx.AsyncClient(
             headers=headers,
             timeout=httpx.Timeout(_SILENCE_S, connect=_CONNECT_S, pool=None),
-            limits=httpx.Limits(max_connections=None),  # the engine counts its answers itself
+            # The engine counts its answers itself; the server hangs up on idle ones after 5 s.
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=_IDLE_S),
         )
         self._adapters = asyncio.Lock()  # loads and unloads happen in the order they were asked
 

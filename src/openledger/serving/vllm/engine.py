@@ -20,7 +20,6 @@ import structlog
 
 from openledger.core.errors import (
     EngineFaultError,
-    InvalidInputError,
     NotFoundError,
     OpenLedgerError,
     UnavailableError,
@@ -28,7 +27,7 @@ from openledger.core.errors import (
 from openledger.core.types import Digest
 from openledger.lm.base import BaseModel
 from openledger.serving.engine import AdapterRef, Caps, Combine, Config, Draws, Residency, Stats
-from openledger.serving.request import Finish, GenerationRequest, Token, check_request
+from openledger.serving.request import Finish, GenerationRequest, Token, check_mix, check_request
 from openledger.serving.stream import TokenStream
 from openledger.serving.vllm.client import ServerConfig, VllmClient
 from openledger.serving.vllm.job import Books, Job, ending_of
@@ -121,10 +120,7 @@ class VllmEngine:
     def submit(self, request: GenerationRequest) -> TokenStream:
         config = self._config
         check_request(request, self._context, self._vocabulary)
-        if len(request.mix) > config.max_mix:
-            raise InvalidInputError(
-                f"a mix holds at most {config.max_mix} adapters, not {len(request.mix)}"
-            )
+        check_mix(request, config.max_mix)
         patience_s = request.deadline_s + _PATIENCE_S
         job = Job(
             request=request,

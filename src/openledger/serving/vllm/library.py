@@ -42,7 +42,7 @@ class Library:
         self._shelf = shelf
         self._tell = tell
         self._mixes = Mixes(shelf)
-        self._ranks: dict[Digest, int] = {}
+        self._ranks: dict[Digest, int] = {}  # of what was loaded
         self._store: AdapterStore[Shelved] = AdapterStore(
             self._read,
             config.adapter_bytes,
@@ -116,7 +116,8 @@ class Library:
         is_mix = ref.digest in self._mixes
         shelved = self._mixes.make(ref.digest) if is_mix else self._shelf.ingest(ref)
         self._tell(ref.digest, self.seen(ref.digest))
-        self._ranks[ref.digest] = shelved.rank
+        if not is_mix:
+            self._ranks[ref.digest] = shelved.rank
         return shelved
 
 

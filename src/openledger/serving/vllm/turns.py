@@ -2,7 +2,7 @@
 
 import time
 
-from openledger.core.errors import ConflictError, EngineFullError
+from openledger.core.errors import ConflictError
 from openledger.serving.engine import Config
 from openledger.serving.request import GenerationRequest
 from openledger.serving.schedule.fairness import (
@@ -10,6 +10,7 @@ from openledger.serving.schedule.fairness import (
     PROMPT_COST,
     DrainRate,
     TokenCounters,
+    engine_full,
     may_queue,
 )
 from openledger.serving.vllm.job import Job
@@ -43,11 +44,7 @@ class Turns:
         if not may_queue(own, taken, self._places):
             self.rejected += 1
             retry_s = self._drain.retry_after_s(self._working_s())
-            raise EngineFullError(
-                f"{taken} requests are in flight, {own} of them yours, and this engine takes "
-                f"{self._places}; try again in {retry_s} seconds",
-                retry_after_s=str(retry_s),
-            )
+            raise engine_full(own, taken, self._places, retry_s)
 
     def enter(self, job: Job) -> None:
         """One more in the queue."""
