@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from openledger.core.types import Digest
 from openledger.lm.base import BaseModel, load_base
-from openledger.lm.tiny import build_tiny
 from openledger.serving.embedded import EmbeddedEngine
 from openledger.serving.engine import AdapterRef, Config, Engine
 from openledger.serving.native.library import load_library
@@ -62,10 +61,8 @@ class Tiny:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    build_tiny(folder)
-    return copies_of(folder)
+def tiny(base_folder: Path) -> Tiny:
+    return copies_of(base_folder)
 
 
 def copies_of(folder: Path) -> Tiny:

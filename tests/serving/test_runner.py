@@ -34,18 +34,6 @@ WAYS |= {one.name.lower(): Arithmetic(instruction_set=one) for one in Instructio
 
 
 @pytest.fixture(scope="module")
-def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    build_tiny(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def base(base_folder: Path) -> BaseModel:
-    return load_base(base_folder)
-
-
-@pytest.fixture(scope="module")
 def refs(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> list[AdapterRef]:
     home = tmp_path_factory.mktemp("adapters")
     return [exact_adapter(home / f"a{i}", base, i, rank) for i, rank in enumerate(RANKS)]

@@ -19,6 +19,7 @@ from openledger.attribution.release import Recipe, build
 from openledger.core.encoding import decode
 from openledger.core.errors import (
     DigestMismatchError,
+    InvalidInputError,
     NotFoundError,
     NothingToSettleError,
     OpenLedgerError,

@@ -1,26 +1,13 @@
-"""The tiny base, two adapters on it, and a shelf that holds them."""
+"""Adapters on the tiny base, and a shelf that holds two of them."""
 
 from pathlib import Path
 
 import pytest
 
-from openledger.lm.base import BaseModel, load_base
-from openledger.lm.tiny import build_tiny
+from openledger.lm.base import BaseModel
 from openledger.serving.engine import AdapterRef
 from openledger.serving.vllm.shelf import Shelf
 from tests.serving.tiny import exact_adapter
-
-
-@pytest.fixture(scope="module")
-def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    build_tiny(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def base(base_folder: Path) -> BaseModel:
-    return load_base(base_folder)
 
 
 @pytest.fixture(scope="module")
