@@ -400,7 +400,7 @@ class FakeVllm:
 
     A function stands for the model: (V,) logits after some tokens, under the adapter in a folder.
     Its draws follow from the request's seed, in a way of its own. While `is_stuck` no token is
-    made; `spoil` may put other bytes in an event's place.
+    made and no adapter loaded; `spoil` may put other bytes in an event's place.
     """
 
     base = "base"
@@ -472,6 +472,7 @@ class FakeVllm:
 
     async def _load(self, request: Request) -> Response:
         body = await request.json()
+        await self._unstuck()
         name, path = body["lora_name"], Path(body["lora_path"])
         if name in self.adapters or name == self.base:
             return _vllm_error(400, f"The lora adapter '{name}' has already been loaded.")
@@ -516,6 +517,10 @@ class FakeVllm:
         finally:
             self.at_work -= 1
 
+    async def _unstuck(self) -> None:
+        while self.is_stuck:  # noqa: ASYNC110 - a test ends it from its own thread
+            await asyncio.sleep(0.01)
+
     async def _honest_events(
         self, body: dict[str, Any], adapter: Path | None
     ) -> AsyncIterator[dict[str, object]]:
@@ -524,8 +529,7 @@ class FakeVllm:
         finish = None
         while finish is None:
             await asyncio.sleep(0)
-            while self.is_stuck:  # noqa: ASYNC110 - a test ends it from its own thread
-                await asyncio.sleep(0.01)
+            await self._unstuck()
             token = sampler.draw(self._logits([*prompt, *made], adapter))
             made.append(token.id)
             is_stop = token.id in body["stop_token_ids"]

@@ -3,6 +3,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -248,6 +249,7 @@ def test_a_refused_request_is_a_fault_with_the_servers_words(
 
 def test_cancelling_ends_the_work_on_the_server(server: FakeVllm, open_engine: Open) -> None:
     engine = open_engine()
+    answer(engine, ask())  # so that nothing is left to load
     server.is_stuck = True
     streams = [engine.submit(ask(seed=bytes([i]))) for i in range(3)]
     until(lambda: server.at_work == 2)  # the third waits here
@@ -262,6 +264,7 @@ def test_a_deadline_holds_at_the_server_and_in_the_queue(
     server: FakeVllm, open_engine: Open
 ) -> None:
     engine = open_engine()
+    answer(engine, ask())  # so that nothing is left to load
     server.is_stuck = True
     others = [engine.submit(ask(seed=bytes([i]), deadline_s=1.0)) for i in range(2)]
     waiting = engine.submit(ask(deadline_s=0.2))
@@ -270,6 +273,44 @@ def test_a_deadline_holds_at_the_server_and_in_the_queue(
     assert waiting.usage().prefill_s == 0  # it never had a place
     assert {stream.usage().finish for stream in others} == {Finish.DEADLINE}
     until(lambda: server.at_work == 0)
+
+
+def test_a_request_ends_while_its_adapter_is_being_loaded(
+    server: FakeVllm, open_engine: Open, refs: list[AdapterRef]
+) -> None:
+    engine = open_engine()
+    engine.load(refs[0])
+    server.is_stuck = True
+    half = (MixMember(refs[0].digest, 0.5),)
+    late = engine.submit(ask(mix=half, deadline_s=0.3))
+    dropped = engine.submit(ask(mix=half))
+    until(lambda: engine.stats().active == 2)
+    dropped.cancel()
+
+    assert dropped.usage().finish is Finish.CANCELLED
+    assert late.usage().finish is Finish.DEADLINE
+    assert [one.references for one in engine.residency()] == [0]
+    server.is_stuck = False
+    assert len(answer(engine, ask(mix=half))) == 8
+    until(lambda: server.at_work == 0)
+
+
+def test_closing_ends_a_load_under_way(
+    server: FakeVllm, open_engine: Open, refs: list[AdapterRef]
+) -> None:
+    engine = open_engine()
+    engine.load(refs[0])
+    server.is_stuck = True
+    stream = engine.submit(ask(mix=(MixMember(refs[0].digest, 0.5),)))
+    until(lambda: engine.stats().active == 1)
+    with ThreadPoolExecutor() as pool:
+        loading = pool.submit(engine.load, refs[1])
+        time.sleep(0.05)
+        engine.close()
+
+        with pytest.raises(UnavailableError):
+            loading.result(10)
+    assert stream.usage().finish is Finish.SHUTDOWN
 
 
 def test_a_slow_reader_is_paused_and_then_dropped(server: FakeVllm, open_engine: Open) -> None:
