@@ -64,6 +64,16 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     adapter_mb: Annotated[int, msgspec.Meta(ge=1)] = 1_024  # of all adapters in memory
 
 
+class VllmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A vLLM server that answers instead of the embedded engine."""
+
+    url: str = ""  # http(s); empty: the embedded engine
+    key_file: str = ""  # holds its --api-key; empty: it asks for none
+    folder: str = ""  # of adapters, which it must see; empty: inside the home
+    mount: str = ""  # the same folder as the server names it; empty: by the same path
+    max_rank: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16  # its --max-lora-rank
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything, by section."""
 
@@ -71,6 +81,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chain: ChainSettings = ChainSettings()
     models: ModelSettings = ModelSettings()
     serve: ServeSettings = ServeSettings()
+    vllm: VllmSettings = VllmSettings()
 
 
 def load(

@@ -22,29 +22,13 @@ from openledger.serving.batch import Chunk, Output
 from openledger.serving.embedded import EmbeddedEngine
 from openledger.serving.engine import AdapterRef, Combine, Config, Stats, Tier
 from openledger.serving.request import Finish, GenerationRequest, MixMember, Token
-from openledger.serving.sampling import Sampler
 from tests.fakes import BREAKING_TOKEN, HashAdapter, HashRunner, hash_logits
-from tests.serving.conformance import EngineConformance, Kit, answer, ask, use
+from tests.serving.conformance import answer, ask, drawn, use
 from tests.serving.tiny import hash_adapter
 
 CONFIG = Config(
     threads=1, max_active=2, max_waiting=2, buffer_tokens=4, prefill_chunk=16, step_tokens=32
 )
-
-
-class TestEmbeddedEngine(EngineConformance):
-    @pytest.fixture
-    def kit(self, tmp_path: Path) -> Iterator[Kit]:
-        engine = EmbeddedEngine(HashRunner(), CONFIG)
-        yield Kit(
-            engine=engine,
-            first=hash_adapter(tmp_path / "first", "first"),
-            second=hash_adapter(tmp_path / "second", "second"),
-            broken=hash_adapter(tmp_path / "broken", "broken", "altered"),
-            missing=AdapterRef(Digest("f" * 64), tmp_path / "missing"),
-            capacity=4,
-        )
-        engine.close()
 
 
 class Bench:
@@ -108,16 +92,7 @@ def bench(open_bench: Callable[..., Bench]) -> Bench:
 
 
 def expected(request: GenerationRequest, mix: Sequence[tuple[str, float]] = ()) -> list[Token]:
-    """The answer that follows from the request alone."""
-    sampler = Sampler(request.sampling, request.prompt_ids)
-    tokens: list[Token] = []
-    while len(tokens) < request.max_tokens:
-        ids = [*request.prompt_ids, *(token.id for token in tokens)]
-        token = sampler.draw(hash_logits(ids, mix))
-        if token.id in request.stop_ids:
-            break
-        tokens.append(token)
-    return tokens
+    return drawn(request, lambda ids: hash_logits(ids, mix))
 
 
 def of(tenant: str, request: GenerationRequest) -> GenerationRequest:

@@ -13,15 +13,14 @@ from torch import Tensor
 from openledger.core.errors import ConflictError, DigestMismatchError, InvalidInputError
 from openledger.core.types import Digest
 from openledger.lm.base import BaseModel, llama_config, load_base
-from openledger.lm.checkpoint import load_adapter, save_adapter
-from openledger.lm.lora import LoraPair, LoraShape, random_adapter
+from openledger.lm.checkpoint import load_adapter
 from openledger.lm.tiny import build_tiny
 from openledger.serving.batch import Chunk, Weighted
 from openledger.serving.engine import AdapterRef
 from openledger.serving.llama.packed import PackedAdapter
 from openledger.serving.native.library import InstructionSet
 from openledger.serving.runner import Arithmetic, LlamaRunner
-from tests.serving.tiny import native_of
+from tests.serving.tiny import exact_adapter, native_of
 
 # peft 0.21 still asks transformers 5.23 by a name that goes away in v6.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -35,38 +34,9 @@ WAYS |= {one.name.lower(): Arithmetic(instruction_set=one) for one in Instructio
 
 
 @pytest.fixture(scope="module")
-def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    build_tiny(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def base(base_folder: Path) -> BaseModel:
-    return load_base(base_folder)
-
-
-@pytest.fixture(scope="module")
 def refs(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> list[AdapterRef]:
     home = tmp_path_factory.mktemp("adapters")
     return [exact_adapter(home / f"a{i}", base, i, rank) for i, rank in enumerate(RANKS)]
-
-
-def exact_adapter(folder: Path, base: BaseModel, seed: int, rank: int) -> AdapterRef:
-    """An adapter that bfloat16 holds exactly, on some layers only."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = LoraShape(rank, 2 * rank + 1, (0, base.layers - 1))
-    fresh = random_adapter(base.model, base.digest, shape, generator)
-    pairs = {
-        site: LoraPair(
-            pair.a.bfloat16().float(),
-            torch.randn(pair.b.shape, generator=generator).mul(0.3).bfloat16().float(),
-        )
-        for site, pair in fresh.pairs.items()
-    }
-    return AdapterRef(
-        save_adapter(folder, msgspec.structs.replace(fresh, pairs=pairs), base.name), folder
-    )
 
 
 def started(base: BaseModel, arithmetic: Arithmetic = Arithmetic()) -> LlamaRunner:  # noqa: B008

@@ -15,20 +15,19 @@ from typing import Generic
 from openledger.core.errors import (
     ConflictError,
     EngineFaultError,
-    EngineFullError,
-    InvalidInputError,
     OpenLedgerError,
     UnavailableError,
 )
 from openledger.core.types import Digest
 from openledger.serving.adapters import AdapterStore
 from openledger.serving.batch import Chunk, Loaded, Runner
-from openledger.serving.engine import AdapterRef, Caps, Combine, Config, Residency, Stats
+from openledger.serving.engine import AdapterRef, Caps, Combine, Config, Draws, Residency, Stats
 from openledger.serving.request import (
     EmbeddingRequest,
     Finish,
     GenerationRequest,
     check_embedding,
+    check_mix,
     check_request,
 )
 from openledger.serving.schedule.blocks import BlockPool, count_blocks
@@ -37,6 +36,7 @@ from openledger.serving.schedule.fairness import (
     PROMPT_COST,
     DrainRate,
     TokenCounters,
+    engine_full,
     may_queue,
 )
 from openledger.serving.schedule.sequence import (
@@ -48,6 +48,7 @@ from openledger.serving.schedule.sequence import (
 from openledger.serving.schedule.waiting import Queue, Reader, Reading
 from openledger.serving.stream import TokenStream, VectorStream
 
+_BUILD = "embedded-2"
 _IDLE_S = 0.05  # how often paused and waiting sequences are looked at when nothing can run
 _PATIENCE_S = 60.0  # beyond a request's deadline, before its reader calls the engine silent
 _AHEAD = 8  # waiting requests whose adapters are read before there is a place for them
@@ -117,6 +118,8 @@ class EmbeddedEngine(Generic[Loaded]):
             max_rank=self._runner.max_rank,
             combine=Combine.ROW,
             hidden=self._runner.hidden,
+            draws=Draws.SEED,
+            build=_BUILD,
         )
 
     @property
@@ -147,10 +150,7 @@ class EmbeddedEngine(Generic[Loaded]):
 
     def _enter(self, sequence: Sequence[Loaded]) -> None:
         request = sequence.request
-        if len(request.mix) > self._config.max_mix:
-            raise InvalidInputError(
-                f"a mix holds at most {self._config.max_mix} adapters, not {len(request.mix)}"
-            )
+        check_mix(request, self._config.max_mix)
         with self._changed:
             self._check_place(request)
             self._store.claim(sequence.named)
@@ -216,12 +216,7 @@ class EmbeddedEngine(Generic[Loaded]):
         own = self._counters.in_flight(request.tenant)
         if not may_queue(own, taken, places):
             self._tally["rejected"] += 1
-            retry_s = self._drain.retry_after_s(self._working_s)
-            raise EngineFullError(
-                f"{taken} requests are in flight, {own} of them yours, and this engine takes "
-                f"{places}; try again in {retry_s} seconds",
-                retry_after_s=str(retry_s),
-            )
+            raise engine_full(own, taken, places, self._drain.retry_after_s(self._working_s))
 
     def _on_read(self, sequence: Sequence[Loaded], reading: Reading[Loaded]) -> None:
         with self._changed:

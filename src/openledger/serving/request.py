@@ -160,6 +160,16 @@ def _check_common(request: GenerationRequest | EmbeddingRequest, vocabulary: int
         raise InvalidInputError("the weights of a mix are finite numbers")
 
 
+def check_mix(request: GenerationRequest | EmbeddingRequest, max_mix: int) -> None:
+    """Refuse a mix of more adapters than an engine sums.
+
+    Raises:
+        InvalidInputError: it is one.
+    """
+    if len(request.mix) > max_mix:
+        raise InvalidInputError(f"a mix holds at most {max_mix} adapters, not {len(request.mix)}")
+
+
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise InvalidInputError(f"{name} is between {low} and {high}, not {value}")

@@ -107,9 +107,10 @@ def parts(platform: Platform, token: str) -> Parts:
     """What the routes call, over a platform."""
     models = platform.models
     desk = models.desk
-    manifest, allowed = models.base_manifest, platform.settings.serve.embed_tokens
+    manifest = models.base_manifest
+    embeddings = _embeddings(platform, manifest.name)
     context = desk.engine.caps.context
-    card = BaseCard(manifest.name, context, manifest.owner, embeds=allowed > 0)
+    card = BaseCard(manifest.name, context, manifest.owner, embeds=embeddings is not None)
     return Parts(
         inferences=Till(desk),
         catalogue=ReleaseCatalogue(platform.database, card, desk.engine),
@@ -117,7 +118,7 @@ def parts(platform: Platform, token: str) -> Parts:
         books=GatewayBooks(platform.database, platform.gateway.account),
         pace=_no_limit,
         stats=desk.engine.stats,
-        embeddings=_embeddings(platform, manifest.name) if allowed else None,
+        embeddings=embeddings,
         unready=Readiness(platform.database, desk.engine, platform.chain.client.ping).reason,
         evidence=lambda asked: evidence_of(platform.database, models.show_evidence, asked),
         rpc=platform.chain.rpc,
@@ -126,9 +127,11 @@ def parts(platform: Platform, token: str) -> Parts:
     )
 
 
-def _embeddings(platform: Platform, base: str) -> BaseEmbeddings:
-    models, allowance = platform.models, Allowance(platform.settings.serve.embed_tokens)
-    return BaseEmbeddings(models.engine, models.desk.tokenizer, base, allowance)
+def _embeddings(platform: Platform, base: str) -> BaseEmbeddings | None:
+    models, allowed = platform.models, platform.settings.serve.embed_tokens
+    if models.embedder is None or not allowed:
+        return None
+    return BaseEmbeddings(models.embedder, models.desk.tokenizer, base, Allowance(allowed))
 
 
 def run_operation(platform: Platform, name: str, body: bytes) -> bytes:

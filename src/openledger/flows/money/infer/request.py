@@ -26,7 +26,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deadline_s: float = 600.0
     hold_s: int = 1_200  # after this a hold whose process died is given back
     method: int = METHOD_VERSION  # of attribution
-    engine: str = "embedded-2"  # build
 
 
 class Decoding(msgspec.Struct, frozen=True):
@@ -98,11 +97,6 @@ class Desk(msgspec.Struct, frozen=True):
     clock: Callable[[], int]  # microseconds since 1970
     random: Callable[[int], bytes]
     config: Config = Config()
-
-    @property
-    def engine_class(self) -> str:
-        """What receipts say of the engine: its build and the precision of its weights."""
-        return f"{self.config.engine}/{self.engine.caps.dtype}"
 
 
 class StoredAnswer(msgspec.Struct, frozen=True):
