@@ -19,8 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers.models.llama import LlamaConfig, LlamaForCausalLM
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.models.llama import LlamaConfig
 
 from openledger.core.encoding import decode, digest_of, encode
 from openledger.core.errors import (
@@ -31,6 +30,7 @@ from openledger.core.errors import (
     full_disk,
 )
 from openledger.core.types import Digest
+from openledger.lm.families.architecture import CausalModel, config_of, context_of, model_of
 from openledger.lm.tokenizer import Tokenizer
 
 MANIFEST = "manifest.json"
@@ -72,7 +72,7 @@ class BaseParts(msgspec.Struct, frozen=True):
     """All that a base folder is written from."""
 
     provenance: Provenance
-    weights: Mapping[str, Tensor]  # under the names of LlamaForCausalLM, head tied to embedding
+    weights: Mapping[str, Tensor]  # under transformers' names; without the head if it is tied
     config: Mapping[str, object]  # the fields of config.json, the end token's id among them
     tokenizer_json: str
     template: str
@@ -85,7 +85,7 @@ class BaseModel(msgspec.Struct, frozen=True):
     folder: Path
     digest: Digest
     manifest: BaseManifest
-    model: LlamaForCausalLM
+    model: CausalModel
     tokenizer: Tokenizer
 
     @property
@@ -95,6 +95,11 @@ class BaseModel(msgspec.Struct, frozen=True):
     @property
     def licence(self) -> str:
         return self.manifest.licence
+
+    @property
+    def context(self) -> int:
+        """Tokens that it may see at once."""
+        return context_of(self.model.config)
 
     @property
     def layers(self) -> int:
@@ -201,17 +206,10 @@ def llama_config(fields: Mapping[str, object]) -> LlamaConfig:
     return LlamaConfig(**fields)
 
 
-def _load_model(folder: Path, dtype: torch.dtype) -> LlamaForCausalLM:
-    config = llama_config(msgspec.json.decode((folder / CONFIG).read_bytes()))
-    config._attn_implementation = "sdpa"
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config)
+def _load_model(folder: Path, dtype: torch.dtype) -> CausalModel:
+    config = config_of(msgspec.json.decode((folder / CONFIG).read_bytes()))
     weights = {name: tensor.to(dtype) for name, tensor in load_file(folder / WEIGHTS).items()}
-    model.load_state_dict(weights, strict=False, assign=True)  # strict would ask for the tied head
-    model.tie_weights()
-    # The rotary frequencies are no parameters: made on "meta", they would be empty.
-    model.model.rotary_emb = LlamaRotaryEmbedding(config)
-    return model.eval().requires_grad_(False)
+    return model_of(config, weights)
 
 
 def _promised(manifest: BaseManifest) -> dict[str, Digest]:

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
-from transformers.models.llama import LlamaForCausalLM
 
 from openledger.attribution.influence.curvature import Site, SiteGradient
 from openledger.core.errors import InvalidInputError
 from openledger.core.types import Digest
 from openledger.lm.base import BaseModel
 from openledger.lm.checkpoint import load_adapter
+from openledger.lm.families.architecture import CausalModel, model_of
 from openledger.lm.frozen import SplitModel
 from openledger.lm.lora import Adapter, LoraPair, linear_at
 
@@ -269,12 +269,7 @@ def _first_above(sums: Tensor, goals: Tensor) -> Tensor:
     return torch.searchsorted(sums, goals, right=True).clamp(max=sums.shape[1] - 1)
 
 
-def _copy_of(model: LlamaForCausalLM) -> LlamaForCausalLM:
+def _copy_of(model: CausalModel) -> CausalModel:
     """The same weights in fresh modules, free of whatever adapters sit on the original."""
-    with torch.device("meta"):
-        copy = LlamaForCausalLM(model.config)
     weights = {name.replace(".base.", "."): w for name, w in model.state_dict().items()}
-    copy.load_state_dict(weights, assign=True)
-    copy.tie_weights()
-    copy.model.rotary_emb = model.model.rotary_emb  # its buffers are not part of the state
-    return copy.eval().requires_grad_(False)
+    return model_of(model.config, weights)

@@ -1,4 +1,4 @@
-"""One pass of a Llama over a mixed batch of prompt pieces and single tokens."""
+"""One pass of a model over a mixed batch of prompt pieces and single tokens."""
 
 import torch
 from torch import Tensor
@@ -28,13 +28,23 @@ class Forward:
         x = kernels.norm(residual, None, weights.layers[0].norm_in)
         following = [layer.norm_in for layer in weights.layers[1:]] + [weights.norm]
         for i, (layer, norm_out) in enumerate(zip(weights.layers, following, strict=True)):
-            attended = kernels.attend(i, self._product(i, Matrix.QKV, x))
+            qkv = self._product(i, Matrix.QKV, x)
+            if layer.norm_heads is not None:
+                self._normalise(qkv, layer.norm_heads)
+            attended = kernels.attend(i, qkv)
             x = kernels.norm(residual, self._product(i, Matrix.OUT, attended), layer.norm_mid)
             gated = kernels.gate(self._product(i, Matrix.GATE_UP, x))
             x = kernels.norm(residual, self._product(i, Matrix.DOWN, gated), norm_out)
         if not step.wanted:
             return x.new_empty(0, len(weights.embedding))
         return weights.head(x if len(step.wanted) == len(x) else x[[*step.wanted]])
+
+    def _normalise(self, qkv: Tensor, scale: Tensor) -> None:
+        """Normalise queries and keys, head by head, in place (Qwen3)."""
+        heads = qkv[:, : scale.numel()]  # (T, (H + kv_heads) * head_dim)
+        rows = heads.float().reshape(-1, scale.shape[1])
+        normed = self._kernels.norm(rows, None, torch.ones(scale.shape[1]))
+        heads.copy_((normed.view(len(qkv), *scale.shape) * scale).flatten(1))
 
     def _product(self, layer: int, matrix: Matrix, x: Tensor) -> Tensor:
         y = self._weights.layers[layer].matrices[matrix](x)
