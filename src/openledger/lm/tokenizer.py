@@ -5,10 +5,12 @@ from the chat template and from `end`. The template is rendered around placehold
 messages' texts are encoded apart from it, for the same reason.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 
 import msgspec
 import tokenizers
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
 from openledger.core.errors import InvalidInputError
@@ -24,7 +26,26 @@ class ChatMessage(msgspec.Struct, frozen=True):
 class Tokenizer:
     """The tokenizer of one base model; safe to share between threads."""
 
-    def __init__(self, tokenizer_json: str, template: str, end_token: str) -> None:
+    def __init__(
+        self,
+        tokenizer_json: str,
+        template: str,
+        end_token: str,
+        begin_token: str | None = None,
+        vocabulary: int = 0,
+    ) -> None:
+        """Set it up.
+
+        Args:
+            tokenizer_json: as the library `tokenizers` writes it.
+            template: Jinja, run in the sandbox of transformers.
+            end_token: closes documents and turns.
+            begin_token: what the template calls `bos_token`.
+            vocabulary: how many tokens the model knows, where they are more: the others are empty.
+
+        Raises:
+            InvalidInputError: there is no such end token, or tokens are not made of bytes.
+        """
         self._marked = tokenizers.Tokenizer.from_str(tokenizer_json)
         self._plain = tokenizers.Tokenizer.from_str(tokenizer_json)
         self._plain.encode_special_tokens = True
@@ -34,11 +55,16 @@ class Tokenizer:
         self.end: int = end  # closes a document and a chat turn; generation stops at it
         self._template = template
         self._renderer = PreTrainedTokenizerFast(
-            tokenizer_object=self._marked, eos_token=end_token, pad_token=end_token
+            tokenizer_object=self._marked,
+            eos_token=end_token,
+            pad_token=end_token,
+            bos_token=begin_token,
         )
         added = self._marked.get_added_tokens_decoder()
         self.control: frozenset[int] = frozenset(i for i, t in added.items() if t.special)
-        self._bytes = [self._token_bytes(i) for i in range(self._marked.get_vocab_size())]
+        self._added = {i: token.content for i, token in added.items()}
+        size = max(vocabulary, max(self._marked.get_vocab().values()) + 1)
+        self._bytes = [self._token_bytes(i) for i in range(size)]
 
     @property
     def size(self) -> int:
@@ -62,16 +88,17 @@ class Tokenizer:
         """
         if not messages:
             raise InvalidInputError("a chat needs at least one message")
-        marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
-        turns = [{"role": m.role, "content": k} for m, k in zip(messages, marks, strict=True)]
-        rest = self._render(turns)
-        ids: list[int] = []
-        for mark, message in zip(marks, messages, strict=True):
-            before, found, rest = rest.partition(mark)
-            if not found:
+        turns = [{"role": m.role, "content": f"\ue000{i}\ue001"} for i, m in enumerate(messages)]
+        # Some templates move turns: a system's text into the last of the user, for example.
+        pieces = _MARK.split(self._render(turns))
+        places = [int(place) for place in pieces[1::2]]
+        for place, message in enumerate(messages):
+            if place not in places or max(places) >= len(messages):
                 raise InvalidInputError(f"the chat template has no place for a {message.role} turn")
-            ids += self._encode_marked(before) + self.encode(message.content)
-        return ids + self._encode_marked(rest)
+        ids = self._encode_marked(pieces[0])
+        for place, after in zip(places, pieces[2::2], strict=True):
+            ids += self.encode(messages[place].content) + self._encode_marked(after)
+        return ids
 
     def encode_opening(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Token ids of a chat as the opening of a document, for adapters trained on documents.
@@ -105,17 +132,28 @@ class Tokenizer:
         return list(self._marked.encode(text, add_special_tokens=False).ids)
 
     def _render(self, turns: list[dict[str, str]]) -> str:
-        return str(
-            self._renderer.apply_chat_template(
-                turns, chat_template=self._template, tokenize=False, add_generation_prompt=True
+        try:
+            return str(
+                self._renderer.apply_chat_template(
+                    turns, chat_template=self._template, tokenize=False, add_generation_prompt=True
+                )
             )
-        )
+        except TemplateError as error:
+            raise InvalidInputError(f"the chat template refuses these turns: {error}") from error
 
     def _token_bytes(self, token: int) -> bytes:
         if token in self.control:
             return b""
+        if token in self._added:
+            return self._added[token].encode()
         name = self._marked.id_to_token(token)
-        return b"" if name is None else bytes(_BYTE_OF[letter] for letter in name)
+        try:
+            return b"" if name is None else bytes(_BYTE_OF[letter] for letter in name)
+        except KeyError as error:
+            raise InvalidInputError(
+                f"token {token} of the tokenizer, {name!r}, is not made of bytes: vocabularies of "
+                "SentencePiece (Llama 2, Mistral 7B) are not supported, byte-level ones are"
+            ) from error
 
 
 def byte_letters() -> dict[int, str]:
@@ -129,4 +167,5 @@ def byte_letters() -> dict[int, str]:
     return letters | {byte: chr(256 + place) for place, byte in enumerate(moved)}
 
 
+_MARK = re.compile("\ue000([0-9]{1,9})\ue001")
 _BYTE_OF = {letter: byte for byte, letter in byte_letters().items()}

@@ -14,7 +14,7 @@ from openledger.lm.tiny import build_tiny
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
 SIZES: dict[str, object] = {
-    "vocab_size": 320,  # more than the tokenizer has: padded, as is usual
+    "vocab_size": 384,  # more than the tokenizer has: padded, as is usual
     "hidden_size": 64,
     "intermediate_size": 160,
     "num_hidden_layers": 3,
