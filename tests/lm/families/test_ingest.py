@@ -9,7 +9,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from openledger.core.errors import DigestMismatchError, InvalidInputError, NotFoundError
+from openledger.core.errors import (
+    ConflictError,
+    DigestMismatchError,
+    InvalidInputError,
+    NotFoundError,
+)
 from openledger.core.types import Digest
 from openledger.lm.base import load_base, verify_base
 from openledger.lm.families.ingest import Told, ingest
@@ -21,8 +26,8 @@ IDS = torch.tensor([[5, 80, 70, 9, 33, 2]])
 CHAT = [{"role": "user", "content": "X:1"}]
 
 
-def added(folder: Path, kind: str, shards: int = 1, **changes: object) -> tuple[Path, Digest]:
-    write_folder(folder / "given", kind, shards, **changes)
+def added(folder: Path, kind: str, **changes: object) -> tuple[Path, Digest]:
+    write_folder(folder / "given", kind, 1, **changes)
     digest = ingest(folder / "given", TOLD, folder / "bases")
     return folder / "bases" / digest, digest
 
@@ -108,8 +113,8 @@ def test_a_tied_head_may_stand_in_the_file(tmp_path: Path) -> None:
 
 
 def test_names_of_older_files_mean_the_same(tmp_path: Path) -> None:
-    rotary = {"rope_theta": 300.0, "rope_scaling": {"type": "linear", "factor": 2.0}}
-    older, _ = added(tmp_path / "a", "llama", **rotary)
+    scaling = {"type": "linear", "factor": 2.0}
+    older, _ = added(tmp_path / "a", "llama", rope_theta=300.0, rope_scaling=scaling)
     newer, _ = added(
         tmp_path / "b",
         "llama",
@@ -126,6 +131,14 @@ def change(name: str, **fields: object) -> Callable[[Path], None]:
     def act(folder: Path) -> None:
         path = folder / name
         path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+    return act
+
+
+def both(*acts: Callable[[Path], None]) -> Callable[[Path], None]:
+    def act(folder: Path) -> None:
+        for one in acts:
+            one(folder)
 
     return act
 
@@ -211,17 +224,11 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "an unknown end": (change(TOKENIZER_CONFIG, eos_token="</s>"), "has no such"),
     "an end that is text": (change(TOKENIZER_CONFIG, eos_token="a"), "not marked special"),
     "an unknown end by number": (
-        lambda f: (
-            change(TOKENIZER_CONFIG, eos_token=None)(f),
-            change(CONFIG, eos_token_id=383)(f),
-        ),
+        both(change(TOKENIZER_CONFIG, eos_token=None), change(CONFIG, eos_token_id=383)),
         "names token 383",
     ),
     "no end": (
-        lambda f: (
-            change(TOKENIZER_CONFIG, eos_token=None)(f),
-            change(CONFIG, eos_token_id=None)(f),
-        ),
+        both(change(TOKENIZER_CONFIG, eos_token=None), change(CONFIG, eos_token_id=None)),
         "which token ends a text",
     ),
     "a template that is none": (change(TOKENIZER_CONFIG, chat_template="{% if %}"), "refuses"),
@@ -288,3 +295,33 @@ def test_texts_are_not_cut_off(good: Path, tmp_path: Path) -> None:
     digest = ingest(tmp_path / "given", TOLD, tmp_path / "bases")
 
     assert len(load_base(tmp_path / "bases" / digest).tokenizer.encode("a longer text")) > 2
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        (Told("", "MIT", "me"), "no name"),
+        (Told("../up", "MIT", "me"), "no name"),
+        (Told("a" * 65, "MIT", "me"), "no name"),
+        (Told("a", "do what you like", "me"), "no SPDX"),
+        (Told("a", "MIT", " "), "owner"),
+    ],
+)
+def test_what_is_told_must_make_sense(told: Told, message: str, good: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        ingest(good, told, tmp_path / "bases")
+
+
+@pytest.mark.parametrize("licence", ["MIT", "LicenseRef-llama3", "(MIT OR Apache-2.0) AND CC0-1.0"])
+def test_a_licence_is_an_expression(licence: str, good: Path, tmp_path: Path) -> None:
+    digest = ingest(good, Told("a", licence, "me"), tmp_path / "bases")
+
+    assert load_base(tmp_path / "bases" / digest).licence == licence
+
+
+def test_a_name_belongs_to_one_base(good: Path, tmp_path: Path) -> None:
+    first = ingest(good, TOLD, tmp_path / "bases")
+
+    with pytest.raises(ConflictError, match=first):
+        ingest(good, Told("mine", "MIT", "me"), tmp_path / "bases")
+    assert [one.name for one in (tmp_path / "bases").iterdir()] == [first]

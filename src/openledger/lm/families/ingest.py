@@ -5,6 +5,7 @@ held against the configuration, and what is written is a normal form. The same f
 name, licence and owner give the same digest.
 """
 
+import re
 import secrets
 import shutil
 from pathlib import Path
@@ -13,15 +14,20 @@ import msgspec
 import tokenizers
 
 from openledger.core.encoding import digest_of
-from openledger.core.errors import InvalidInputError, NotFoundError
+from openledger.core.errors import ConflictError, InvalidInputError, NotFoundError
 from openledger.core.types import Digest
 from openledger.lm.base import CONFIG, TOKENIZER, BaseParts, Provenance, digest_file, write_base
+from openledger.lm.families.catalogue import entries
 from openledger.lm.families.config import ends_of, fields_of, read_config
 from openledger.lm.families.text import Text, read_limited, read_text
 from openledger.lm.families.weights import read_weights, weight_files
 from openledger.lm.tokenizer import ChatMessage, Tokenizer
 
 _LARGEST_CONFIG_BYTES = 4 << 20
+_LONGEST_OWNER = 100
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_WORD = r"\(?[A-Za-z0-9][A-Za-z0-9.+-]{0,79}\)?"
+_LICENCE = re.compile(rf"{_WORD}( (OR|AND|WITH) {_WORD}){{0,9}}")
 _SOURCE = "a folder in the format of Hugging Face"
 
 
@@ -43,10 +49,12 @@ def ingest(folder: Path, told: Told, bases: Path) -> Digest:
     """Check a foreign folder and write it under `bases`, in a folder named by the digest.
 
     Raises:
+        ConflictError: `bases` has another base model of that name.
         NotFoundError: there is no such folder, or one of its files is missing.
         InvalidInputError: something in it is damaged or not supported; the message says what.
         StorageFullError: the disk is full.
     """
+    _check_told(told)
     if not folder.is_dir():
         raise NotFoundError(f"there is no folder {folder}")
     raw = read_limited(folder / CONFIG, _LARGEST_CONFIG_BYTES)
@@ -75,12 +83,29 @@ def ingest(folder: Path, told: Told, bases: Path) -> Digest:
     return _write(bases, parts)
 
 
+def _check_told(told: Told) -> None:
+    if not _NAME.fullmatch(told.name):
+        raise InvalidInputError(
+            f"{told.name!r} is no name of a base: take 1 to 64 letters, digits, dots, dashes"
+        )
+    if not _LICENCE.fullmatch(told.licence):
+        raise InvalidInputError(f"{told.licence!r} is no SPDX expression or LicenseRef-name")
+    if not 0 < len(told.owner.strip()) <= _LONGEST_OWNER:
+        raise InvalidInputError(f"name the owner in at most {_LONGEST_OWNER} characters")
+
+
 def _write(bases: Path, parts: BaseParts) -> Digest:
     """Its name is known only when it is written."""
     fresh = bases / f".added-{secrets.token_hex(8)}"
     try:
         digest = write_base(fresh, parts)
-        if not (bases / digest).exists():
+        name = parts.provenance.name
+        others = [one.digest for one in entries(bases) if one.manifest.name == name]
+        if others and digest not in others:
+            raise ConflictError(
+                f"base model {others[0]} has the name {name} in this home; give another name"
+            )
+        if not others:
             fresh.rename(bases / digest)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
