@@ -109,11 +109,16 @@ def hidden_cache(
     `progress` is told (rows done, rows in all).
 
     Raises:
-        InvalidInputError: no rows, or an empty one.
+        InvalidInputError: no rows, an empty one, or one that is longer than the base's context.
         StorageFullError: the disk is full.
     """
     if not rows or not all(rows):
         raise InvalidInputError("hidden states need at least one row, and no row may be empty")
+    if (longest := max(map(len, rows))) > base.context:
+        raise InvalidInputError(
+            f"a row of {longest} tokens is longer than the base's context of {base.context}; "
+            "lower the recipe's max_length"
+        )
     split = SplitModel(base.model, first)
     key = cache_key(base, first, rows)
     path = folder / f"hidden-{digest_of(key)[:16]}.bin"

@@ -17,7 +17,7 @@ SIZES: dict[str, object] = {
     "vocab_size": 384,  # more than the tokenizer has: padded, as is usual
     "hidden_size": 64,
     "intermediate_size": 160,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 128,

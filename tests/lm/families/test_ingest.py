@@ -199,7 +199,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "odd heads": (change(CONFIG, num_attention_heads=64, num_key_value_heads=64), "rotated"),
     "endless layers": (change(CONFIG, num_hidden_layers=10**9), "not a model's"),
     "negative sizes": (change(CONFIG, hidden_size=-64), "not a model's"),
-    "more layers than there are": (change(CONFIG, num_hidden_layers=4), "tensors are missing"),
+    "more layers than there are": (change(CONFIG, num_hidden_layers=5), "tensors are missing"),
     "other sizes": (change(CONFIG, intermediate_size=161), "has shape"),
     "no such shape": (tensors(lambda w: w.update({"model.norm.weight": torch.ones(3)})), "shape"),
     "a tensor too few": (tensors(lambda w: w.pop("model.norm.weight")), "1 tensors are missing"),

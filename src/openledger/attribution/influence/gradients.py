@@ -150,8 +150,8 @@ class ProbedModel:
         """V."""
         return int(self.base.model.config.vocab_size)
 
-    def embedding(self) -> Tensor:
-        """(V, D), which is the head as well."""
+    def head(self) -> Tensor:
+        """(V, D) weights of the head, which may be the embedding as well."""
         weight: Tensor = self.base.model.lm_head.weight
         return weight
 
@@ -202,7 +202,7 @@ def label_gradients(
         states: (B, T - 1, D) from `ProbedModel.upper`.
         uniforms: one number in [0, 1) for every weighted token, to draw its other label with.
     """
-    head = model.embedding()
+    head = model.head()
     keep = batch.weights.flatten() > 0
     chosen, labels = states.detach().flatten(0, 1)[keep], batch.ids[:, 1:].flatten()[keep]
     weights = batch.weights.flatten()[keep, None]
@@ -237,7 +237,7 @@ def log_chances(
             hundredths of a nat off, which a mean over words does not show.
     """
     keep = batch.weights.flatten() > 0
-    head, labels = model.embedding(), batch.ids[:, 1:].flatten()[keep]
+    head, labels = model.head(), batch.ids[:, 1:].flatten()[keep]
     chosen = states.flatten(0, 1)[keep].to(dtype)
     total = chosen.new_full((len(chosen),), -torch.inf, dtype=torch.float32)
     for part in head.split(_HEAD_TOKENS):
