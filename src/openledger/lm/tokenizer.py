@@ -7,10 +7,12 @@ messages' texts are encoded apart from it, for the same reason.
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 import msgspec
 import tokenizers
-from jinja2 import TemplateError
+from tokenizers import normalizers
+from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from openledger.core.errors import InvalidInputError
@@ -46,13 +48,16 @@ class Tokenizer:
         Raises:
             InvalidInputError: there is no such end token, or tokens are not made of bytes.
         """
-        self._marked = tokenizers.Tokenizer.from_str(tokenizer_json)
-        self._plain = tokenizers.Tokenizer.from_str(tokenizer_json)
+        self._marked = _exact(tokenizers.Tokenizer.from_str(tokenizer_json))
+        self._plain = _exact(tokenizers.Tokenizer.from_str(tokenizer_json))
         self._plain.encode_special_tokens = True
         end = self._marked.token_to_id(end_token)
         if end is None:
             raise InvalidInputError(f"the tokenizer has no end token {end_token!r}")
         self.end: int = end  # closes a document and a chat turn; generation stops at it
+        # What this base saw before every text: nothing for most, one token for Llama and Mistral.
+        before = self._marked.encode("", add_special_tokens=True).ids
+        self.begin: tuple[int, ...] = tuple(takewhile(lambda token: token != end, before))
         self._template = template
         self._renderer = PreTrainedTokenizerFast(
             tokenizer_object=self._marked,
@@ -78,7 +83,11 @@ class Tokenizer:
     def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of whole documents, each closed by the end token."""
         batch = self._plain.encode_batch(list(texts), add_special_tokens=False)
-        return [[*one.ids, self.end] for one in batch]
+        return [[*self.begin, *one.ids, self.end] for one in batch]
+
+    def encode_start(self, text: str) -> list[int]:
+        """Token ids of the beginning of a document."""
+        return [*self.begin, *self.encode(text)]
 
     def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Token ids of a chat in the base model's own template, ready for the assistant's turn.
@@ -112,7 +121,7 @@ class Tokenizer:
         """
         if not messages:
             raise InvalidInputError("a chat needs at least one message")
-        return self.encode("".join(m.content.rstrip("\n") + "\n" for m in messages))
+        return self.encode_start("".join(m.content.rstrip("\n") + "\n" for m in messages))
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids, without control tokens; broken UTF-8 becomes U+FFFD."""
@@ -138,7 +147,8 @@ class Tokenizer:
                     turns, chat_template=self._template, tokenize=False, add_generation_prompt=True
                 )
             )
-        except TemplateError as error:
+        except Exception as error:
+            # A template is a program of its own, and may fail in any way.
             raise InvalidInputError(f"the chat template refuses these turns: {error}") from error
 
     def _token_bytes(self, token: int) -> bytes:
@@ -147,13 +157,34 @@ class Tokenizer:
         if token in self._added:
             return self._added[token].encode()
         name = self._marked.id_to_token(token)
+        if name is None:
+            return b""
+        if _falls_back(self._marked):
+            byte = _BYTE.fullmatch(name)
+            return name.replace(_SPACE, " ").encode() if byte is None else bytes.fromhex(byte[1])
         try:
-            return b"" if name is None else bytes(_BYTE_OF[letter] for letter in name)
+            return bytes(_BYTE_OF[letter] for letter in name)
         except KeyError as error:
             raise InvalidInputError(
-                f"token {token} of the tokenizer, {name!r}, is not made of bytes: vocabularies of "
-                "SentencePiece (Llama 2, Mistral 7B) are not supported, byte-level ones are"
+                f"token {token} of the tokenizer, {name!r}, is not made of bytes: take a "
+                "byte-level vocabulary, or one that falls back to bytes"
             ) from error
+
+
+def _exact(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Keep a vocabulary of SentencePiece (Llama 2, Mistral 7B) from putting a space before texts.
+
+    A message's text stands between others, and what was encoded must come out again.
+    """
+    if _falls_back(tokenizer):
+        tokenizer.normalizer = normalizers.Replace(" ", _SPACE)
+        tokenizer.pre_tokenizer = None
+    return tokenizer
+
+
+def _falls_back(tokenizer: tokenizers.Tokenizer) -> bool:
+    """Whether what no token stands for is written byte by byte, as SentencePiece does."""
+    return isinstance(tokenizer.model, BPE) and bool(tokenizer.model.byte_fallback)
 
 
 def byte_letters() -> dict[int, str]:
@@ -167,5 +198,7 @@ def byte_letters() -> dict[int, str]:
     return letters | {byte: chr(256 + place) for place, byte in enumerate(moved)}
 
 
+_SPACE = "\u2581"
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
 _MARK = re.compile("\ue000([0-9]{1,9})\ue001")
 _BYTE_OF = {letter: byte for byte, letter in byte_letters().items()}

@@ -179,11 +179,11 @@ def huge(weights: dict[str, Tensor]) -> None:
 CONFIG, TOKENIZER_CONFIG = "config.json", "tokenizer_config.json"
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "another family": (change(CONFIG, model_type="gpt2"), "model type 'gpt2' is not among"),
-    "no family": (change(CONFIG, model_type=None), "not a model's"),
+    "no family": (change(CONFIG, model_type=None), "config.json cannot be read"),
     "code of its own": (change(CONFIG, auto_map={"AutoModel": "a.B"}), "auto_map"),
     "a tokenizer's code": (change(TOKENIZER_CONFIG, auto_map={"AutoTokenizer": "a"}), "auto_map"),
     "quantised": (change(CONFIG, quantization_config={"bits": 4}), "quantised"),
-    "no JSON": (write(CONFIG, b"\x80\x04pickle"), "not a model's"),
+    "no JSON": (write(CONFIG, b"\x80\x04pickle"), "config.json cannot be read"),
     "a large config": (write(CONFIG, b" " * (5 << 20)), "larger than"),
     "dynamic rotation": (
         change(CONFIG, rope_scaling={"type": "dynamic", "factor": 2.0}),
@@ -197,8 +197,8 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "another activation": (change(CONFIG, hidden_act="gelu"), "activation 'gelu'"),
     "heads that do not divide": (change(CONFIG, num_attention_heads=7), "contradicts|share"),
     "odd heads": (change(CONFIG, num_attention_heads=64, num_key_value_heads=64), "rotated"),
-    "endless layers": (change(CONFIG, num_hidden_layers=10**9), "not a model's"),
-    "negative sizes": (change(CONFIG, hidden_size=-64), "not a model's"),
+    "endless layers": (change(CONFIG, num_hidden_layers=10**9), "config.json cannot be read"),
+    "negative sizes": (change(CONFIG, hidden_size=-64), "config.json cannot be read"),
     "more layers than there are": (change(CONFIG, num_hidden_layers=5), "tensors are missing"),
     "other sizes": (change(CONFIG, intermediate_size=161), "has shape"),
     "no such shape": (tensors(lambda w: w.update({"model.norm.weight": torch.ones(3)})), "shape"),
@@ -216,7 +216,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "a shard by its path": (index(a="/etc/model.safetensors"), "no safetensors beside it"),
     "a shard that is missing": (index(a="b.safetensors"), "b.safetensors is missing"),
     "no shards": (index(), "names no file"),
-    "no index": (write("model.safetensors.index.json", b"[]"), "no index of weights"),
+    "no index": (write("model.safetensors.index.json", b"[]"), "index.json cannot be read"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "is missing"),
     "a broken tokenizer": (write("tokenizer.json", b"{}"), "is no tokenizer"),
     "a tokenizer in bytes": (write("tokenizer.json", b"\xff"), "no UTF-8"),

@@ -15,7 +15,9 @@ from openledger.lm.families.architecture import (
     config_of,
     head_dim_of,
 )
+from openledger.lm.families.files import read_json
 
+_NAME = "config.json"
 _THETA = 10_000.0  # of files that are older than the field
 # By kind of rotary embedding: what it cannot do without, and what it may be given.
 _ROTARY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -120,12 +122,9 @@ def read_config(content: bytes) -> CausalConfig:
         InvalidInputError: it is no such file, or asks for what is not supported; the message says
             what.
     """
-    try:
-        refused = msgspec.json.decode(content, type=_Refused)
-        fields = msgspec.json.decode(content, type=_Fields)
-        positions = msgspec.json.decode(content, type=_Positions)
-    except msgspec.MsgspecError as error:
-        raise InvalidInputError(f"config.json is not a model's: {error}") from error
+    refused = read_json(content, _Refused, _NAME)
+    fields = read_json(content, _Fields, _NAME)
+    positions = read_json(content, _Positions, _NAME)
     if refused.auto_map:
         raise InvalidInputError("config.json asks for code of its own (auto_map): never run here")
     if refused.quantization_config:
@@ -151,10 +150,7 @@ def ends_of(content: bytes) -> Ends:
     Raises:
         InvalidInputError: they are no ids.
     """
-    try:
-        return msgspec.json.decode(content, type=Ends)
-    except msgspec.MsgspecError as error:
-        raise InvalidInputError(f"config.json names no tokens: {error}") from error
+    return read_json(content, Ends, _NAME)
 
 
 def fields_of(config: CausalConfig) -> dict[str, object]:

@@ -19,7 +19,8 @@ from openledger.core.types import Digest
 from openledger.lm.base import CONFIG, TOKENIZER, BaseParts, Provenance, digest_file, write_base
 from openledger.lm.families.catalogue import entries
 from openledger.lm.families.config import ends_of, fields_of, read_config
-from openledger.lm.families.text import Text, read_limited, read_text
+from openledger.lm.families.files import read_limited
+from openledger.lm.families.text import Text, read_text
 from openledger.lm.families.weights import read_weights, weight_files
 from openledger.lm.tokenizer import ChatMessage, Tokenizer
 

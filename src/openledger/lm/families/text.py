@@ -5,9 +5,10 @@ from pathlib import Path
 import msgspec
 import tokenizers
 
-from openledger.core.errors import InvalidInputError, NotFoundError
+from openledger.core.errors import InvalidInputError
 from openledger.lm.base import TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from openledger.lm.families.config import Ends
+from openledger.lm.families.files import read_json, read_limited
 
 # For models that were never taught to chat: the texts, line by line.
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] + '\\n' }}{% endfor %}"
@@ -71,22 +72,6 @@ def read_text(folder: Path, ends: Ends, vocabulary: int) -> Text:
     return Text(_without_limits(content), _template(folder, said), end, begin)
 
 
-def read_limited(path: Path, most: int) -> bytes:
-    """The content of a small file.
-
-    Raises:
-        NotFoundError: there is no such file.
-        InvalidInputError: it is larger than that.
-    """
-    if not path.is_file():
-        raise NotFoundError(f"{path} is missing")
-    with path.open("rb") as stream:
-        content = stream.read(most + 1)
-    if len(content) > most:
-        raise InvalidInputError(f"{path.name} is larger than {most >> 20} MiB")
-    return content
-
-
 def _utf8(path: Path, most: int) -> str:
     try:
         return read_limited(path, most).decode()
@@ -97,10 +82,7 @@ def _utf8(path: Path, most: int) -> str:
 def _config(path: Path) -> _TokenizerConfig:
     if not path.is_file():
         return _TokenizerConfig()
-    try:
-        said = msgspec.json.decode(read_limited(path, _LARGEST_BYTES), type=_TokenizerConfig)
-    except msgspec.MsgspecError as error:
-        raise InvalidInputError(f"{path.name} is not a tokenizer's: {error}") from error
+    said = read_json(read_limited(path, _LARGEST_BYTES), _TokenizerConfig, path.name)
     if said.auto_map:
         raise InvalidInputError(f"{path.name} asks for code of its own (auto_map): never run here")
     return said

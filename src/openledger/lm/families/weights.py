@@ -15,6 +15,7 @@ from torch import Tensor
 from openledger.core.errors import InvalidInputError, NotFoundError
 from openledger.lm.base import WEIGHTS
 from openledger.lm.families.architecture import HEAD, CausalConfig, empty_model
+from openledger.lm.families.files import read_json, read_limited
 
 INDEX = "model.safetensors.index.json"
 
@@ -73,12 +74,8 @@ def read_weights(files: tuple[Path, ...], config: CausalConfig) -> dict[str, Ten
 
 
 def _shards(index: Path) -> list[str]:
-    if index.stat().st_size > _LARGEST_INDEX_BYTES:
-        raise InvalidInputError(f"{index.name} is larger than {_LARGEST_INDEX_BYTES >> 20} MiB")
-    try:
-        names = set(msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values())
-    except msgspec.MsgspecError as error:
-        raise InvalidInputError(f"{index.name} is no index of weights: {error}") from error
+    content = read_limited(index, _LARGEST_INDEX_BYTES)
+    names = set(read_json(content, _Index, index.name).weight_map.values())
     if wrong := sorted(name for name in names if not _SHARD.fullmatch(name)):
         raise InvalidInputError(
             f"{index.name} names {wrong[0]!r}, which is no safetensors beside it"
