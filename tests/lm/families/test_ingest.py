@@ -176,6 +176,13 @@ def huge(weights: dict[str, Tensor]) -> None:
     weights["model.norm.weight"][3] = float("inf")
 
 
+def double(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    fields = json.loads(path.read_text())
+    fields["model"]["vocab"]["the"] = fields["model"]["vocab"]["er"]
+    path.write_text(json.dumps(fields))
+
+
 CONFIG, TOKENIZER_CONFIG = "config.json", "tokenizer_config.json"
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "another family": (change(CONFIG, model_type="gpt2"), "model type 'gpt2' is not among"),
@@ -219,6 +226,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "no index": (write("model.safetensors.index.json", b"[]"), "index.json cannot be read"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "is missing"),
     "a broken tokenizer": (write("tokenizer.json", b"{}"), "is no tokenizer"),
+    "one number for two tokens": (double, "have one number"),
     "a tokenizer in bytes": (write("tokenizer.json", b"\xff"), "no UTF-8"),
     "more tokens than the model": (change(CONFIG, vocab_size=64), "vocabulary of 64"),
     "an unknown end": (change(TOKENIZER_CONFIG, eos_token="</s>"), "has no such"),

@@ -186,5 +186,5 @@ def _check(config: CausalConfig) -> None:
         raise InvalidInputError(
             f"{config.num_attention_heads} heads cannot share {config.num_key_value_heads} of keys"
         )
-    if head_dim_of(config) % 2:
-        raise InvalidInputError(f"heads of {head_dim_of(config)} numbers cannot be rotated")
+    if (size := head_dim_of(config)) % 2 or size < 2:
+        raise InvalidInputError(f"heads of {size} numbers cannot be rotated")

@@ -122,7 +122,13 @@ def _ends(text: Text) -> dict[str, object]:
 
 def _try_out(text: Text, vocabulary: int) -> None:
     """Find out now what would break the first call."""
-    named = Tokenizer(text.tokenizer_json, text.template, text.end, text.begin, vocabulary)
+    try:
+        named = Tokenizer(text.tokenizer_json, text.template, text.end, text.begin, vocabulary)
+    except InvalidInputError:
+        raise
+    except Exception as error:
+        # What contradicts itself is found when the library copies it, and told by no special error.
+        raise InvalidInputError(f"the tokenizer cannot be used: {error}") from error
     if named.end not in named.control:
         raise InvalidInputError("the token that ends a text is not marked special in the tokenizer")
     if not named.encode_chat([ChatMessage("user", "Hello")]):

@@ -42,6 +42,11 @@ class _TokenizerConfig(msgspec.Struct, frozen=True):
     auto_map: dict[str, object] | None = None
 
 
+class _Limits(msgspec.Struct, frozen=True):
+    truncation: dict[str, object] | None = None
+    padding: dict[str, object] | None = None
+
+
 def read_text(folder: Path, ends: Ends, vocabulary: int) -> Text:
     """Read tokenizer and template of a foreign folder.
 
@@ -59,6 +64,8 @@ def read_text(folder: Path, ends: Ends, vocabulary: int) -> Text:
     content = _utf8(folder / TOKENIZER, _LARGEST_BYTES)
     tokenizer = _tokenizer(content)
     ids = tokenizer.get_vocab(with_added_tokens=True).values()
+    if len(set(ids)) < len(ids):
+        raise InvalidInputError(f"two tokens of {TOKENIZER} have one number")
     if max(ids, default=0) >= vocabulary:
         raise InvalidInputError(
             f"the tokenizer has token {max(ids)}, the model a vocabulary of {vocabulary}"
@@ -116,9 +123,10 @@ def _named(
 
 def _without_limits(content: str) -> str:
     """The same tokenizer, which neither cuts texts off nor fills them up."""
-    fields = msgspec.json.decode(content)
-    if not fields.get("truncation") and not fields.get("padding"):
+    limits = read_json(content.encode(), _Limits, TOKENIZER)
+    if not limits.truncation and not limits.padding:
         return content
+    fields = msgspec.json.decode(content)
     return msgspec.json.encode(fields | {"truncation": None, "padding": None}).decode()
 
 
