@@ -29,8 +29,8 @@ class Forward:
         following = [layer.norm_in for layer in weights.layers[1:]] + [weights.norm]
         for i, (layer, norm_out) in enumerate(zip(weights.layers, following, strict=True)):
             qkv = self._product(i, Matrix.QKV, x)
-            if layer.norm_heads is not None:
-                self._normalise(qkv, layer.norm_heads)
+            for norm in layer.norm_heads:
+                self._normalise(qkv[:, norm.first_column : norm.end_column], norm.weight)
             attended = kernels.attend(i, qkv)
             x = kernels.norm(residual, self._product(i, Matrix.OUT, attended), layer.norm_mid)
             gated = kernels.gate(self._product(i, Matrix.GATE_UP, x))
@@ -39,12 +39,10 @@ class Forward:
             return x.new_empty(0, len(weights.embedding))
         return weights.head(x if len(step.wanted) == len(x) else x[[*step.wanted]])
 
-    def _normalise(self, qkv: Tensor, scale: Tensor) -> None:
-        """Normalise queries and keys, head by head, in place (Qwen3)."""
-        heads = qkv[:, : scale.numel()]  # (T, (H + kv_heads) * head_dim)
-        rows = heads.float().reshape(-1, scale.shape[1])
-        normed = self._kernels.norm(rows, None, torch.ones(scale.shape[1]))
-        heads.copy_((normed.view(len(qkv), *scale.shape) * scale).flatten(1))
+    def _normalise(self, heads: Tensor, weight: Tensor) -> None:
+        """Normalise (T, heads * head_dim) head by head, in place."""
+        rows = heads.float().reshape(-1, len(weight))
+        heads.copy_(self._kernels.norm(rows, None, weight).view(heads.shape))
 
     def _product(self, layer: int, matrix: Matrix, x: Tensor) -> Tensor:
         y = self._weights.layers[layer].matrices[matrix](x)

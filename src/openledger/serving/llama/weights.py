@@ -96,13 +96,21 @@ class Int8Linear:
         return out if self._bias is None else out + self._bias
 
 
+class HeadNorm(msgspec.Struct, frozen=True):
+    """How the heads of the queries, or those of the keys, are normalised."""
+
+    first_column: int  # of the fused output
+    end_column: int
+    weight: Tensor  # (head_dim,) float32
+
+
 class Layer(msgspec.Struct, frozen=True):
     """One decoder layer."""
 
     matrices: tuple[Linear, ...]  # by `Matrix`
     norm_in: Tensor  # (D,) float32, before attention
     norm_mid: Tensor  # (D,) float32, before the feed-forward layer
-    norm_heads: Tensor | None = None  # (H + kv_heads, head_dim) float32, of queries and keys
+    norm_heads: tuple[HeadNorm, ...] = ()
 
 
 class Weights(msgspec.Struct, frozen=True):
@@ -146,18 +154,16 @@ def _layer(layer: CausalLayer, make: Make) -> Layer:
         matrices=tuple(make(*_fused(linears)) for linears in fused),
         norm_in=layer.input_layernorm.weight.detach().float(),
         norm_mid=layer.post_attention_layernorm.weight.detach().float(),
-        norm_heads=_norm_heads(layer) if isinstance(layer, Qwen3DecoderLayer) else None,
+        norm_heads=_norm_heads(layer) if isinstance(layer, Qwen3DecoderLayer) else (),
     )
 
 
-def _norm_heads(layer: Qwen3DecoderLayer) -> Tensor:
+def _norm_heads(layer: Qwen3DecoderLayer) -> tuple[HeadNorm, ...]:
     attention = layer.self_attn
-    pairs = (attention.q_norm, attention.q_proj), (attention.k_norm, attention.k_proj)
-    return torch.cat(
-        [
-            norm.weight.detach().float().expand(linear.out_features // attention.head_dim, -1)
-            for norm, linear in pairs
-        ]
+    queries, keys = attention.q_proj.out_features, attention.k_proj.out_features
+    return (
+        HeadNorm(0, queries, attention.q_norm.weight.detach().float()),
+        HeadNorm(queries, queries + keys, attention.k_norm.weight.detach().float()),
     )
 
 
