@@ -190,11 +190,12 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         InvalidInputError: its tokens are not bytes, or one that config.json names is unknown.
     """
+    ends = _ends(folder)
     return Tokenizer(
         (folder / TOKENIZER).read_text("utf-8"),
         (folder / TEMPLATE).read_text("utf-8"),
-        _end_token(folder),
-        _begin_token(folder),
+        ends.end,
+        ends.begin,
         _fields(folder)["vocab_size"],
     )
 
@@ -240,7 +241,7 @@ def _check_tokenizer_config(folder: Path) -> None:
     path = folder / TOKENIZER_CONFIG
     if not path.is_file():
         raise NotFoundError(f"{path} is missing")
-    if path.read_bytes() != _tokenizer_config(folder):
+    if path.read_bytes() != _tokenizer_config(_ends(folder)):
         raise DigestMismatchError(
             f"{path} was altered: it does not follow from {CONFIG} and {TOKENIZER}; "
             "delete the folder and convert again"
@@ -252,34 +253,33 @@ def _fields(folder: Path) -> dict[str, Any]:
     return fields
 
 
-def _end_token(folder: Path) -> str:
-    """The token whose id config.json names."""
-    number = _fields(folder).get("eos_token_id")
-    token = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER)).id_to_token(number or 0)
-    if number is None or token is None:
+class _Ends(msgspec.Struct, frozen=True):
+    end: str
+    begin: str | None  # where the template asks for one
+
+
+def _ends(folder: Path) -> _Ends:
+    """The tokens whose ids config.json names."""
+    fields = _fields(folder)
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
+    number, first = fields.get("eos_token_id"), fields.get("bos_token_id")
+    token = None if number is None else tokenizer.id_to_token(number)
+    if token is None:
         raise InvalidInputError(f"{folder / CONFIG} names no end token of the tokenizer: {number}")
-    return str(token)
+    is_asked = "bos_token" in (folder / TEMPLATE).read_text("utf-8")
+    begin = tokenizer.id_to_token(first) if is_asked and first is not None else None
+    return _Ends(token, begin)
 
 
-def _begin_token(folder: Path) -> str | None:
-    """The token that config.json names, where the template asks for one."""
-    number = _fields(folder).get("bos_token_id")
-    if number is None or "bos_token" not in (folder / TEMPLATE).read_text("utf-8"):
-        return None
-    token = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER)).id_to_token(number)
-    return None if token is None else str(token)
-
-
-def _tokenizer_config(folder: Path) -> bytes:
+def _tokenizer_config(ends: _Ends) -> bytes:
     """What transformers looks for beside the tokenizer."""
-    end_token, begin_token = _end_token(folder), _begin_token(folder)
     fields = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": end_token,
-        "pad_token": end_token,
+        "eos_token": ends.end,
+        "pad_token": ends.end,
     }
-    if begin_token is not None:
-        fields["bos_token"] = begin_token
+    if ends.begin is not None:
+        fields["bos_token"] = ends.begin
     return msgspec.json.encode(fields, order="sorted")
 
 
@@ -298,7 +298,7 @@ def _write_files(folder: Path, parts: BaseParts) -> None:
     _write(folder / TOKENIZER, parts.tokenizer_json.encode())
     _write(folder / TEMPLATE, parts.template.encode())
     _write(folder / CONFIG, msgspec.json.encode(config, order="sorted"))
-    _write(folder / TOKENIZER_CONFIG, _tokenizer_config(folder))
+    _write(folder / TOKENIZER_CONFIG, _tokenizer_config(_ends(folder)))
     digests = {
         name: digest_file(folder / file)
         for name, file in {

@@ -65,6 +65,7 @@ class Tokenizer:
             pad_token=end_token,
             bos_token=begin_token,
         )
+        self._falls_back = _falls_back(self._marked)
         added = self._marked.get_added_tokens_decoder()
         self.control: frozenset[int] = frozenset(i for i, t in added.items() if t.special)
         self._added = {i: token.content for i, token in added.items()}
@@ -159,7 +160,7 @@ class Tokenizer:
         name = self._marked.id_to_token(token)
         if name is None:
             return b""
-        if _falls_back(self._marked):
+        if self._falls_back:
             byte = _BYTE.fullmatch(name)
             return name.replace(_SPACE, " ").encode() if byte is None else bytes.fromhex(byte[1])
         try:

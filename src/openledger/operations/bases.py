@@ -42,7 +42,9 @@ class BaseView(msgspec.Struct, frozen=True):
     parameters: int
     context: int  # tokens that it may see at once
     serving_dtype: Precision  # that this machine computes in
-    serving_bytes: int  # of its weights in memory; training and attribution take as much again
+    serving_bytes: (
+        int  # of weights and tables in memory; training and attribution take as much again
+    )
     kv_token_bytes: int  # of one token in the KV cache
     folder: str
 

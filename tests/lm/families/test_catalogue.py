@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from openledger.core.errors import NotFoundError
+from openledger.core.errors import DigestMismatchError, NotFoundError
 from openledger.lm.families.catalogue import entries, read_entry
 from openledger.lm.families.ingest import Told, ingest
 from tests.lm.families.foreign import KINDS, write_folder
@@ -25,6 +25,15 @@ def test_entries_stand_by_name_and_tell_what_their_files_tell(tmp_path: Path) ->
         tied = 384 * 64 if one.family == "qwen2" else 0
         assert one.serving_parameters == one.parameters + tied
         assert 4 * one.parameters < one.stored_bytes < 4 * one.parameters + 10_000
+
+
+def test_a_damaged_configuration_is_told(tmp_path: Path) -> None:
+    write_folder(tmp_path / "given", "llama")
+    digest = ingest(tmp_path / "given", Told("one", "MIT", "me"), tmp_path / "bases")
+    (tmp_path / "bases" / digest / "config.json").write_bytes(b"\xff")
+
+    with pytest.raises(DigestMismatchError, match="bring it in again"):
+        list(entries(tmp_path / "bases"))
 
 
 def test_an_empty_home_has_none(tmp_path: Path) -> None:

@@ -183,6 +183,20 @@ def double(folder: Path) -> None:
     path.write_text(json.dumps(fields))
 
 
+def twice(folder: Path) -> None:
+    shutil.copy(folder / "model.safetensors", folder / "copy.safetensors")
+    index(a="model.safetensors", b="copy.safetensors")(folder)
+
+
+BEGINNING = {
+    "type": "TemplateProcessing",
+    "single": [
+        {"SpecialToken": {"id": "x", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+    "special_tokens": {"x": {"id": "x", "ids": [99_999], "tokens": ["x"]}},
+}
 CONFIG, TOKENIZER_CONFIG = "config.json", "tokenizer_config.json"
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "another family": (change(CONFIG, model_type="gpt2"), "model type 'gpt2' is not among"),
@@ -238,6 +252,15 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "no end": (
         both(change(TOKENIZER_CONFIG, eos_token=None), change(CONFIG, eos_token_id=None)),
         "which token ends a text",
+    ),
+    "a first token out of nowhere": (
+        change("tokenizer.json", post_processor=BEGINNING),
+        "puts a token before texts",
+    ),
+    "a tensor in two shards": (twice, "stands in two files"),
+    "frequencies out of bounds": (
+        change(CONFIG, rope_theta=1.0, rope_scaling={"rope_type": "yarn", "factor": 2.0}),
+        "contradicts itself",
     ),
     "a template that is none": (change(TOKENIZER_CONFIG, chat_template="{% if %}"), "refuses"),
     "a template without turns": (change(TOKENIZER_CONFIG, chat_template="Hi"), "no place for"),

@@ -35,7 +35,8 @@ def test_a_base_is_added_listed_and_shown(market: Platform, given: str) -> None:
     assert (added.template, added.config) == (manifest.template, manifest.config)
     assert (added.family, added.dtype, added.context) == ("qwen2", "float32", runner.context)
     assert added.kv_token_bytes * runner.block_tokens == runner.block_bytes
-    assert added.serving_bytes == 4 * (added.parameters + 384 * 64)  # the head lies apart
+    weights = added.parameters + 384 * 64  # the head lies apart
+    assert added.serving_bytes == 4 * (weights + added.context * 16)
 
 
 def test_what_cannot_be_added_is_refused(market: Platform, given: str) -> None:

@@ -11,13 +11,16 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 from transformers.models.llama import LlamaConfig, LlamaForCausalLM
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 from transformers.models.mistral import MistralConfig, MistralForCausalLM
-from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
+from transformers.models.mistral.modeling_mistral import (
+    MistralDecoderLayer,
+    MistralRotaryEmbedding,
+)
 from transformers.models.qwen2 import Qwen2Config, Qwen2ForCausalLM
-from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RotaryEmbedding
 from transformers.models.qwen3 import Qwen3Config, Qwen3ForCausalLM
-from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RotaryEmbedding
 
 from openledger.core.errors import InvalidInputError
 
@@ -25,6 +28,9 @@ CausalConfig: TypeAlias = LlamaConfig | MistralConfig | Qwen2Config | Qwen3Confi
 CausalModel: TypeAlias = LlamaForCausalLM | MistralForCausalLM | Qwen2ForCausalLM | Qwen3ForCausalLM
 CausalLayer: TypeAlias = (
     LlamaDecoderLayer | MistralDecoderLayer | Qwen2DecoderLayer | Qwen3DecoderLayer
+)
+CausalRotary: TypeAlias = (
+    LlamaRotaryEmbedding | MistralRotaryEmbedding | Qwen2RotaryEmbedding | Qwen3RotaryEmbedding
 )
 
 CONFIGS: dict[str, type[CausalConfig]] = {
@@ -38,6 +44,12 @@ _MODELS: dict[str, type[CausalModel]] = {
     "mistral": MistralForCausalLM,
     "qwen2": Qwen2ForCausalLM,
     "qwen3": Qwen3ForCausalLM,
+}
+_ROTARIES: dict[str, type[CausalRotary]] = {
+    "llama": LlamaRotaryEmbedding,
+    "mistral": MistralRotaryEmbedding,
+    "qwen2": Qwen2RotaryEmbedding,
+    "qwen3": Qwen3RotaryEmbedding,
 }
 HEAD = "lm_head.weight"
 _ROTARY = ("default", "linear", "llama3", "yarn")  # whose frequencies do not change with length
@@ -83,6 +95,11 @@ def head_dim_of(config: CausalConfig) -> int:
     return int(given or config.hidden_size // config.num_attention_heads)
 
 
+def rotary_embedding(config: CausalConfig) -> CausalRotary:
+    """How positions turn queries and keys, with its frequencies."""
+    return _ROTARIES[config.model_type](config)
+
+
 def empty_model(config: CausalConfig) -> CausalModel:
     """A model without memory for its weights: names and shapes alone."""
     config._attn_implementation = "sdpa"
@@ -96,5 +113,5 @@ def model_of(config: CausalConfig, weights: Mapping[str, Tensor]) -> CausalModel
     model.load_state_dict(weights, strict=False, assign=True)  # strict would ask for a tied head
     model.tie_weights()
     # The rotary frequencies are no parameters: made on "meta", they would be empty.
-    model.model.rotary_emb = type(model.model.rotary_emb)(config)
+    model.model.rotary_emb = rotary_embedding(config)
     return model.eval().requires_grad_(False)

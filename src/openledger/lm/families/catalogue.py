@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from openledger.core.encoding import digest_of
+from openledger.core.errors import DigestMismatchError
 from openledger.core.types import Digest
 from openledger.lm.base import CONFIG, MANIFEST, WEIGHTS, BaseManifest, read_manifest
 from openledger.lm.families.architecture import CausalConfig, config_of, context_of, empty_model
@@ -57,8 +58,13 @@ def read_entry(folder: Path) -> Entry:
 
     Raises:
         NotFoundError: there is none.
-        DigestMismatchError: its manifest is damaged.
+        DigestMismatchError: its manifest or its configuration is damaged.
     """
     manifest = read_manifest(folder)
-    config = config_of(msgspec.json.decode((folder / CONFIG).read_bytes()))
+    try:
+        config = config_of(msgspec.json.decode((folder / CONFIG).read_bytes()))
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise DigestMismatchError(
+            f"{folder / CONFIG} was altered: {error}; delete the folder and bring it in again"
+        ) from error
     return Entry(folder, digest_of(manifest), manifest, config)

@@ -7,6 +7,7 @@ code, other numbers or other positions are refused.
 from typing import Annotated
 
 import msgspec
+import torch
 
 from openledger.core.errors import InvalidInputError
 from openledger.lm.families.architecture import (
@@ -14,6 +15,7 @@ from openledger.lm.families.architecture import (
     check_supported,
     config_of,
     head_dim_of,
+    rotary_embedding,
 )
 from openledger.lm.families.files import read_json
 
@@ -38,9 +40,9 @@ _ROTARY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 _Size = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1_024)]
-_Context = Annotated[int, msgspec.Meta(ge=16, le=1 << 27)]
+_Context = Annotated[int, msgspec.Meta(ge=16, le=1 << 20)]
 _Token = Annotated[int, msgspec.Meta(ge=0, lt=1_000_000)]
-_Positive = Annotated[float, msgspec.Meta(gt=0, le=1e12)]
+_Positive = Annotated[float, msgspec.Meta(ge=1e-6, le=1e12)]
 
 
 class _Rotary(msgspec.Struct, frozen=True):
@@ -135,12 +137,16 @@ def read_config(content: bytes) -> CausalConfig:
     given = {name: value for name, value in given.items() if value is not msgspec.UNSET}
     try:
         config = config_of(given)
+        check_supported(config)
+        frequencies = rotary_embedding(config).inv_freq
     except InvalidInputError:
         raise
     except Exception as error:
         # Transformers checks by means of several libraries, each with errors of its own.
         raise InvalidInputError(f"config.json contradicts itself: {error}") from error
-    _check(config)
+    if not bool(torch.isfinite(frequencies).all()):
+        raise InvalidInputError("config.json gives rotary frequencies that are no numbers")
+    _check_heads(config)
     return config
 
 
@@ -180,8 +186,7 @@ def _rotary(positions: _Positions) -> dict[str, object]:
     }
 
 
-def _check(config: CausalConfig) -> None:
-    check_supported(config)
+def _check_heads(config: CausalConfig) -> None:
     if config.num_attention_heads % config.num_key_value_heads:
         raise InvalidInputError(
             f"{config.num_attention_heads} heads cannot share {config.num_key_value_heads} of keys"

@@ -131,5 +131,7 @@ def _try_out(text: Text, vocabulary: int) -> None:
         raise InvalidInputError(f"the tokenizer cannot be used: {error}") from error
     if named.end not in named.control:
         raise InvalidInputError("the token that ends a text is not marked special in the tokenizer")
+    if any(token >= vocabulary for token in named.begin):
+        raise InvalidInputError("the tokenizer puts a token before texts that the model has not")
     if not named.encode_chat([ChatMessage("user", "Hello")]):
         raise InvalidInputError("the chat template makes nothing of a user's turn")

@@ -57,7 +57,12 @@ def read_weights(files: tuple[Path, ...], config: CausalConfig) -> dict[str, Ten
             finite; the message says which.
     """
     try:
-        found = {name: tensor for path in files for name, tensor in _tensors(path)}
+        found: dict[str, Tensor] = {}
+        for path in files:
+            fresh = dict(_tensors(path))
+            if twice := sorted(fresh.keys() & found.keys()):
+                raise InvalidInputError(f"{twice[0]} stands in two files")
+            found |= fresh
         _check_names(found, config)
         for name, tensor in found.items():
             _check_numbers(name, tensor)

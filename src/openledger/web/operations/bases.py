@@ -60,6 +60,8 @@ def _view(platform: Platform, name: str, entry: "Entry") -> BaseView:
     from openledger.serving.llama.shape import shape_of
 
     manifest, dtype = entry.manifest, platform.models.precision
+    shape = shape_of(entry.config)
+    rotary_bytes = shape.context * shape.head_dim * _BYTES["float32"]
     return BaseView(
         name=name,
         title=manifest.name,
@@ -79,8 +81,8 @@ def _view(platform: Platform, name: str, entry: "Entry") -> BaseView:
         parameters=entry.parameters,
         context=entry.context,
         serving_dtype=dtype,
-        serving_bytes=entry.serving_parameters * _BYTES[dtype],
-        kv_token_bytes=block_bytes(shape_of(entry.config), DTYPES[dtype]) // BLOCK,
+        serving_bytes=entry.serving_parameters * _BYTES[dtype] + rotary_bytes,
+        kv_token_bytes=block_bytes(shape, DTYPES[dtype]) // BLOCK,
         folder=str(entry.folder),
     )
 
