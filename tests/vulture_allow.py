@@ -92,6 +92,7 @@ __all__ = [
     "impl",
     "is_connected",
     "load_dialect_impl",
+    "normalizer",
     "pre_tokenizer",
     "process_bind_param",
     "qb",

@@ -36,7 +36,7 @@ def test_a_base_is_found_by_name_and_by_digest(home: Home, tmp_path: Path) -> No
 
 def test_an_unknown_base_is_told_with_near_names(home: Home, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"did you mean small\?.*base add"):
-        base_folder(home, tmp_path, "smal")
+        base_folder(home, tmp_path, "smalll")
 
 
 def test_the_engine_serves_a_base_that_was_brought_in(market: Platform, tmp_path: Path) -> None:
