@@ -52,7 +52,23 @@ _ROTARIES: dict[str, type[CausalRotary]] = {
     "qwen3": Qwen3RotaryEmbedding,
 }
 HEAD = "lm_head.weight"
-_ROTARY = ("default", "linear", "llama3", "yarn")  # whose frequencies do not change with length
+# By kind of rotary embedding: what it cannot do without, and what it may be given. All of them have
+# frequencies that do not change with the length of a text.
+ROTARY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "default": ((), ()),
+    "linear": (("factor",), ()),
+    "llama3": (
+        ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+        (),
+    ),
+    "yarn": (
+        ("factor",),
+        (
+            *("original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow"),
+            *("mscale", "mscale_all_dim", "truncate"),
+        ),
+    ),
+}
 
 
 def config_of(fields: Mapping[str, object]) -> CausalConfig:
@@ -74,13 +90,21 @@ def check_supported(config: CausalConfig) -> None:
         InvalidInputError: the message says what.
     """
     rotary = config.rope_parameters or {}
-    kind = rotary.get("rope_type", "default")
-    if kind not in _ROTARY:
-        raise InvalidInputError(f"rotary embedding {kind!r} is not among {', '.join(_ROTARY)}")
+    check_rotary(rotary.get("rope_type", "default"))
     if rotary.get("partial_rotary_factor", 1.0) != 1.0:
         raise InvalidInputError("a rotary embedding of a part of each head is not supported")
     if config.hidden_act != "silu":
         raise InvalidInputError(f"activation {config.hidden_act!r} is not silu")
+
+
+def check_rotary(kind: str) -> None:
+    """Refuse a kind of rotary embedding.
+
+    Raises:
+        InvalidInputError: it is none of ours.
+    """
+    if kind not in ROTARY:
+        raise InvalidInputError(f"rotary embedding {kind!r} is not among {', '.join(ROTARY)}")
 
 
 def context_of(config: CausalConfig) -> int:

@@ -11,7 +11,9 @@ import torch
 
 from openledger.core.errors import InvalidInputError
 from openledger.lm.families.architecture import (
+    ROTARY,
     CausalConfig,
+    check_rotary,
     check_supported,
     config_of,
     head_dim_of,
@@ -21,22 +23,6 @@ from openledger.lm.families.files import read_json
 
 _NAME = "config.json"
 _THETA = 10_000.0  # of files that are older than the field
-# By kind of rotary embedding: what it cannot do without, and what it may be given.
-_ROTARY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "default": ((), ()),
-    "linear": (("factor",), ()),
-    "llama3": (
-        ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-        (),
-    ),
-    "yarn": (
-        ("factor",),
-        (
-            *("original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow"),
-            *("mscale", "mscale_all_dim", "truncate"),
-        ),
-    ),
-}
 
 _Size = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1_024)]
@@ -62,7 +48,7 @@ class _Rotary(msgspec.Struct, frozen=True):
     truncate: bool | None = None
 
 
-class _Fields(msgspec.Struct, frozen=True, omit_defaults=True):
+class _Fields(msgspec.Struct, frozen=True):
     """What is read; what stands in no file is as transformers has it for the family."""
 
     model_type: str
@@ -169,15 +155,15 @@ def fields_of(config: CausalConfig) -> dict[str, object]:
 
 
 def _rotary(positions: _Positions) -> dict[str, object]:
-    given = positions.rope_parameters or positions.rope_scaling or _Rotary()
+    given = positions.rope_scaling or positions.rope_parameters or _Rotary()
     kind = given.rope_type or given.type or "default"
-    if kind not in _ROTARY:
-        raise InvalidInputError(f"rotary embedding {kind!r} is not among {', '.join(_ROTARY)}")
-    needed, optional = _ROTARY[kind]
+    check_rotary(kind)
+    needed, optional = ROTARY[kind]
     if missing := [name for name in needed if getattr(given, name) is None]:
         raise InvalidInputError(f"rotary embedding {kind!r} needs {', '.join(missing)}")
     chosen = {name: getattr(given, name) for name in (*needed, *optional)}
-    part = given.partial_rotary_factor or positions.partial_rotary_factor or 1.0
+    parts = (given.partial_rotary_factor, positions.partial_rotary_factor)
+    part = next((one for one in parts if one is not None), 1.0)
     return {
         "rope_type": kind,
         "rope_theta": given.rope_theta or positions.rope_theta or _THETA,
