@@ -4,7 +4,6 @@ import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import normalizers
 from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 
@@ -12,6 +11,7 @@ from openledger.core.errors import InvalidInputError
 from openledger.lm.base import BaseModel, load_base
 from openledger.lm.tiny import END, START, TEMPLATE
 from openledger.lm.tokenizer import ChatMessage, Tokenizer
+from tests.lm.families.foreign import sentencepiece
 
 
 @pytest.fixture(scope="module")
@@ -138,25 +138,6 @@ def test_texts_begin_as_the_base_saw_them_begin(tiny: BaseModel) -> None:
     assert tokenizer.encode_start("Hi\n") == [0, *plain]
     assert tokenizer.encode_opening([ChatMessage("user", "Hi")]) == [0, *plain]
     assert tokenizer.encode_documents(["Hi\n"]) == [[0, *plain, tokenizer.end]]
-
-
-def sentencepiece() -> tokenizers.Tokenizer:
-    """As Llama 2 and Mistral 7B have it: U+2581 for a space, one before each text, all bytes."""
-    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    names += ["▁", "a", "b", "▁a", "ab"]
-    vocabulary = {name: i for i, name in enumerate(names)}
-    merges = [("▁", "a"), ("a", "b")]
-    made = tokenizers.Tokenizer(
-        BPE(vocabulary, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True)
-    )
-    made.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    made.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    made.add_special_tokens(
-        [tokenizers.AddedToken(n, special=True, normalized=False) for n in names[:3]]
-    )
-    return made
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581")))

@@ -5,8 +5,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+import tokenizers
 import torch
 from safetensors.torch import save_file
+from tokenizers import normalizers
+from tokenizers.models import BPE
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from openledger.lm.families.architecture import CausalModel, config_of, model_of
@@ -106,3 +110,22 @@ def write_weights(folder: Path, weights: Mapping[str, Tensor], shards: int = 1) 
         places |= dict.fromkeys(own, file)
     index = {"metadata": {"total_size": 0}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def sentencepiece() -> tokenizers.Tokenizer:
+    """As Llama 2 and Mistral 7B have it: U+2581 for a space, one before each text, all bytes."""
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    names += ["▁", "a", "b", "▁a", "ab"]
+    vocabulary = {name: i for i, name in enumerate(names)}
+    merges = [("▁", "a"), ("a", "b")]
+    made = tokenizers.Tokenizer(
+        BPE(vocabulary, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True)
+    )
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    made.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    made.add_special_tokens(
+        [tokenizers.AddedToken(n, special=True, normalized=False) for n in names[:3]]
+    )
+    return made

@@ -19,7 +19,13 @@ from openledger.core.types import Digest
 from openledger.lm.base import load_base, verify_base
 from openledger.lm.families.ingest import Told, ingest
 from openledger.lm.tokenizer import ChatMessage
-from tests.lm.families.foreign import KINDS, fields_of, write_folder, write_weights
+from tests.lm.families.foreign import (
+    KINDS,
+    fields_of,
+    sentencepiece,
+    write_folder,
+    write_weights,
+)
 
 TOLD = Told("mine", "Apache-2.0", "me")
 IDS = torch.tensor([[5, 80, 70, 9, 33, 2]])
@@ -317,6 +323,18 @@ def test_a_template_gets_its_first_token(good: Path, tmp_path: Path) -> None:
     ids = base.tokenizer.encode_chat([ChatMessage("user", "X:1")])
     assert ids == [0, *base.tokenizer.encode("X:1")]
     assert ids == tokenizer.apply_chat_template(CHAT)["input_ids"]
+
+
+def test_a_vocabulary_of_sentencepiece_is_taken(good: Path, tmp_path: Path) -> None:
+    shutil.copytree(good, tmp_path / "given")
+    (tmp_path / "given" / "tokenizer.json").write_text(sentencepiece().to_str())
+    change(TOKENIZER_CONFIG, eos_token="</s>", bos_token="<s>")(tmp_path / "given")
+    digest = ingest(tmp_path / "given", TOLD, tmp_path / "bases")
+    tokenizer = load_base(tmp_path / "bases" / digest).tokenizer
+
+    assert tokenizer.decode(tokenizer.encode("ab é\n")) == "ab é\n"
+    assert tokenizer.encode_documents(["a"])[0][0] == tokenizer.begin[0] == 1
+    assert tokenizer.end == 2
 
 
 def test_texts_are_not_cut_off(good: Path, tmp_path: Path) -> None:
