@@ -56,7 +56,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which base model this home works with."""
 
-    base: str = "smollm2"  # or "tiny": the unit tests' model, for trying out the flows
+    base: str = "smollm2"  # or what `openledger base add` named; "tiny": the unit tests' model
     context: int = 2_048  # tokens of one request
     threads: int = 0  # of arithmetic; 0: as many as cores
     weights: Literal["float", "int8"] = "float"  # of the engine; attribution never takes int8

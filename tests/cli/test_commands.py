@@ -27,6 +27,7 @@ from openledger.storage.home import Home
 from openledger.storage.records.data.accounts import AccountKind
 from openledger.wiring.platform import open_platform
 from tests import market as fair
+from tests.lm.families.foreign import write_folder
 
 HEAVY = ("torch", "transformers", "web3", "sqlalchemy", "eth", "fastapi")
 MODELS = ("torch", "transformers", "tokenizers", "safetensors", "gguf")
@@ -336,6 +337,22 @@ def test_models_and_runs_are_listed_shown_and_deprecated(home: Path) -> None:
     assert [one["state"] for one in runs] == ["trained"]
     assert told(home, "run", "watch", "tiny-tunes")["state"] == "trained"
     assert told(home, "model", "deprecate", "openledger/tiny-tunes@1")["is_deprecated"] is True
+
+
+def test_bases_are_added_listed_and_shown(home: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path / "small-1", "mistral")
+    options = ["--licence", "MIT", "--owner", "me"]
+    added = told(home, "base", "add", str(tmp_path / "small-1"), *options)
+    listed = run(home, "base", "list", as_json=False)
+    shown = run(home, "base", "show", "small-1", as_json=False)
+
+    assert told(home, "base", "show", str(added["digest"])) == added
+    assert told(home, "base", "list")["bases"] == [added]
+    assert "small-1  mistral" in listed.stdout
+    for field in ("digest", "weights", "tokenizer", "template", "licence", "source_digest"):
+        assert str(added[field]) in shown.stdout
+    assert refusal(home, "base", "show", "small")[0] == 3
+    assert refusal(home, "base", "add", str(tmp_path), *options)[0] == 3
 
 
 def test_the_money_identity_is_checked(home: Path) -> None:

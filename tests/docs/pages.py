@@ -13,6 +13,7 @@ WITH_SERVER = (
     "how-to/verify-a-receipt.md",
     "how-to/see-the-evidence.md",
     "how-to/train-and-publish.md",
+    "how-to/bring-a-base.md",
     "how-to/call-with-openai.md",
     "how-to/settle-and-claim.md",
     "how-to/other-chains.md",

@@ -253,7 +253,7 @@ def test_a_head_of_its_own_and_scaled_rotation(base: BaseModel) -> None:
     ("field", "value"),
     [
         ("hidden_act", "gelu"),
-        ("attention_bias", True),
+        ("rope_parameters", {"rope_theta": 10.0, "partial_rotary_factor": 0.5}),
         ("rope_parameters", {"rope_type": "dynamic", "rope_theta": 10.0, "factor": 2.0}),
     ],
 )

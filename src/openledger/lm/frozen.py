@@ -1,4 +1,4 @@
-"""A Llama in two halves: layers that no adapter touches, and those above them.
+"""A model in two halves: layers that no adapter touches, and those above them.
 
 The lower half never changes while adapters do, so its output for a text is computed once and reused
 by every epoch, evaluation and attribution. Rows are padded on the right only: with causal
@@ -15,18 +15,18 @@ import msgspec
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers.models.llama import LlamaForCausalLM
 
 from openledger.core.encoding import digest_of, encode
 from openledger.core.errors import InvalidInputError, full_disk
 from openledger.core.types import Digest
 from openledger.lm.base import DTYPES, BaseModel
+from openledger.lm.families.architecture import CausalModel
 
 
 class SplitModel:
     """Views on one model, cut below layer `first`; adapters attached to it later are seen."""
 
-    def __init__(self, model: LlamaForCausalLM, first: int) -> None:
+    def __init__(self, model: CausalModel, first: int) -> None:
         layers = len(model.model.layers)
         if not 0 <= first <= layers:
             raise InvalidInputError(f"a model of {layers} layers cannot be cut below layer {first}")
@@ -109,11 +109,16 @@ def hidden_cache(
     `progress` is told (rows done, rows in all).
 
     Raises:
-        InvalidInputError: no rows, or an empty one.
+        InvalidInputError: no rows, an empty one, or one that is longer than the base's context.
         StorageFullError: the disk is full.
     """
     if not rows or not all(rows):
         raise InvalidInputError("hidden states need at least one row, and no row may be empty")
+    if (longest := max(map(len, rows))) > base.context:
+        raise InvalidInputError(
+            f"a row of {longest} tokens is longer than the base's context of {base.context}; "
+            "lower the recipe's max_length"
+        )
     split = SplitModel(base.model, first)
     key = cache_key(base, first, rows)
     path = folder / f"hidden-{digest_of(key)[:16]}.bin"

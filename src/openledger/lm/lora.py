@@ -16,10 +16,10 @@ from contextlib import contextmanager
 import msgspec
 import torch
 from torch import Tensor, nn
-from transformers.models.llama import LlamaForCausalLM
 
 from openledger.core.errors import ConflictError, InvalidInputError, NotFoundError
 from openledger.core.types import Digest
+from openledger.lm.families.architecture import CausalModel
 
 ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_TARGETS = ("gate_proj", "up_proj", "down_proj")
@@ -34,7 +34,7 @@ class Site(msgspec.Struct, frozen=True, order=True):
 
     @property
     def module(self) -> str:
-        """Its module path inside a LlamaForCausalLM."""
+        """Its module path inside the model."""
         block = "self_attn" if self.target in ATTENTION_TARGETS else "mlp"
         return f"model.layers.{self.layer}.{block}.{self.target}"
 
@@ -111,7 +111,7 @@ class LoraHost:
     the forward pass.
     """
 
-    def __init__(self, model: LlamaForCausalLM, base: Digest) -> None:
+    def __init__(self, model: CausalModel, base: Digest) -> None:
         self.model = model
         self.base = base
         self._adapters: dict[Digest, Adapter] = {}
@@ -178,7 +178,7 @@ class LoraHost:
         self._mix = tuple(mix)
 
     @contextmanager
-    def mixed(self, mix: Sequence[MixMember]) -> Iterator[LlamaForCausalLM]:
+    def mixed(self, mix: Sequence[MixMember]) -> Iterator[CausalModel]:
         """The model under this mix; the previous one comes back afterwards."""
         before = self._mix
         self.set_mix(mix)
@@ -232,7 +232,7 @@ class Bank:
 
 
 @contextmanager
-def banked(model: LlamaForCausalLM, adapters: Sequence[Adapter]) -> Iterator[Bank]:
+def banked(model: CausalModel, adapters: Sequence[Adapter]) -> Iterator[Bank]:
     """Put adapters of one shape on a model; its plain layers come back afterwards.
 
     Raises:
@@ -256,9 +256,7 @@ def banked(model: LlamaForCausalLM, adapters: Sequence[Adapter]) -> Iterator[Ban
             replace_linear(model, site, linear.base)
 
 
-def added_up(
-    model: LlamaForCausalLM, adapters: Sequence[Adapter], weights: Sequence[float]
-) -> Adapter:
+def added_up(model: CausalModel, adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
     """One adapter that is the weighted sum of several as functions: their factors side by side.
 
     Raises:
@@ -286,7 +284,7 @@ def added_up(
     return Adapter(whole, adapters[0].base, pairs)
 
 
-def linear_at(model: LlamaForCausalLM, site: Site) -> nn.Linear:
+def linear_at(model: CausalModel, site: Site) -> nn.Linear:
     """The plain linear layer at a site, below whatever wraps it.
 
     Raises:
@@ -301,14 +299,14 @@ def linear_at(model: LlamaForCausalLM, site: Site) -> nn.Linear:
     return linear
 
 
-def replace_linear(model: LlamaForCausalLM, site: Site, module: nn.Module) -> None:
+def replace_linear(model: CausalModel, site: Site, module: nn.Module) -> None:
     """Put a module in the place of the linear layer at a site."""
     parent, _, name = site.module.rpartition(".")
     setattr(model.get_submodule(parent), name, module)
 
 
 def random_adapter(
-    model: LlamaForCausalLM, base: Digest, shape: LoraShape, generator: torch.Generator
+    model: CausalModel, base: Digest, shape: LoraShape, generator: torch.Generator
 ) -> Adapter:
     """A fresh adapter as training starts from: A uniform as `nn.Linear` is, B zero; float32."""
     pairs = {}
@@ -320,7 +318,7 @@ def random_adapter(
     return Adapter(shape, base, pairs)
 
 
-def _wrap(model: LlamaForCausalLM, site: Site) -> MixedLinear:
+def _wrap(model: CausalModel, site: Site) -> MixedLinear:
     linear = MixedLinear(linear_at(model, site))
     replace_linear(model, site, linear)
     return linear

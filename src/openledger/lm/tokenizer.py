@@ -5,10 +5,14 @@ from the chat template and from `end`. The template is rendered around placehold
 messages' texts are encoded apart from it, for the same reason.
 """
 
+import re
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 import msgspec
 import tokenizers
+from tokenizers import normalizers
+from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from openledger.core.errors import InvalidInputError
@@ -24,21 +28,49 @@ class ChatMessage(msgspec.Struct, frozen=True):
 class Tokenizer:
     """The tokenizer of one base model; safe to share between threads."""
 
-    def __init__(self, tokenizer_json: str, template: str, end_token: str) -> None:
-        self._marked = tokenizers.Tokenizer.from_str(tokenizer_json)
-        self._plain = tokenizers.Tokenizer.from_str(tokenizer_json)
+    def __init__(
+        self,
+        tokenizer_json: str,
+        template: str,
+        end_token: str,
+        begin_token: str | None = None,
+        vocabulary: int = 0,
+    ) -> None:
+        """Set it up.
+
+        Args:
+            tokenizer_json: as the library `tokenizers` writes it.
+            template: Jinja, run in the sandbox of transformers.
+            end_token: closes documents and turns.
+            begin_token: what the template calls `bos_token`.
+            vocabulary: how many tokens the model knows, where they are more: the others are empty.
+
+        Raises:
+            InvalidInputError: there is no such end token, or tokens are not made of bytes.
+        """
+        self._marked = _exact(tokenizers.Tokenizer.from_str(tokenizer_json))
+        self._plain = _exact(tokenizers.Tokenizer.from_str(tokenizer_json))
         self._plain.encode_special_tokens = True
         end = self._marked.token_to_id(end_token)
         if end is None:
             raise InvalidInputError(f"the tokenizer has no end token {end_token!r}")
         self.end: int = end  # closes a document and a chat turn; generation stops at it
+        # What this base saw before every text: nothing for most, one token for Llama and Mistral.
+        before = self._marked.encode("", add_special_tokens=True).ids
+        self.begin: tuple[int, ...] = tuple(takewhile(lambda token: token != end, before))
         self._template = template
         self._renderer = PreTrainedTokenizerFast(
-            tokenizer_object=self._marked, eos_token=end_token, pad_token=end_token
+            tokenizer_object=self._marked,
+            eos_token=end_token,
+            pad_token=end_token,
+            bos_token=begin_token,
         )
+        self._falls_back = _falls_back(self._marked)
         added = self._marked.get_added_tokens_decoder()
         self.control: frozenset[int] = frozenset(i for i, t in added.items() if t.special)
-        self._bytes = [self._token_bytes(i) for i in range(self._marked.get_vocab_size())]
+        self._added = {i: token.content for i, token in added.items()}
+        size = max(vocabulary, max(self._marked.get_vocab().values()) + 1)
+        self._bytes = [self._token_bytes(i) for i in range(size)]
 
     @property
     def size(self) -> int:
@@ -52,7 +84,11 @@ class Tokenizer:
     def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of whole documents, each closed by the end token."""
         batch = self._plain.encode_batch(list(texts), add_special_tokens=False)
-        return [[*one.ids, self.end] for one in batch]
+        return [[*self.begin, *one.ids, self.end] for one in batch]
+
+    def encode_start(self, text: str) -> list[int]:
+        """Token ids of the beginning of a document."""
+        return [*self.begin, *self.encode(text)]
 
     def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Token ids of a chat in the base model's own template, ready for the assistant's turn.
@@ -62,16 +98,17 @@ class Tokenizer:
         """
         if not messages:
             raise InvalidInputError("a chat needs at least one message")
-        marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
-        turns = [{"role": m.role, "content": k} for m, k in zip(messages, marks, strict=True)]
-        rest = self._render(turns)
-        ids: list[int] = []
-        for mark, message in zip(marks, messages, strict=True):
-            before, found, rest = rest.partition(mark)
-            if not found:
+        turns = [{"role": m.role, "content": f"\ue000{i}\ue001"} for i, m in enumerate(messages)]
+        # Some templates move turns: a system's text into the last of the user, for example.
+        pieces = _MARK.split(self._render(turns))
+        places = [int(place) for place in pieces[1::2]]
+        for place, message in enumerate(messages):
+            if place not in places or max(places) >= len(messages):
                 raise InvalidInputError(f"the chat template has no place for a {message.role} turn")
-            ids += self._encode_marked(before) + self.encode(message.content)
-        return ids + self._encode_marked(rest)
+        ids = self._encode_marked(pieces[0])
+        for place, after in zip(places, pieces[2::2], strict=True):
+            ids += self.encode(messages[place].content) + self._encode_marked(after)
+        return ids
 
     def encode_opening(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Token ids of a chat as the opening of a document, for adapters trained on documents.
@@ -85,7 +122,7 @@ class Tokenizer:
         """
         if not messages:
             raise InvalidInputError("a chat needs at least one message")
-        return self.encode("".join(m.content.rstrip("\n") + "\n" for m in messages))
+        return self.encode_start("".join(m.content.rstrip("\n") + "\n" for m in messages))
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids, without control tokens; broken UTF-8 becomes U+FFFD."""
@@ -105,17 +142,50 @@ class Tokenizer:
         return list(self._marked.encode(text, add_special_tokens=False).ids)
 
     def _render(self, turns: list[dict[str, str]]) -> str:
-        return str(
-            self._renderer.apply_chat_template(
-                turns, chat_template=self._template, tokenize=False, add_generation_prompt=True
+        try:
+            return str(
+                self._renderer.apply_chat_template(
+                    turns, chat_template=self._template, tokenize=False, add_generation_prompt=True
+                )
             )
-        )
+        except Exception as error:
+            # A template is a program of its own, and may fail in any way.
+            raise InvalidInputError(f"the chat template refuses these turns: {error}") from error
 
     def _token_bytes(self, token: int) -> bytes:
         if token in self.control:
             return b""
+        if token in self._added:
+            return self._added[token].encode()
         name = self._marked.id_to_token(token)
-        return b"" if name is None else bytes(_BYTE_OF[letter] for letter in name)
+        if name is None:
+            return b""
+        if self._falls_back:
+            byte = _BYTE.fullmatch(name)
+            return name.replace(_SPACE, " ").encode() if byte is None else bytes.fromhex(byte[1])
+        try:
+            return bytes(_BYTE_OF[letter] for letter in name)
+        except KeyError as error:
+            raise InvalidInputError(
+                f"token {token} of the tokenizer, {name!r}, is not made of bytes: take a "
+                "byte-level vocabulary, or one that falls back to bytes"
+            ) from error
+
+
+def _exact(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Keep a vocabulary of SentencePiece (Llama 2, Mistral 7B) from putting a space before texts.
+
+    A message's text stands between others, and what was encoded must come out again.
+    """
+    if _falls_back(tokenizer):
+        tokenizer.normalizer = normalizers.Replace(" ", _SPACE)
+        tokenizer.pre_tokenizer = None
+    return tokenizer
+
+
+def _falls_back(tokenizer: tokenizers.Tokenizer) -> bool:
+    """Whether what no token stands for is written byte by byte, as SentencePiece does."""
+    return isinstance(tokenizer.model, BPE) and bool(tokenizer.model.byte_fallback)
 
 
 def byte_letters() -> dict[int, str]:
@@ -129,4 +199,7 @@ def byte_letters() -> dict[int, str]:
     return letters | {byte: chr(256 + place) for place, byte in enumerate(moved)}
 
 
+_SPACE = "\u2581"
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
+_MARK = re.compile("\ue000([0-9]{1,9})\ue001")
 _BYTE_OF = {letter: byte for byte, letter in byte_letters().items()}

@@ -1,4 +1,4 @@
-"""The embedded engine's arithmetic: one resident Llama, and adapters for every row of a batch."""
+"""The embedded engine's arithmetic: one resident model, and adapters for every row of a batch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +9,12 @@ import structlog
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers.models.llama import LlamaForCausalLM
 
 from openledger.core.errors import DigestMismatchError, InvalidInputError, StorageFullError
 from openledger.core.types import Digest
 from openledger.lm.base import BaseModel
 from openledger.lm.checkpoint import MAX_RANK, load_adapter
+from openledger.lm.families.architecture import empty_model
 from openledger.serving.batch import Capture, Captured, Output
 from openledger.serving.engine import AdapterRef
 from openledger.serving.llama.cache import BLOCK, PagedCache, block_bytes
@@ -69,8 +69,7 @@ class LlamaRunner:
         self._arithmetic = arithmetic
         self._packed = packed
         # Reading adapters asks the model for its sizes only: let its own weights go.
-        with torch.device("meta"):
-            self._base = msgspec.structs.replace(base, model=LlamaForCausalLM(base.model.config))
+        self._base = msgspec.structs.replace(base, model=empty_model(base.model.config))
         self._forward: Forward | None = None
         self._blocks = 0
 

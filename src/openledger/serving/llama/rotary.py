@@ -3,8 +3,8 @@
 import msgspec
 import torch
 from torch import Tensor
-from transformers.models.llama import LlamaForCausalLM
 
+from openledger.lm.families.architecture import CausalModel
 from openledger.serving.llama.shape import LlamaShape
 
 
@@ -15,7 +15,7 @@ class Rotary(msgspec.Struct, frozen=True):
     sines: Tensor  # the same
 
 
-def rotary_of(model: LlamaForCausalLM, shape: LlamaShape) -> Rotary:
+def rotary_of(model: CausalModel, shape: LlamaShape) -> Rotary:
     """The tables of a model, scaled as its configuration says."""
     embedding = model.model.rotary_emb
     frequencies = embedding.inv_freq.float()  # (head_dim / 2,)

@@ -1,14 +1,16 @@
-"""The dimensions of a Llama and its fused matrices."""
+"""The dimensions of a Llama, or of a model built like one, and its fused matrices."""
 
 from enum import IntEnum
 
 import msgspec
-from transformers.models.llama import LlamaConfig
 
-from openledger.core.errors import InvalidInputError
+from openledger.lm.families.architecture import (
+    CausalConfig,
+    check_supported,
+    context_of,
+    head_dim_of,
+)
 from openledger.lm.lora import TARGETS
-
-_ROTARY = ("default", "linear", "llama3", "yarn")  # whose frequencies do not change with length
 
 
 class Matrix(IntEnum):
@@ -63,27 +65,21 @@ class LlamaShape(msgspec.Struct, frozen=True):
         return site.width, site.out[site.targets.index(target)]
 
 
-def shape_of(config: LlamaConfig) -> LlamaShape:
+def shape_of(config: CausalConfig) -> LlamaShape:
     """Read a configuration.
 
     Raises:
         InvalidInputError: it asks for what this arithmetic has not; the message says what.
     """
-    kind = (config.rope_parameters or {}).get("rope_type", "default")
-    if kind not in _ROTARY:
-        raise InvalidInputError(f"rotary embedding {kind!r} is not among {', '.join(_ROTARY)}")
-    if config.hidden_act != "silu":
-        raise InvalidInputError(f"activation {config.hidden_act!r} is not silu")
-    if config.attention_bias or config.mlp_bias:
-        raise InvalidInputError("a Llama whose linear layers have biases is not supported")
+    check_supported(config)
     return LlamaShape(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
         heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads,
-        head_dim=config.head_dim or config.hidden_size // config.num_attention_heads,
+        head_dim=head_dim_of(config),
         inner=config.intermediate_size,
         vocabulary=config.vocab_size,
-        context=config.max_position_embeddings,
+        context=context_of(config),
         epsilon=config.rms_norm_eps,
     )

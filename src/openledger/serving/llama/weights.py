@@ -8,17 +8,17 @@ bfloat16 still differ in their last bit.
 """
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
 import msgspec
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
-from torch import Tensor
-from transformers.models.llama import LlamaForCausalLM
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from torch import Tensor, nn
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
+from openledger.lm.families.architecture import CausalLayer, CausalModel
 from openledger.serving.native.library import Native
 
 # The batch that oneDNN is told to expect; others run as well. bfloat16 packed for more than one row
@@ -37,14 +37,18 @@ class Linear(Protocol):
     def __call__(self, x: Tensor, /) -> Tensor: ...
 
 
-Make = Callable[[Tensor], Linear]  # from a matrix (D_out, D_in)
+class Make(Protocol):
+    """Makes a `Linear` of a matrix (D_out, D_in) and its (D_out,) bias, if it has one."""
+
+    def __call__(self, weight: Tensor, bias: Tensor | None = None) -> Linear: ...
 
 
 class PackedLinear:
     """A matrix in oneDNN's own order."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """`weight` is (D_out, D_in), bfloat16 or float32."""
+        self._bias = bias
         rows = _PACKED_ROWS[weight.dtype]
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
         self._is_float32 = weight.dtype == torch.float32
@@ -58,18 +62,21 @@ class PackedLinear:
         return self._multiply(x)
 
     def _multiply(self, x: Tensor) -> Tensor:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, self._packed, self._bias, "none", [], ""
+        )
         return out
 
 
 class PlainLinear:
     """A matrix as it is."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self._weight = weight.contiguous()
+        self._bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self._weight)
+        return F.linear(x, self._weight, self._bias)
 
 
 class Int8Linear:
@@ -79,8 +86,11 @@ class Int8Linear:
     first, so there the bits of a row depend on how many are beside it.
     """
 
-    def __init__(self, weight: Tensor, native: Native | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, native: Native | None = None
+    ) -> None:
         """Without a library torch multiplies."""
+        self._bias = bias
         scale = (weight.float().abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
         self._scale = scale.to(weight.dtype)
         self._scale_float = self._scale.float()
@@ -89,12 +99,18 @@ class Int8Linear:
         self._native = native
 
     def __call__(self, x: Tensor) -> Tensor:
-        if len(x) < _MANY_ROWS:
-            if self._native is not None:
-                return self._multiply(self._native, x)
-            if x.shape[1] % _INT8_WIDTH == 0:
-                return torch._weight_int8pack_mm(x, self._weight, self._scale)
-        return F.linear(x, self._weight.to(x.dtype) * self._scale[:, None])
+        if len(x) >= _MANY_ROWS:
+            return self._widened(x)
+        if self._native is not None:
+            out = self._multiply(self._native, x)
+        elif x.shape[1] % _INT8_WIDTH == 0:
+            out = torch._weight_int8pack_mm(x, self._weight, self._scale)
+        else:
+            return self._widened(x)
+        return out if self._bias is None else out + self._bias
+
+    def _widened(self, x: Tensor) -> Tensor:
+        return F.linear(x, self._weight.to(x.dtype) * self._scale[:, None], self._bias)
 
     def _multiply(self, native: Native, x: Tensor) -> Tensor:
         out, width = self._weight.shape
@@ -107,12 +123,21 @@ class Int8Linear:
         return y
 
 
+class HeadNorm(msgspec.Struct, frozen=True):
+    """How the heads of the queries, or those of the keys, are normalised."""
+
+    first_column: int  # of the fused output
+    end_column: int
+    weight: Tensor  # (head_dim,) float32
+
+
 class Layer(msgspec.Struct, frozen=True):
     """One decoder layer."""
 
     matrices: tuple[Linear, ...]  # by `Matrix`
     norm_in: Tensor  # (D,) float32, before attention
     norm_mid: Tensor  # (D,) float32, before the feed-forward layer
+    norm_heads: tuple[HeadNorm, ...] = ()
 
 
 class Weights(msgspec.Struct, frozen=True):
@@ -125,7 +150,7 @@ class Weights(msgspec.Struct, frozen=True):
 
 
 def weights_of(
-    model: LlamaForCausalLM, *, is_int8: bool = False, native: Native | None = None
+    model: CausalModel, *, is_int8: bool = False, native: Native | None = None
 ) -> Weights:
     """Fuse and pack the weights of a model, in its own precision; `native` multiplies int8."""
     make: Make = PackedLinear if _can_pack(model.dtype) else PlainLinear
@@ -146,7 +171,7 @@ def _can_pack(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _layer(layer: LlamaDecoderLayer, make: Make) -> Layer:
+def _layer(layer: CausalLayer, make: Make) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
     fused = (
         (attention.q_proj, attention.k_proj, attention.v_proj),
@@ -155,11 +180,30 @@ def _layer(layer: LlamaDecoderLayer, make: Make) -> Layer:
         (mlp.down_proj,),
     )
     return Layer(
-        matrices=tuple(make(_fused(linears)) for linears in fused),
+        matrices=tuple(make(*_fused(linears)) for linears in fused),
         norm_in=layer.input_layernorm.weight.detach().float(),
         norm_mid=layer.post_attention_layernorm.weight.detach().float(),
+        norm_heads=_norm_heads(layer) if isinstance(layer, Qwen3DecoderLayer) else (),
     )
 
 
-def _fused(linears: Sequence[torch.nn.Linear]) -> Tensor:
-    return torch.cat([linear.weight.detach() for linear in linears])
+def _norm_heads(layer: Qwen3DecoderLayer) -> tuple[HeadNorm, ...]:
+    attention = layer.self_attn
+    queries, keys = attention.q_proj.out_features, attention.k_proj.out_features
+    return (
+        HeadNorm(0, queries, attention.q_norm.weight.detach().float()),
+        HeadNorm(queries, queries + keys, attention.k_norm.weight.detach().float()),
+    )
+
+
+def _fused(linears: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
+    """Matrices one above the other, and their biases, if any has one."""
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    if all(linear.bias is None for linear in linears):
+        return weight, None
+    bias = weight.new_zeros(len(weight))
+    parts = torch.split(bias, [linear.out_features for linear in linears])
+    for own, linear in zip(parts, linears, strict=True):
+        if linear.bias is not None:
+            own.copy_(linear.bias.detach())
+    return weight, bias

@@ -6,6 +6,7 @@ import msgspec
 
 from openledger.operations.operation import Operation
 from openledger.web.operations import (
+    bases,
     cards,
     datanets,
     epochs,
@@ -25,6 +26,7 @@ _SUBJECTS: tuple[tuple[Implementation[Any, Any], ...], ...] = (
     datanets.IMPLEMENTED,
     sources.IMPLEMENTED,
     models.IMPLEMENTED,
+    bases.IMPLEMENTED,
     cards.IMPLEMENTED,
     exports.IMPLEMENTED,
     wallets.IMPLEMENTED,

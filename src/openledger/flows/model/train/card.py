@@ -135,7 +135,8 @@ def _openings(tokenizer: Tokenizer, subject: Subject) -> list[Question]:
 def _everyday(tokenizer: Tokenizer) -> list[tuple[int, ...]]:
     """Prompts about anything else: the first lines of texts that belong to no Datanet."""
     return [
-        tuple(tokenizer.encode(text.partition("\n")[0] + "\n")) for text in ANCHORS[:_QUESTIONS]
+        tuple(tokenizer.encode_start(text.partition("\n")[0] + "\n"))
+        for text in ANCHORS[:_QUESTIONS]
     ]
 
 

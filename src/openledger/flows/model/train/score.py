@@ -66,7 +66,7 @@ def _request(tokenizer: Tokenizer, adapter: Digest, number: int, header: str) ->
     return GenerationRequest(
         id=f"score/{adapter}/{number}",
         tenant="score",
-        prompt_ids=tuple(tokenizer.encode(header)),
+        prompt_ids=tuple(tokenizer.encode_start(header)),
         mix=(MixMember(adapter, 1.0),),
         sampling=Sampling(seed=sha256(f"score {number}".encode()).digest(), temperature=0.7),
         max_tokens=TOKENS,

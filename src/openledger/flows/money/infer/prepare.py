@@ -90,7 +90,7 @@ def _answered(
 
 def _tokens(tokenizer: Tokenizer, prompt: str | tuple[ChatMessage, ...]) -> list[int]:
     if isinstance(prompt, str):
-        return tokenizer.encode(prompt)
+        return tokenizer.encode_start(prompt)
     # Adapters are trained on documents: a chat is the opening of one, not the base's template.
     return tokenizer.encode_opening(prompt)
 
