@@ -10,6 +10,7 @@ from openledger.core.errors import (
     EngineFaultError,
     InsufficientBalanceError,
     InvalidInputError,
+    ModelNotFoundError,
     NotFoundError,
     UnauthenticatedError,
 )
@@ -40,6 +41,7 @@ class ScriptedInference:
         self.fingerprint = "fp_0123"
         self.taken: list[str] = []
         self.is_cancelled = Event()
+        self.handed: int | None = None  # pieces that reached a caller who hung up
         self._gate = gate
         self._begun = begun
         self._breaks = breaks
@@ -62,7 +64,8 @@ class ScriptedInference:
             "".join(self.taken), "stop", 7, 4, Wei(10**15), parts, cached_tokens=3
         )
 
-    def cancel(self) -> None:
+    def cancel(self, pieces: int) -> None:
+        self.handed = pieces
         self.is_cancelled.set()
 
 
@@ -110,7 +113,7 @@ class Server:
         for card in self.models():
             if name in (card.name, card.name.partition("@")[0]):
                 return card
-        raise NotFoundError(f"no model {name}{did_you_mean(name, [MODEL])}", param="model")
+        raise ModelNotFoundError(f"no model {name}{did_you_mean(name, [MODEL])}", param="model")
 
     def identify(self, key: str) -> Payer:
         if key != KEY:

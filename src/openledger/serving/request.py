@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import msgspec
 
-from openledger.core.errors import InvalidInputError
+from openledger.core.errors import ContextExceededError, InvalidInputError
 from openledger.core.types import Digest
 
 SEED_BYTES = 32
@@ -100,14 +100,15 @@ def check_request(request: GenerationRequest, context: int, vocabulary: int) -> 
     """Refuse what no engine with this context (tokens) and vocabulary could answer.
 
     Raises:
-        InvalidInputError: empty or over-long prompt, unknown token id, `max_tokens` or deadline
-            not above zero, an adapter twice in the mix.
+        ContextExceededError: over-long prompt.
+        InvalidInputError: empty prompt, unknown token id, `max_tokens` or deadline not above zero,
+            an adapter twice in the mix.
     """
     length = len(request.prompt_ids)
     if length == 0:
         raise InvalidInputError("the prompt is empty; give at least one token")
     if length >= context:
-        raise InvalidInputError(
+        raise ContextExceededError(
             f"the prompt has {length} tokens and the context holds {context}, answer included; "
             "shorten the prompt"
         )

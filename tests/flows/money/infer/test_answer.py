@@ -178,7 +178,7 @@ def test_a_dropped_stream_pays_for_what_was_handed_out(
     pieces = iter(made)
     next(pieces)
     next(pieces)
-    made.cancel()
+    made.cancel(1)
     rest = list(pieces)
     dropped = answer.start(desk, ask(market))
     next(iter(dropped))
