@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.clients.environment import python_of
-from tests.clients.served import Served, serve_tiny
+from tests.served import Served, serve_tiny
 
 ROOT = Path(__file__).parents[2]
 DRIVERS = {

@@ -8,7 +8,7 @@ import pytest
 
 from tests.clients.conftest import Client
 from tests.clients.drivers.lines import QUESTION
-from tests.clients.served import Served, wait_until
+from tests.served import Served, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
@@ -120,12 +120,9 @@ def test_a_client_comes_again_when_it_was_told(client: Client, served: Served) -
 
 def test_who_drops_a_stream_pays_for_what_was_sent(client: Client, served: Served) -> None:
     cancelled = served.engine.stats().finished["cancelled"]
-    served.runner.hold(5)  # the prompt, and four tokens after the first
-    try:
+    with served.held(5):  # the prompt, and four tokens after the first
         answer = client.ask("dropped", REELS, max_tokens=LONG)
         tokens = billed(served, answer)
-    finally:
-        served.runner.hold(None)
     wait_until(lambda: served.engine.stats().finished["cancelled"] == cancelled + 1)
 
     assert answer["text"]

@@ -7,7 +7,7 @@ import pytest
 from starlette.types import Message
 
 from openledger.web.app import Config, create_app
-from tests.web.parts import AUTHORIZED, MODEL, PIECES, RECEIPT, Server, client
+from tests.web.parts import AUTHORIZED, DEFAULTS, MODEL, PIECES, RECEIPT, Server, client
 
 CHAT = {"model": "folk/reels", "messages": [{"role": "user", "content": "A reel, please"}]}
 TEXT = "".join(PIECES)
@@ -355,14 +355,17 @@ def test_a_fault_is_a_500_and_in_a_stream_an_error_line(server: Server) -> None:
 
 
 class Connection:
-    """An ASGI connection whose caller hangs up when told."""
+    """An ASGI connection whose caller hangs up, or takes nothing more, when told."""
 
-    def __init__(self, body: object, fails_at: int | None = None) -> None:
+    def __init__(
+        self, body: object, fails_at: int | None = None, stuck_at: int | None = None
+    ) -> None:
         self.sent: list[Message] = []
         self.hang_up = asyncio.Event()
         self._raw = json.dumps(body).encode()
         self._is_read = False
         self._fails_at = fails_at
+        self._stuck_at = stuck_at
 
     async def receive(self) -> Message:
         if not self._is_read:
@@ -375,8 +378,10 @@ class Connection:
         self.sent.append(message)
         if len(self.sent) == self._fails_at:
             raise OSError("the caller is gone")
+        if len(self.sent) == self._stuck_at:
+            await asyncio.Event().wait()
 
-    async def run(self, server: Server) -> None:
+    async def run(self, server: Server, config: Config = DEFAULTS) -> None:
         headers = [
             (b"host", b"localhost"),
             (b"authorization", AUTHORIZED["Authorization"].encode()),
@@ -395,7 +400,7 @@ class Connection:
             "client": ("127.0.0.1", 5),
             "server": ("127.0.0.1", 8700),
         }
-        await create_app(server.parts(), Config())(scope, self.receive, self.send)
+        await create_app(server.parts(), config)(scope, self.receive, self.send)
 
 
 @pytest.mark.parametrize("is_streamed", [True, False])
@@ -426,6 +431,13 @@ def test_a_stream_that_cannot_be_sent_is_cancelled(server: Server, fails_at: int
     assert server.started[0].is_cancelled.is_set()
     # Of what is sent, the first is the head, the second the opening: no piece of the answer.
     assert server.started[0].handed == max(0, fails_at - 3)
+
+
+def test_who_takes_no_more_of_a_stream_is_dropped_in_time(server: Server) -> None:
+    connection = Connection(CHAT | {"stream": True}, stuck_at=4)
+    asyncio.run(asyncio.wait_for(connection.run(server, Config(slow_reader_s=0.05)), 5))
+
+    assert server.started[0].handed == 1  # after the head and the opening
 
 
 def test_an_answer_that_was_read_to_its_end_is_not_cancelled(server: Server) -> None:

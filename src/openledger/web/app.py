@@ -33,6 +33,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hosts: tuple[str, ...] = tuple(sorted(LOOPBACK_HOSTS))  # names it answers to, without port
     max_body_bytes: int = 1 << 20
     max_upload_bytes: int = 64 << 20  # of what an operation is given
+    slow_reader_s: float = 30.0  # how long a caller of a stream may take nothing of it
     max_calls: int = 256  # calls that wait for a token at the same time, each in a thread
 
 
@@ -64,7 +65,8 @@ def create_app(parts: Parts, config: Config) -> FastAPI:
     door = Door(parts.keys, parts.pace, threads)
     operations = _Operations(parts)
     app = FastAPI(title="OpenLedger", docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(OpenAiApi(parts.inferences, parts.catalogue, door, threads).router())
+    api = OpenAiApi(parts.inferences, parts.catalogue, door, threads, config.slow_reader_s)
+    app.include_router(api.router())
     app.include_router(PlatformApi(parts.books, parts.evidence, door, threads).router())
     if parts.operations is not None:
         app.include_router(OperationsApi(parts.operations, parts.token).router())

@@ -1,5 +1,6 @@
 """A server on loopback whose model is tiny, whose money is counted and whose steps can be held."""
 
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from openledger.serving.engine import Config
 from openledger.serving.llama.packed import PackedAdapter
 from openledger.serving.request import GenerationRequest, Sampling
 from openledger.serving.runner import LlamaRunner
+from openledger.settings import ServeSettings
 from openledger.storage.records.model.releases import Release
 from openledger.web.operations import wallets
 from openledger.web.server import RunningServer
@@ -59,30 +61,45 @@ class Served(msgspec.Struct, frozen=True):
     runner: HeldRunner
 
     @contextmanager
-    def full(self) -> Iterator[None]:
-        """Every place taken, by answers of others that nobody reads."""
-        self.runner.hold(0)
-        others = [self.engine.submit(_other(number)) for number in range(PLACES)]
+    def held(self, steps: int) -> Iterator[None]:
+        """The engine takes so many steps, then none until the end."""
+        self.runner.hold(steps)
         try:
             yield
         finally:
-            for one in others:
-                one.cancel()
             self.runner.hold(None)
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """Every place taken, by answers of others that nobody reads."""
+        with self.held(0):
+            others = [self.engine.submit(_other(number)) for number in range(PLACES)]
+            try:
+                yield
+            finally:
+                for one in others:
+                    one.cancel()
 
 
 @contextmanager
-def serve_tiny(source: Path, home: Path) -> Iterator[Served]:
+def serve_tiny(source: Path, home: Path, slow_reader_s: int = 30) -> Iterator[Served]:
     """Serve a copy of the market with two releases that answer differently."""
-    with fair.open_copy(source, home) as platform:
+    with fair.open_copy(source, home, ServeSettings(slow_reader_s=slow_reader_s)) as platform:
         base = load_base(platform.models.base_folder)
         runner = HeldRunner(base, platform.home.packed)
         # One thread; half of the places wait, so that both kinds are taken when it is full.
-        config = Config(threads=1, max_active=PLACES // 2, max_waiting=PLACES // 2)
+        config = Config(
+            threads=1,
+            max_active=PLACES // 2,
+            max_waiting=PLACES // 2,
+            slow_reader_s=slow_reader_s,
+        )
         engine = platform.models.engine = EmbeddedEngine(runner, config)
         for seed, name in enumerate(("reels", "jigs"), 1):
             _publish(platform, name, seed)
         server = RunningServer(platform, 0)
+        for one in server._listening.sockets:  # small, so that who does not read is soon noticed
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
         server.start()
         try:
             key = wallets.new_key(platform, NewKey("dev")).key
