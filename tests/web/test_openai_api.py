@@ -281,7 +281,7 @@ def test_a_completion_takes_one_prompt(server: Server, prompt: object) -> None:
 
 
 def test_a_missing_model_and_broken_json_are_400(server: Server) -> None:
-    missing = post(server, "/v1/chat/completions", {"messages": []})
+    missing = post(server, "/v1/chat/completions", {"messages": CHAT["messages"]})
     broken = post(server, "/v1/chat/completions", "no object")
 
     assert missing.status_code == broken.status_code == 400

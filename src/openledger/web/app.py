@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from openledger.core.errors import NotFoundError, OpenLedgerError, UnavailableError
 from openledger.serving.engine import Stats
+from openledger.web.description import describe
 from openledger.web.errors import (
     UnsupportedMediaError,
     json_response,
@@ -70,6 +71,7 @@ def create_app(parts: Parts, config: Config) -> FastAPI:
     app.include_router(PlatformApi(parts.books, parts.evidence, door, threads).router())
     if parts.operations is not None:
         app.include_router(OperationsApi(parts.operations, parts.token).router())
+    app.add_api_route("/openapi.json", operations.description, methods=["GET"])
     app.add_api_route("/healthz", operations.health, methods=["GET"])
     app.add_api_route("/readyz", operations.ready, methods=["GET"])
     app.add_api_route("/metrics", operations.metrics, methods=["GET"])
@@ -91,6 +93,9 @@ class _Operations:
 
     async def health(self, _: Request) -> Response:
         return json_response(Health("ok"))
+
+    async def description(self, _: Request) -> Response:
+        return json_response(describe())
 
     async def ready(self, _: Request) -> Response:
         reason = await run_sync(self._parts.unready)
@@ -114,7 +119,10 @@ class _Operations:
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
-    status = cast(HTTPException, error).status_code  # the handler is registered for it alone
+    found = cast(HTTPException, error)  # the handler is registered for it alone
+    status = found.status_code
     phrase = HTTPStatus(status).phrase.lower()
     message = f"{request.method} {request.url.path}: {phrase}"
-    return plain_error_response(status, phrase.replace(" ", "_"), message)
+    response = plain_error_response(status, phrase.replace(" ", "_"), message)
+    response.headers.update(found.headers or {})  # of a 405, the methods that there are
+    return response

@@ -40,7 +40,7 @@ log = structlog.get_logger()
 _RECEIPT = "OpenLedger-Receipt"
 _CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is left to read it
 _PING_S = 15
-_LONGEST_KEY = 128
+LONGEST_KEY = 128
 _DONE = "[DONE]"
 
 
@@ -263,8 +263,8 @@ class _Stream(EventSourceResponse):
 
 def _idempotency_key(request: Request) -> str | None:
     key = request.headers.get("Idempotency-Key")
-    if key is not None and not 0 < len(key) <= _LONGEST_KEY:
-        raise InvalidInputError(f"an Idempotency-Key has 1 to {_LONGEST_KEY} characters")
+    if key is not None and not 0 < len(key) <= LONGEST_KEY:
+        raise InvalidInputError(f"an Idempotency-Key has 1 to {LONGEST_KEY} characters")
     return key
 
 
