@@ -156,6 +156,16 @@ def test_options_reach_the_call(server: Server) -> None:
     assert not request.is_streamed
 
 
+@pytest.mark.parametrize("field", ["max_tokens", "top_k", "seed"])
+def test_an_integer_may_be_written_with_a_point(server: Server, field: str) -> None:
+    response = post(server, "/v1/chat/completions", CHAT | {field: 5.0})
+    value = getattr(server.started[0].request, field)
+
+    assert response.status_code == 200
+    assert (value, type(value)) == (5, int)
+    assert post(server, "/v1/chat/completions", CHAT | {field: 5.5}).status_code == 400
+
+
 def test_the_header_sets_the_cap_when_the_body_does_not(server: Server) -> None:
     post(server, "/v1/chat/completions", CHAT, **{"OpenLedger-Max-Cost": "0.5"})
 

@@ -47,7 +47,15 @@ REFUSED: dict[str, tuple[object, ...]] = {
 }
 
 
-Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+# In JSON 5.0 is an integer, too, and some clients write it so.
+Count = (
+    Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    | Annotated[float, Meta(ge=1, le=2**31 - 1, multiple_of=1)]
+)
+Seed = (
+    Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+    | Annotated[float, Meta(ge=-(2**63), le=2**63 - 1, multiple_of=1)]
+)
 Text = Annotated[str, Meta(min_length=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Amount = Annotated[str, Meta(extra_json_schema={"pattern": AMOUNT_PATTERN})]
@@ -94,14 +102,14 @@ class CallBody(msgspec.Struct, frozen=True, kw_only=True):
     """The fields that both routes share; null is as good as absent."""
 
     model: str
-    max_tokens: Tokens | None = None
+    max_tokens: Count | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Tokens | None = None
+    top_k: Count | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: Seed | None = None
     stop: Text | Annotated[list[Text], Meta(max_length=4)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -112,7 +120,7 @@ class ChatBody(CallBody, frozen=True, kw_only=True):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[MessageBody], Meta(min_length=1)]
-    max_completion_tokens: Tokens | None = None
+    max_completion_tokens: Count | None = None
 
 
 class CompletionBody(CallBody, frozen=True, kw_only=True):
@@ -144,7 +152,7 @@ def parse_chat(raw: bytes, payer: Payer, max_cost: str | None) -> ParsedCall:
     request = msgspec.structs.replace(
         _request(body, payer, max_cost),
         messages=messages,
-        max_tokens=body.max_tokens if limit is None else limit,
+        max_tokens=_whole(body.max_tokens if limit is None else limit),
     )
     return _parsed(body, request, warnings)
 
@@ -208,14 +216,14 @@ def _request(body: CallBody, payer: Payer, max_cost: str | None) -> InferenceReq
     return InferenceRequest(
         payer=payer,
         model=_model(body),
-        max_tokens=body.max_tokens,
+        max_tokens=_whole(body.max_tokens),
         temperature=_given(body.temperature, 1.0),
         top_p=_given(body.top_p, 1.0),
-        top_k=body.top_k,
+        top_k=_whole(body.top_k),
         repetition_penalty=_given(body.repetition_penalty, 1.0),
         presence_penalty=_given(body.presence_penalty, 0.0),
         frequency_penalty=_given(body.frequency_penalty, 0.0),
-        seed=body.seed,
+        seed=_whole(body.seed),
         stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
         max_cost=None if max_cost is None else from_open(max_cost),
         is_audited=body.openledger is not None and body.openledger.attribution == "audited",
@@ -255,6 +263,10 @@ def _written_out(members: Sequence[MemberBody]) -> str:
 
 def _given(value: float | None, default: float) -> float:
     return default if value is None else value
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
 
 
 def _parsed(body: CallBody, request: InferenceRequest, warnings: tuple[str, ...]) -> ParsedCall:
