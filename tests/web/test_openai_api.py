@@ -234,6 +234,8 @@ ONE = {"model": MODEL}
         ),
         (mixed(ONE | {"weight": "-0.000000001"}, ONE), f"mix:{MODEL}*-0.000000001+{MODEL}*1"),
         (mixed(ONE), MODEL),
+        # They are not divided by their sum, so that it may be 0: a difference of two releases.
+        (mixed(ONE, ONE | {"weight": -1}), f"mix:{MODEL}*1+{MODEL}*-1"),
         ({"model": MODEL, "openledger": {"mix": None}}, MODEL),
     ],
 )
@@ -271,6 +273,18 @@ def test_a_mix_that_is_none_is_a_400_that_says_why(
 
     assert response.status_code == 400
     assert (error["param"], reason in error["message"]) == (param, True), error
+    assert server.started == []
+
+
+@pytest.mark.parametrize("weight", ["NaN", "Infinity", "1e999", "-1e999"])
+def test_a_weight_that_json_does_not_know_is_a_400(server: Server, weight: str) -> None:
+    body = json.dumps(CHAT | mixed(ONE | {"weight": "W"})).replace('"W"', weight)
+
+    async def call() -> httpx.Response:
+        async with client(server) as http:
+            return await http.post("/v1/chat/completions", content=body)
+
+    assert asyncio.run(call()).status_code == 400
     assert server.started == []
 
 
