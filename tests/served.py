@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from openledger.lm.base import load_base
+from openledger.lm.base import BaseModel, load_base
 from openledger.operations.wallets import NewKey
 from openledger.serving.batch import Chunk
 from openledger.serving.embedded import EmbeddedEngine
@@ -34,8 +34,10 @@ _PATIENCE_S = 30.0
 class HeldRunner(LlamaRunner):
     """Takes only as many steps as it may, where anybody said so."""
 
-    _changed = Condition()
-    _left: int | None = None
+    def __init__(self, base: BaseModel, packed: Path) -> None:
+        super().__init__(base, packed)
+        self._changed = Condition()
+        self._left: int | None = None
 
     def hold(self, steps: int | None) -> None:
         """Let so many more steps happen; None: all."""

@@ -29,11 +29,10 @@ def python_of(name: str) -> Path:
     with _alone(folder):
         if not whole.exists():
             shutil.rmtree(folder, ignore_errors=True)  # half of one
-            _run(sys.executable, "-m", "venv", "--without-pip", str(folder))
             pip = ("-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps")
-            missing = _run(sys.executable, *pip, "--requirement", str(pins))
-            if missing:
-                pytest.skip(f"{name} is not tested: pip could not install {pins}: {missing}")
+            why = _run("-m", "venv", "--without-pip", str(folder)) or _run(*pip, "-r", str(pins))
+            if why:
+                pytest.skip(f"{name} is not tested: what {pins} names cannot be installed: {why}")
             whole.touch()
     return python
 
@@ -46,10 +45,13 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _run(*command: str) -> str:
-    """What went wrong, in a line; empty if nothing did."""
+def _run(*arguments: str) -> str:
+    """What went wrong with Python, in a line; empty if nothing did."""
+    command = [sys.executable, *arguments]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S)
     except subprocess.TimeoutExpired as error:
         return str(error)
-    return found.stderr.strip().rpartition("\n")[2] if found.returncode else ""
+    if found.returncode == 0:
+        return ""
+    return found.stderr.strip().rpartition("\n")[2] or f"exit code {found.returncode}"
