@@ -382,7 +382,12 @@ class Connection:
     """An ASGI connection whose caller hangs up, or takes nothing more, when told."""
 
     def __init__(
-        self, body: object, fails_at: int | None = None, stuck_at: int | None = None
+        self,
+        body: object,
+        fails_at: int | None = None,
+        stuck_at: int | None = None,
+        *,
+        is_cut: bool = False,
     ) -> None:
         self.sent: list[Message] = []
         self.hang_up = asyncio.Event()
@@ -390,11 +395,12 @@ class Connection:
         self._is_read = False
         self._fails_at = fails_at
         self._stuck_at = stuck_at
+        self._is_cut = is_cut  # its body never ends
 
     async def receive(self) -> Message:
         if not self._is_read:
             self._is_read = True
-            return {"type": "http.request", "body": self._raw, "more_body": False}
+            return {"type": "http.request", "body": self._raw, "more_body": self._is_cut}
         await self.hang_up.wait()
         return {"type": "http.disconnect"}
 
@@ -425,6 +431,15 @@ class Connection:
             "server": ("127.0.0.1", 8700),
         }
         await create_app(server.parts(), config)(scope, self.receive, self.send)
+
+
+def test_a_caller_who_hangs_up_before_all_is_asked_is_no_fault_of_ours(server: Server) -> None:
+    connection = Connection(CHAT, is_cut=True)
+    connection.hang_up.set()
+    asyncio.run(connection.run(server))
+
+    assert server.started == []
+    assert [message.get("status") for message in connection.sent][:1] == [499]
 
 
 @pytest.mark.parametrize("is_streamed", [True, False])

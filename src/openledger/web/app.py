@@ -9,6 +9,7 @@ from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from openledger.core.errors import NotFoundError, OpenLedgerError, UnavailableError
 from openledger.serving.engine import Stats
@@ -17,6 +18,7 @@ from openledger.web.errors import (
     UnsupportedMediaError,
     json_response,
     on_bug,
+    on_hang_up,
     on_openledger_error,
     plain_error_response,
 )
@@ -78,6 +80,7 @@ def create_app(parts: Parts, config: Config) -> FastAPI:
     app.add_api_route("/rpc", operations.rpc, methods=["POST"])
     app.add_exception_handler(OpenLedgerError, on_openledger_error)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientDisconnect, on_hang_up)
     app.add_exception_handler(Exception, on_bug)
     hosts = frozenset(host.lower() for host in config.hosts)
     limits = Limits(config.max_body_bytes, PREFIX, config.max_upload_bytes)

@@ -19,6 +19,8 @@ from openledger.core.errors import (
     UnavailableError,
 )
 
+CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is left to read it
+
 
 class TooLargeError(InvalidInputError):
     """The body is larger than this server takes."""
@@ -115,6 +117,11 @@ def json_response(
 async def on_openledger_error(_: Request, error: Exception) -> Response:
     """Exception handler for every error raised on purpose."""
     return error_response(cast(OpenLedgerError, error))  # the handler is registered for it alone
+
+
+async def on_hang_up(_: Request, __: Exception) -> Response:
+    """Exception handler for callers who leave before their request is whole."""
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def on_bug(_: Request, __: Exception) -> Response:

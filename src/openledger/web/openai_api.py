@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from openledger.core.errors import InvalidInputError, NotFoundError, OpenLedgerError
 from openledger.core.money import CURRENCY, to_open
 from openledger.settlement.price import TOKENS_PER_PRICE, Price
-from openledger.web.errors import envelope, json_response
+from openledger.web.errors import CLIENT_CLOSED_REQUEST, envelope, json_response
 from openledger.web.guard import Door
 from openledger.web.inference import (
     Feed,
@@ -38,7 +38,6 @@ from openledger.web.wire.calls import ParsedCall, parse_chat, parse_completion
 log = structlog.get_logger()
 
 _RECEIPT = "OpenLedger-Receipt"
-_CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is left to read it
 _PING_S = 15
 LONGEST_KEY = 128
 _DONE = "[DONE]"
@@ -170,7 +169,7 @@ class OpenAiApi:
             return _Stream(reply.events(feed), feed, headers, self._slow_reader_s)
         result = await finish(feed, request)
         if result is None:
-            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         headers["OpenLedger-Cost"] = to_open(result.fee)
         return json_response(reply.whole(result), headers=headers)
 
