@@ -24,7 +24,8 @@ COVERAGE = ("--phases", "coverage", "--exclude-path", "/v1/completions")
 def test_schemathesis_finds_nothing(served: Served, phase: tuple[str, ...], tmp_path: Path) -> None:
     headers = {"Authorization": f"Bearer {served.key}"}
     asked = {"model": MODELS[0], "prompt": "X:1", "max_tokens": 2}
-    answer = httpx.post(f"{served.url}/completions", json=asked, headers=headers).json()
+    url = f"{served.url}/completions"
+    answer = httpx.post(url, json=asked, headers=headers, timeout=60).json()
     command: list[str | Path] = [
         *(python_of("schemathesis"), "-m", "schemathesis.cli"),
         *("--config-file", HERE / "schemathesis.toml", "--no-color"),
