@@ -81,6 +81,8 @@ class Served(msgspec.Struct, frozen=True):
             finally:
                 for one in others:
                     one.cancel()
+        for one in others:
+            one.usage()  # it has ended
 
 
 @contextmanager
