@@ -37,7 +37,7 @@ from openledger.flows.money.infer.prepare import prepare
 from openledger.flows.money.infer.request import CallRequest, CallResult, Desk, Prepared
 from openledger.lm.tokenizer import Tokenizer
 from openledger.serving.engine import AdapterRef
-from openledger.settings import ChainSettings, HomeSettings, ModelSettings, Settings
+from openledger.settings import ChainSettings, HomeSettings, ModelSettings, ServeSettings, Settings
 from openledger.settlement.price import Price, SplitPolicy
 from openledger.settlement.shares import (
     ClusterScore,
@@ -75,10 +75,11 @@ def settings(home: Path) -> Settings:
 
 
 @contextmanager
-def open_copy(source: Path, home: Path) -> Iterator[Platform]:
+def open_copy(source: Path, home: Path, serve: ServeSettings | None = None) -> Iterator[Platform]:
     """A copy of a closed home, opened."""
     shutil.copytree(source, home)
-    with open_platform(settings(home)) as platform:
+    wanted = msgspec.structs.replace(settings(home), serve=serve or ServeSettings())
+    with open_platform(wanted) as platform:
         yield platform
 
 

@@ -51,6 +51,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stop_timeout_s: Annotated[int, msgspec.Meta(ge=0)] = 30  # for what is under way at the end
     embed_tokens: Annotated[int, msgspec.Meta(ge=0)] = 20_000  # free, a minute for each payer
     max_body_mb: Annotated[int, msgspec.Meta(ge=1)] = 64  # of the files of one command, together
+    slow_reader_s: Annotated[int, msgspec.Meta(ge=1)] = 30  # until one who reads nothing is dropped
 
 
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -105,3 +105,16 @@ def test_every_setting_stands_in_the_reference() -> None:
     }
 
     assert set(re.findall(r"^\| `(\w+\.\w+)`", page, re.M)) == names
+
+
+def test_every_client_stands_in_the_reference_with_the_version_that_is_tested() -> None:
+    pins = (ROOT / "tests" / "clients" / "requirements").glob("*.txt")
+    tested = re.findall(
+        r"^(openai|langchain-openai|litellm|schemathesis)==(\S+)$",
+        "\n".join(path.read_text(encoding="utf-8") for path in sorted(pins)),
+        re.M,
+    )
+    page = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
+    stated = re.findall(r"^(?:\| )?`([\w-]+)`(?: \|)? (\d+\.\d+\.\d+)", page, re.M)
+
+    assert sorted(set(tested)) == sorted(stated)

@@ -46,7 +46,7 @@ def test_a_hold_covers_every_answer_it_allows(
 
     try:
         made = hold(Ask(into, most, max_cost), terms, open_channel, rich, now_s=0)
-    except InvalidInputError:
+    except InsufficientBalanceError:
         assert fee(price, into, 1) > max_cost
         return
 
@@ -101,9 +101,9 @@ def test_the_payers_conditions_hold() -> None:
 
 
 def test_a_cost_limit_below_the_prompt_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="prompt's price"):
+    with pytest.raises(InsufficientBalanceError, match="prompt's price"):
         hold(Ask(1_000, 20, Wei(8)), TERMS, CHANNEL, RICH, now_s=0)
-    with pytest.raises(InvalidInputError, match="one output token"):
+    with pytest.raises(InsufficientBalanceError, match="one output token"):
         hold(Ask(0, 20, Wei(7)), TERMS, CHANNEL, RICH, now_s=0)
 
 

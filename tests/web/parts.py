@@ -14,6 +14,7 @@ from openledger.core.errors import (
     EngineFaultError,
     InsufficientBalanceError,
     InvalidInputError,
+    ModelNotFoundError,
     NotFoundError,
     UnauthenticatedError,
     UnavailableError,
@@ -47,6 +48,7 @@ class ScriptedInference:
         self.fingerprint = "fp_0123"
         self.taken: list[str] = []
         self.is_cancelled = Event()
+        self.handed: int | None = None  # pieces that reached a caller who hung up
         self._gate = gate
         self._begun = begun
         self._breaks = breaks
@@ -69,7 +71,8 @@ class ScriptedInference:
             "".join(self.taken), "stop", 7, 4, Wei(10**15), parts, cached_tokens=3
         )
 
-    def cancel(self) -> None:
+    def cancel(self, pieces: int) -> None:
+        self.handed = pieces
         self.is_cancelled.set()
 
 
@@ -160,7 +163,7 @@ class Server:
         for card in self.models():
             if name in (card.name, card.name.partition("@")[0]):
                 return card
-        raise NotFoundError(f"no model {name}{did_you_mean(name, [MODEL])}", param="model")
+        raise ModelNotFoundError(f"no model {name}{did_you_mean(name, [MODEL])}", param="model")
 
     def identify(self, key: str) -> Payer:
         if key != KEY:
@@ -196,22 +199,30 @@ def client(server: Server, config: Config = DEFAULTS, **changes: object) -> http
 
 
 class Connection:
-    """An ASGI connection whose caller hangs up when told."""
+    """An ASGI connection whose caller hangs up, or takes nothing more, when told."""
 
     def __init__(
-        self, body: object, fails_at: int | None = None, path: str = "/v1/chat/completions"
+        self,
+        body: object,
+        fails_at: int | None = None,
+        stuck_at: int | None = None,
+        *,
+        path: str = "/v1/chat/completions",
+        is_cut: bool = False,
     ) -> None:
         self.sent: list[Message] = []
         self.hang_up = asyncio.Event()
         self._raw = json.dumps(body).encode()
         self._is_read = False
         self._fails_at = fails_at
+        self._stuck_at = stuck_at
         self._path = path
+        self._is_cut = is_cut  # its body never ends
 
     async def receive(self) -> Message:
         if not self._is_read:
             self._is_read = True
-            return {"type": "http.request", "body": self._raw, "more_body": False}
+            return {"type": "http.request", "body": self._raw, "more_body": self._is_cut}
         await self.hang_up.wait()
         return {"type": "http.disconnect"}
 
@@ -219,8 +230,10 @@ class Connection:
         self.sent.append(message)
         if len(self.sent) == self._fails_at:
             raise OSError("the caller is gone")
+        if len(self.sent) == self._stuck_at:
+            await asyncio.Event().wait()
 
-    async def run(self, server: Server) -> None:
+    async def run(self, server: Server, config: Config = DEFAULTS) -> None:
         headers = [
             (b"host", b"localhost"),
             (b"authorization", AUTHORIZED["Authorization"].encode()),
@@ -239,4 +252,4 @@ class Connection:
             "client": ("127.0.0.1", 5),
             "server": ("127.0.0.1", 8700),
         }
-        await create_app(server.parts(), Config())(scope, self.receive, self.send)
+        await create_app(server.parts(), config)(scope, self.receive, self.send)

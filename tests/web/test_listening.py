@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from openledger.core.errors import InvalidInputError, UnavailableError
-from openledger.web.listening import command_host, listen, names
+from openledger.web.listening import command_host, drop_slow_readers, listen, names
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,18 @@ def test_a_taken_port_of_loopback_is_told_too() -> None:
 def test_an_address_of_another_machine_is_wrong_input(host: str) -> None:
     with pytest.raises(InvalidInputError, match="to an IPv4 address of this machine"):
         listen(host, 0)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has none")
+def test_a_connection_is_closed_by_the_system_when_its_other_end_takes_nothing() -> None:
+    listening = listen("127.0.0.1", 0)
+    drop_slow_readers(listening.sockets, 7)
+    (door,) = listening.sockets
+    door.listen()
+    with socket.create_connection(door.getsockname()):
+        accepted, _ = door.accept()
+        patience_ms = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        accepted.close()
+    listening.close()
+
+    assert patience_ms == 7_000

@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
+from openledger.web.app import Config
 from tests.web.parts import MODEL, PIECES, RECEIPT, Connection, Server, client
 
 CHAT = {"model": "folk/reels", "messages": [{"role": "user", "content": "A reel, please"}]}
@@ -154,6 +155,16 @@ def test_options_reach_the_call(server: Server) -> None:
     assert not request.is_streamed
 
 
+@pytest.mark.parametrize("field", ["max_tokens", "top_k", "seed"])
+def test_an_integer_may_be_written_with_a_point(server: Server, field: str) -> None:
+    response = post(server, "/v1/chat/completions", CHAT | {field: 5.0})
+    value = getattr(server.started[0].request, field)
+
+    assert response.status_code == 200
+    assert (value, type(value)) == (5, int)
+    assert post(server, "/v1/chat/completions", CHAT | {field: 5.5}).status_code == 400
+
+
 def test_the_header_sets_the_cap_when_the_body_does_not(server: Server) -> None:
     post(server, "/v1/chat/completions", CHAT, **{"OpenLedger-Max-Cost": "0.5"})
 
@@ -222,6 +233,8 @@ ONE = {"model": MODEL}
         ),
         (mixed(ONE | {"weight": "-0.000000001"}, ONE), f"mix:{MODEL}*-0.000000001+{MODEL}*1"),
         (mixed(ONE), MODEL),
+        # They are not divided by their sum, so that it may be 0: a difference of two releases.
+        (mixed(ONE, ONE | {"weight": -1}), f"mix:{MODEL}*1+{MODEL}*-1"),
         ({"model": MODEL, "openledger": {"mix": None}}, MODEL),
     ],
 )
@@ -262,6 +275,18 @@ def test_a_mix_that_is_none_is_a_400_that_says_why(
     assert server.started == []
 
 
+@pytest.mark.parametrize("weight", ["NaN", "Infinity", "1e999", "-1e999"])
+def test_a_weight_that_json_does_not_know_is_a_400(server: Server, weight: str) -> None:
+    body = json.dumps(CHAT | mixed(ONE | {"weight": "W"})).replace('"W"', weight)
+
+    async def call() -> httpx.Response:
+        async with client(server) as http:
+            return await http.post("/v1/chat/completions", content=body)
+
+    assert asyncio.run(call()).status_code == 400
+    assert server.started == []
+
+
 def test_an_unknown_member_is_a_404_with_the_nearest_name(server: Server) -> None:
     asked = mixed(ONE, {"model": "folk/reel"})
     response = post(server, "/v1/chat/completions", CHAT | asked)
@@ -279,7 +304,7 @@ def test_a_completion_takes_one_prompt(server: Server, prompt: object) -> None:
 
 
 def test_a_missing_model_and_broken_json_are_400(server: Server) -> None:
-    missing = post(server, "/v1/chat/completions", {"messages": []})
+    missing = post(server, "/v1/chat/completions", {"messages": CHAT["messages"]})
     broken = post(server, "/v1/chat/completions", "no object")
 
     assert missing.status_code == broken.status_code == 400
@@ -314,6 +339,7 @@ def test_an_unknown_model_is_a_404_with_the_nearest_name(server: Server) -> None
     assert called.status_code == shown.status_code == 404
     assert MODEL in called.json()["error"]["message"]
     assert called.json()["error"]["param"] == "model"
+    assert called.json()["error"]["code"] == "model_not_found"  # LiteLLM goes by it
 
 
 def test_models_are_listed_and_shown_by_a_name_with_slashes(server: Server) -> None:
@@ -351,6 +377,15 @@ def test_a_fault_is_a_500_and_in_a_stream_an_error_line(server: Server) -> None:
     assert all(inference.is_cancelled.is_set() for inference in server.started)
 
 
+def test_a_caller_who_hangs_up_before_all_is_asked_is_no_fault_of_ours(server: Server) -> None:
+    connection = Connection(CHAT, is_cut=True)
+    connection.hang_up.set()
+    asyncio.run(connection.run(server))
+
+    assert server.started == []
+    assert [message.get("status") for message in connection.sent][:1] == [499]
+
+
 @pytest.mark.parametrize("is_streamed", [True, False])
 def test_a_caller_who_hangs_up_stops_the_answer(server: Server, is_streamed: bool) -> None:
     async def story() -> None:
@@ -377,7 +412,15 @@ def test_a_stream_that_cannot_be_sent_is_cancelled(server: Server, fails_at: int
     asyncio.run(story())
 
     assert server.started[0].is_cancelled.is_set()
-    assert len(server.started[0].taken) <= max(0, fails_at - 2)
+    # Of what is sent, the first is the head, the second the opening: no piece of the answer.
+    assert server.started[0].handed == max(0, fails_at - 3)
+
+
+def test_who_takes_no_more_of_a_stream_is_dropped_in_time(server: Server) -> None:
+    connection = Connection(CHAT | {"stream": True}, stuck_at=4)
+    asyncio.run(asyncio.wait_for(connection.run(server, Config(slow_reader_s=0.05)), 5))
+
+    assert server.started[0].handed == 1  # after the head and the opening
 
 
 def test_an_answer_that_was_read_to_its_end_is_not_cancelled(server: Server) -> None:

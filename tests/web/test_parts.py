@@ -259,7 +259,7 @@ def test_an_open_call_has_a_receipt_without_halves(desk: Desk) -> None:
     books = GatewayBooks(desk.database, GATEWAY.account)
     pending = books.receipt(call.receipt_id)
     held = books.balance(PAYER).held
-    call.cancel()
+    call.cancel(0)
 
     assert not pending.is_complete
     assert msgspec.json.decode(pending.document)["call"] is None
@@ -288,10 +288,10 @@ def test_a_cancelled_stream_pays_for_what_was_taken(desk: Desk) -> None:
     pieces = iter(call)
     next(pieces)
     next(pieces)
-    call.cancel()
+    call.cancel(1)
 
     assert list(pieces) == []
-    assert call.result().completion_tokens >= 1
+    assert call.result().completion_tokens == 1
     assert call.result().fee == fee_of(
         PRICE, call.result().prompt_tokens, call.result().completion_tokens
     )
@@ -315,6 +315,23 @@ def test_versions_that_no_release_has_are_wrong_input(desk: Desk, version: str) 
 
     assert (asked.status_code, shown.status_code) == (400, 400)
     assert "not a model name" in asked.json()["error"]["message"]
+
+
+def test_an_unknown_model_is_told_as_openai_tells_it(desk: Desk) -> None:
+    error = ask(desk, "POST", "/v1/chat/completions", CHAT | {"model": "folk/reel"}).json()["error"]
+
+    assert (error["code"], error["param"]) == ("model_not_found", "model")
+    assert "did you mean folk/reels@1" in error["message"]
+
+
+def test_a_prompt_over_the_context_is_told_as_openai_tells_it(desk: Desk) -> None:
+    long = {"model": "folk/reels", "prompt": "X" * 300}
+    answer = ask(desk, "POST", "/v1/completions", long)
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+    assert "the context holds 256" in answer.json()["error"]["message"]
+    assert GatewayBooks(desk.database, GATEWAY.account).balance(PAYER).held == 0
 
 
 def test_an_unpublished_release_is_not_found(desk: Desk) -> None:
@@ -351,7 +368,7 @@ def test_a_repeat_gets_its_receipt_whatever_became_of_the_model(desk: Desk, chan
 
 def test_the_callers_seed_is_the_nonce_that_the_receipt_binds(desk: Desk) -> None:
     call = Till(desk).start(msgspec.structs.replace(request(), seed=7))
-    call.cancel()
+    call.cancel(0)
     with desk.database.read() as transaction:
         sealed = calls.get(transaction, call.receipt_id).private
     assert sealed is not None

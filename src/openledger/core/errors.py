@@ -32,10 +32,22 @@ class InvalidInputError(OpenLedgerError):
     code = "invalid_input"
 
 
+class ContextExceededError(InvalidInputError):
+    """The prompt leaves no room for an answer; clients of OpenAI's API know it by this code."""
+
+    code = "context_length_exceeded"
+
+
 class NotFoundError(OpenLedgerError):
     """No thing of that name; the message holds the nearest names."""
 
     code = "not_found"
+
+
+class ModelNotFoundError(NotFoundError):
+    """No model of that name; clients of OpenAI's API know it by this code."""
+
+    code = "model_not_found"
 
 
 class NotAllowedError(OpenLedgerError):

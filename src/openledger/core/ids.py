@@ -21,12 +21,21 @@ RANDOM_BYTES = 16
 MIX = "mix:"
 MOST_WEIGHT = 10  # of a member of a mix, to either side of 0
 _CHECKSUM_LENGTH = 3
-_NAME = re.compile(r"(?P<owner>[a-z0-9][a-z0-9-]{0,38})/(?P<name>[a-z0-9][a-z0-9._-]{0,62})")
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_OWNER, _TITLE, _NUMBER = "[a-z0-9][a-z0-9-]{0,38}", "[a-z0-9][a-z0-9._-]{0,62}", "[1-9][0-9]{0,8}"
+_NAME = re.compile(f"(?P<owner>{_OWNER})/(?P<name>{_TITLE})")
+_VERSION = re.compile(_NUMBER)
 _WEIGHT = re.compile(r"-?[0-9]+(\.[0-9]+)?")  # no exponent: its "+" would begin a member
 _DECIMALS = len(str(PARTS_PER_BILLION)) - 1
 _MOST_DIGITS = len(str(MOST_WEIGHT * PARTS_PER_BILLION))
 _SUGGESTIONS = 3
+
+# For those who check before they ask; what no pattern can say is not in them.
+RELEASE_PATTERN = f"{_OWNER}/{_TITLE}(@{_NUMBER})?"
+WEIGHT_PATTERN = r"-?([0-9](\.[0-9]{1,9})?|10(\.0{1,9})?)"
+MIX_PATTERN = (
+    rf"mix:{RELEASE_PATTERN}(\*{WEIGHT_PATTERN})?(\+{RELEASE_PATTERN}(\*{WEIGHT_PATTERN})?)*"
+)
+RECEIPT_PATTERN = "((chat)?cmpl-)?rcp_[a-z2-7]{29}"
 
 
 class ReleaseName(msgspec.Struct, frozen=True):

@@ -37,4 +37,5 @@ def from_open(text: str) -> Wei:
     return Wei(int("".join(map(str, amount.digits))) * 10**shift)
 
 
+AMOUNT_PATTERN = r"^[0-9]{1,20}(\.[0-9]{1,18})?$"  # of what `from_open` reads, and people write
 _ADVICE = "an amount of OPEN is a decimal such as 0.10 with at most 18 places, not {!r}"

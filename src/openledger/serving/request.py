@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import msgspec
 
-from openledger.core.errors import InvalidInputError
+from openledger.core.errors import ContextExceededError, InvalidInputError
 from openledger.core.types import Digest
 
 SEED_BYTES = 32
@@ -116,12 +116,13 @@ def check_request(
     `keeps_hidden` is whether the engine can.
 
     Raises:
-        InvalidInputError: empty or over-long prompt, unknown token id, `max_tokens` or deadline
-            not above zero, an adapter twice in the mix; hidden states are asked for in vain.
+        ContextExceededError: over-long prompt.
+        InvalidInputError: empty prompt, unknown token id, `max_tokens` or deadline not above zero,
+            an adapter twice in the mix; hidden states are asked for in vain.
     """
     length = len(request.prompt_ids)
     if length >= context:
-        raise InvalidInputError(
+        raise ContextExceededError(
             f"the prompt has {length} tokens and the context holds {context}, answer included; "
             "shorten the prompt"
         )

@@ -46,9 +46,10 @@ def hold(ask: Ask, terms: Terms, channel: Channel, purse: Purse, now_s: int) -> 
     """Decide the hold of a call.
 
     Raises:
-        InvalidInputError: `max_tokens` below one, or `max_cost` below the prompt's price.
+        InvalidInputError: `max_tokens` below one.
         NotAllowedError: the terms break the payer's own conditions.
-        InsufficientBalanceError: balance, voucher or daily cap cannot cover the call.
+        InsufficientBalanceError: balance, voucher or daily cap cannot cover the call, or
+            `max_cost` the prompt and one token.
     """
     if ask.max_tokens < 1:
         raise InvalidInputError(f"max_tokens is {ask.max_tokens}; ask for at least 1")
@@ -89,11 +90,13 @@ def _affordable(ask: Ask, price: Price) -> int:
         return ask.max_tokens
     prompt = fee(price, ask.input_tokens, 0)
     if prompt > ask.max_cost:
-        raise InvalidInputError(f"max_cost is below the prompt's price of {prompt} wei; raise it")
+        raise InsufficientBalanceError(
+            f"max_cost is below the prompt's price of {prompt} wei; raise it"
+        )
     if price.output_1k == 0:
         return ask.max_tokens
     left = (ask.max_cost - price.request) * TOKENS_PER_PRICE - ask.input_tokens * price.input_1k
     affordable = min(ask.max_tokens, left // price.output_1k)
     if affordable < 1:
-        raise InvalidInputError("max_cost does not buy one output token; raise it")
+        raise InsufficientBalanceError("max_cost does not buy one output token; raise it")
     return affordable

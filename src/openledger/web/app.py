@@ -9,14 +9,17 @@ from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from openledger.core.errors import NotFoundError, OpenLedgerError, UnavailableError
 from openledger.serving.engine import Stats
+from openledger.web.description import describe
 from openledger.web.embeddings import Embeddings, EmbeddingsApi
 from openledger.web.errors import (
     UnsupportedMediaError,
     json_response,
     on_bug,
+    on_hang_up,
     on_openledger_error,
     plain_error_response,
 )
@@ -34,6 +37,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hosts: tuple[str, ...] = tuple(sorted(LOOPBACK_HOSTS))  # names it answers to, without port
     max_body_bytes: int = 1 << 20
     max_upload_bytes: int = 64 << 20  # of what an operation is given
+    slow_reader_s: float = 30.0  # how long a caller of a stream may take nothing of it
     max_calls: int = 256  # calls that wait for a token at the same time, each in a thread
 
 
@@ -66,18 +70,21 @@ def create_app(parts: Parts, config: Config) -> FastAPI:
     door = Door(parts.keys, parts.pace, threads)
     operations = _Operations(parts)
     app = FastAPI(title="OpenLedger", docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(OpenAiApi(parts.inferences, parts.catalogue, door, threads).router())
+    api = OpenAiApi(parts.inferences, parts.catalogue, door, threads, config.slow_reader_s)
+    app.include_router(api.router())
     if parts.embeddings is not None:
         app.include_router(EmbeddingsApi(parts.embeddings, door, threads).router())
     app.include_router(PlatformApi(parts.books, parts.evidence, door, threads).router())
     if parts.operations is not None:
         app.include_router(OperationsApi(parts.operations, parts.token).router())
+    app.add_api_route("/openapi.json", operations.description, methods=["GET"])
     app.add_api_route("/healthz", operations.health, methods=["GET"])
     app.add_api_route("/readyz", operations.ready, methods=["GET"])
     app.add_api_route("/metrics", operations.metrics, methods=["GET"])
     app.add_api_route("/rpc", operations.rpc, methods=["POST"])
     app.add_exception_handler(OpenLedgerError, on_openledger_error)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientDisconnect, on_hang_up)
     app.add_exception_handler(Exception, on_bug)
     hosts = frozenset(host.lower() for host in config.hosts)
     limits = Limits(config.max_body_bytes, PREFIX, config.max_upload_bytes)
@@ -93,6 +100,9 @@ class _Operations:
 
     async def health(self, _: Request) -> Response:
         return json_response(Health("ok"))
+
+    async def description(self, _: Request) -> Response:
+        return json_response(describe())
 
     async def ready(self, _: Request) -> Response:
         reason = await run_sync(self._parts.unready)
@@ -116,7 +126,10 @@ class _Operations:
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
-    status = cast(HTTPException, error).status_code  # the handler is registered for it alone
+    found = cast(HTTPException, error)  # the handler is registered for it alone
+    status = found.status_code
     phrase = HTTPStatus(status).phrase.lower()
     message = f"{request.method} {request.url.path}: {phrase}"
-    return plain_error_response(status, phrase.replace(" ", "_"), message)
+    response = plain_error_response(status, phrase.replace(" ", "_"), message)
+    response.headers.update(found.headers or {})  # of a 405, the methods that there are
+    return response

@@ -119,6 +119,11 @@ async def on_openledger_error(_: Request, error: Exception) -> Response:
     return error_response(cast(OpenLedgerError, error))  # the handler is registered for it alone
 
 
+async def on_hang_up(_: Request, __: Exception) -> Response:
+    """Exception handler for callers who leave before their request is whole."""
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
 async def on_bug(_: Request, __: Exception) -> Response:
     """Exception handler for what nobody foresaw; the server logs it with its traceback."""
     message = "something broke on our side; it cost nothing, try again"

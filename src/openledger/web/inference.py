@@ -1,7 +1,7 @@
 """What the web needs of one paid inference, and how its blocking tokens reach an async socket.
 
-One piece of text is pulled at a time, so the flow behind never runs ahead of the socket: a piece
-counts as handed over when the next one is asked for.
+One piece of text is pulled at a time, so the flow behind never runs ahead of the socket. A piece
+counts as handed over once the socket took it, whatever becomes of the caller then.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -104,8 +104,8 @@ class Inference(Protocol):
         """Settle the call, after the last piece; again gives the same."""
         ...
 
-    def cancel(self) -> None:
-        """Stop and settle what was handed over; harmless at any time and twice."""
+    def cancel(self, pieces: int) -> None:
+        """Stop, and settle that the first `pieces` reached the caller; harmless at its end."""
         ...
 
 
@@ -130,11 +130,13 @@ class Feed:
         self._threads = threads
         self._pieces = iter(inference)
         self._result: InferenceResult | None = None
+        self._taken = 0
 
     async def __aiter__(self) -> AsyncGenerator[str]:
         # Abandoned when the caller hangs up: `close` then ends the wait inside the thread.
         while (piece := await self._run(self._next, abandon=True)) is not None:
             yield piece
+            self._taken += 1  # here and not in a thread, which a caller who hangs up can outrun
 
     async def result(self) -> InferenceResult:
         """Settle the call, after its last piece."""
@@ -146,7 +148,7 @@ class Feed:
         """Cancel the call unless it came to its end; nothing interrupts this."""
         if self._result is None:
             with anyio.CancelScope(shield=True):
-                await self._run(self._inference.cancel)
+                await self._run(lambda: self._inference.cancel(self._taken))
 
     async def _run(self, function: Callable[[], T], *, abandon: bool = False) -> T:
         return await run_sync(function, limiter=self._threads, abandon_on_cancel=abandon)

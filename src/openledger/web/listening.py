@@ -6,6 +6,7 @@ address only listens on loopback as well, at the same port.
 
 import errno
 import socket
+from collections.abc import Iterable
 
 import msgspec
 
@@ -44,6 +45,17 @@ def listen(host: str, port: int) -> Listening:
             first.close()
             raise
     return Listening(tuple(sockets), f"http://{command_host(host)}:{port}")
+
+
+def drop_slow_readers(sockets: Iterable[socket.socket], seconds: int) -> None:
+    """Have the system close connections whose other end takes nothing for so long, where it can.
+
+    Otherwise what was written to one would be kept until it reads or goes. Connections inherit it
+    from the socket that accepts them.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # RFC 5482; Linux has it
+        for one in sockets:
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1_000 * seconds)
 
 
 def command_host(host: str) -> str:

@@ -11,10 +11,12 @@ from contextlib import aclosing
 from typing import Literal, Protocol
 
 import msgspec
+import structlog
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 from sse_starlette import EventSourceResponse
+from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
 from openledger.core.errors import InvalidInputError, NotFoundError, OpenLedgerError
@@ -33,8 +35,11 @@ from openledger.web.wire import answers
 from openledger.web.wire.answers import CHAT, COMPLETION, Choice, Head, Style
 from openledger.web.wire.calls import ParsedCall, parse_chat, parse_completion
 
+log = structlog.get_logger()
+
+_RECEIPT = "OpenLedger-Receipt"
 _PING_S = 15
-_LONGEST_KEY = 128
+LONGEST_KEY = 128
 _DONE = "[DONE]"
 
 
@@ -104,12 +109,17 @@ class OpenAiApi:
         catalogue: Catalogue,
         door: Door,
         threads: CapacityLimiter,
+        slow_reader_s: float,
     ) -> None:
-        """`threads` bounds how many calls can wait for a token at the same time."""
+        """`threads` bounds how many calls can wait for a token at the same time.
+
+        A caller who takes nothing of his stream for `slow_reader_s` is dropped.
+        """
         self._inferences = inferences
         self._catalogue = catalogue
         self._door = door
         self._threads = threads
+        self._slow_reader_s = slow_reader_s
 
     def router(self) -> APIRouter:
         """The routes."""
@@ -156,9 +166,9 @@ class OpenAiApi:
         feed = Feed(inference, self._threads)
         url = str(request.url_for("show_receipt", name=head.receipt_id))
         reply = _Reply(head, style, parsed, url)
-        headers = {"OpenLedger-Receipt": str(head.receipt_id)}
+        headers = {_RECEIPT: str(head.receipt_id)}
         if parsed.request.is_streamed:
-            return _Stream(reply.events(feed), feed, headers)
+            return _Stream(reply.events(feed), feed, headers, self._slow_reader_s)
         result = await finish(feed, request)
         if result is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -230,21 +240,32 @@ class _Reply:
 class _Stream(EventSourceResponse):
     """A stream that closes its feed even if not one byte of it could be sent."""
 
-    def __init__(self, events: AsyncGenerator[str], feed: Feed, headers: dict[str, str]) -> None:
-        super().__init__(events, headers=headers, ping=_PING_S, sep="\n")
+    def __init__(
+        self,
+        events: AsyncGenerator[str],
+        feed: Feed,
+        headers: dict[str, str],
+        slow_reader_s: float,
+    ) -> None:
+        super().__init__(
+            events, headers=headers, ping=_PING_S, sep="\n", send_timeout=slow_reader_s
+        )
         self._feed = feed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            # The connection ends with an answer that is not whole, which its reader can tell.
+            log.warning("slow reader dropped", receipt=self.headers[_RECEIPT])
         finally:
             await self._feed.close()
 
 
 def _idempotency_key(request: Request) -> str | None:
     key = request.headers.get("Idempotency-Key")
-    if key is not None and not 0 < len(key) <= _LONGEST_KEY:
-        raise InvalidInputError(f"an Idempotency-Key has 1 to {_LONGEST_KEY} characters")
+    if key is not None and not 0 < len(key) <= LONGEST_KEY:
+        raise InvalidInputError(f"an Idempotency-Key has 1 to {LONGEST_KEY} characters")
     return key
 
 

@@ -17,6 +17,14 @@ from openledger.web.guard import Door
 _ACCEPTED = 202
 
 
+class ReceiptDocument(msgspec.Struct, frozen=True):
+    """The public ring of a receipt; its halves are as they were signed."""
+
+    id: ReceiptId
+    call: msgspec.Raw | None  # None: the answer has not ended
+    statement: msgspec.Raw | None  # None: attribution is pending
+
+
 class ReceiptView(msgspec.Struct, frozen=True):
     """What the public may see of a receipt now."""
 

@@ -14,7 +14,7 @@ from openledger.core.ids import did_you_mean
 from openledger.storage.home import Server, new_token, remove_server, write_server
 from openledger.web.app import Config, Parts, create_app
 from openledger.web.inference import Payer
-from openledger.web.listening import listen, names
+from openledger.web.listening import drop_slow_readers, listen, names
 from openledger.web.operations.registry import IMPLEMENTATIONS, run
 from openledger.web.parts.books import BaseCard, GatewayBooks, KeyBook, ReleaseCatalogue
 from openledger.web.parts.embedder import Allowance, BaseEmbeddings
@@ -42,11 +42,13 @@ class RunningServer:
         settings = platform.settings.serve
         self._platform = platform
         self._listening = listen(settings.host, port)
+        drop_slow_readers(self._listening.sockets, settings.slow_reader_s)
         self.token = new_token()
         self.url = self._listening.url
         config = Config(
             hosts=names(settings.host, settings.hosts),
             max_upload_bytes=body_bytes(settings.max_body_mb << 20),
+            slow_reader_s=settings.slow_reader_s,
         )
         app = create_app(parts(platform, self.token), config)
         patience = uvicorn.Config(

@@ -154,6 +154,7 @@ class Models:
             max_active=settings.serve.max_active,
             max_waiting=settings.serve.max_queued,
             step_tokens=max(EngineConfig().step_tokens, 2 * settings.serve.max_active),
+            slow_reader_s=settings.serve.slow_reader_s,
             kv_bytes=settings.models.kv_mb << 20,
             adapter_bytes=settings.models.adapter_mb << 20,
         )

@@ -17,7 +17,7 @@ from openledger.storage.records.model import releases
 from openledger.storage.records.money import balances, calls
 from openledger.web.inference import Payer
 from openledger.web.openai_api import ModelCard
-from openledger.web.platform_api import Balance, ReceiptView
+from openledger.web.platform_api import Balance, ReceiptDocument, ReceiptView
 
 _SECOND_US = 1_000_000
 
@@ -29,14 +29,6 @@ class BaseCard(msgspec.Struct, frozen=True):
     context: int  # tokens
     owner: str = ""
     embeds: bool = False  # it stands in the list itself, for embeddings
-
-
-class ReceiptDocument(msgspec.Struct, frozen=True):
-    """The public ring of a receipt; its halves are as they were signed."""
-
-    id: ReceiptId
-    call: msgspec.Raw | None  # None: the answer has not ended
-    statement: msgspec.Raw | None  # None: attribution is pending
 
 
 class KeyBook:

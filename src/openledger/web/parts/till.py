@@ -78,8 +78,8 @@ class OpenCall:
             cached_tokens=ended.cached_tokens,
         )
 
-    def cancel(self) -> None:
-        self._call.cancel()
+    def cancel(self, pieces: int) -> None:
+        self._call.cancel(pieces)
 
     def _progress(self) -> tuple[bool, int | None]:
         """Whether it is attributed, and the number of its settled epoch."""

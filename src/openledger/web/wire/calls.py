@@ -7,30 +7,31 @@ and listed in `openledger.warnings`.
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from openledger.core.encoding import check_depth
 from openledger.core.errors import InvalidInputError
 from openledger.core.ids import (
+    RELEASE_PATTERN,
     WeightedName,
     checked_mix,
     model_text,
     parse_release_name,
     weight_ppb,
 )
-from openledger.core.money import from_open
+from openledger.core.money import AMOUNT_PATTERN, from_open
 from openledger.web.inference import InferenceRequest, Message, Payer
 
-_MAX_STOPS = 4
 _MIX = "mix"  # the model where the extension says of what
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _FIELD_AT_FAULT = re.compile(r"`\$\.(\w+)")
 _MISSING_FIELD = re.compile(r"required field `(\w+)`")
 
 # Fields that change the answer, with the values that ask for nothing.
-_REFUSED: dict[str, tuple[object, ...]] = {
+REFUSED: dict[str, tuple[object, ...]] = {
     "tools": ([],),
     "functions": ([],),
     "response_format": ({"type": "text"},),
@@ -46,17 +47,31 @@ _REFUSED: dict[str, tuple[object, ...]] = {
 }
 
 
+# In JSON 5.0 is an integer, too, and some clients write it so.
+Count = (
+    Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    | Annotated[float, Meta(ge=1, le=2**31 - 1, multiple_of=1)]
+)
+Seed = (
+    Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+    | Annotated[float, Meta(ge=-(2**63), le=2**63 - 1, multiple_of=1)]
+)
+Text = Annotated[str, Meta(min_length=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Amount = Annotated[str, Meta(extra_json_schema={"pattern": AMOUNT_PATTERN})]
+
+
 class TextPart(msgspec.Struct, frozen=True):
     """One part of a message's content."""
 
-    type: str
+    type: Annotated[str, Meta(extra_json_schema={"enum": ["text"]})]
     text: str = ""
 
 
 class MessageBody(msgspec.Struct, frozen=True):
     """One turn as the client sends it."""
 
-    role: str
+    role: Annotated[str, Meta(extra_json_schema={"enum": sorted(_ROLES)})]
     content: str | list[TextPart] | None = None
 
 
@@ -69,31 +84,33 @@ class StreamOptions(msgspec.Struct, frozen=True):
 class MemberBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One release of a mix."""
 
-    model: str
+    model: Annotated[str, Meta(extra_json_schema={"pattern": f"^{RELEASE_PATTERN}$"})]
     weight: Decimal = Decimal(1)  # so that 0.7 is seven tenths
 
 
 class Extension(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Our own options: `extra_body={"openledger": {...}}`."""
 
-    max_cost: str | None = None  # decimal, in OPEN
+    max_cost: Amount | None = None  # decimal, in OPEN
     attribution: Literal["influence", "audited"] = "influence"
-    mix: list[MemberBody] | None = None  # beside the model "mix"
+    mix: Annotated[list[MemberBody], Meta(extra_json_schema={"minItems": 1})] | None = (
+        None  # beside the model "mix"
+    )
 
 
 class CallBody(msgspec.Struct, frozen=True, kw_only=True):
     """The fields that both routes share; null is as good as absent."""
 
     model: str
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
+    max_tokens: Count | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: Count | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    seed: Seed | None = None
+    stop: Text | Annotated[list[Text], Meta(max_length=4)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     openledger: Extension | None = None
@@ -102,14 +119,14 @@ class CallBody(msgspec.Struct, frozen=True, kw_only=True):
 class ChatBody(CallBody, frozen=True, kw_only=True):
     """POST /v1/chat/completions."""
 
-    messages: list[MessageBody]
-    max_completion_tokens: int | None = None
+    messages: Annotated[list[MessageBody], Meta(min_length=1)]
+    max_completion_tokens: Count | None = None
 
 
 class CompletionBody(CallBody, frozen=True, kw_only=True):
     """POST /v1/completions."""
 
-    prompt: str | list[str]
+    prompt: Text | Annotated[list[Text], Meta(min_length=1, max_length=1)]
 
 
 class ParsedCall(msgspec.Struct, frozen=True):
@@ -129,26 +146,22 @@ def parse_chat(raw: bytes, payer: Payer, max_cost: str | None) -> ParsedCall:
     Raises:
         InvalidInputError: with the field at fault in `details["param"]`.
     """
-    body, warnings = decode_body(raw, ChatBody, _REFUSED)
+    body, warnings = decode_body(raw, ChatBody, REFUSED)
     messages = tuple(_message(one) for one in body.messages)
-    if not messages:
-        raise InvalidInputError("messages is empty; send at least one", param="messages")
     limit = body.max_completion_tokens
     request = msgspec.structs.replace(
         _request(body, payer, max_cost),
         messages=messages,
-        max_tokens=body.max_tokens if limit is None else limit,
+        max_tokens=_whole(body.max_tokens if limit is None else limit),
     )
     return _parsed(body, request, warnings)
 
 
 def parse_completion(raw: bytes, payer: Payer, max_cost: str | None) -> ParsedCall:
     """Read a plain completion call; errors as `parse_chat`."""
-    body, warnings = decode_body(raw, CompletionBody, _REFUSED)
-    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    if len(prompts) != 1 or not prompts[0]:
-        raise InvalidInputError("prompt is one text that is not empty", param="prompt")
-    request = msgspec.structs.replace(_request(body, payer, max_cost), prompt=prompts[0])
+    body, warnings = decode_body(raw, CompletionBody, REFUSED)
+    prompt = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
+    request = msgspec.structs.replace(_request(body, payer, max_cost), prompt=prompt)
     return _parsed(body, request, warnings)
 
 
@@ -177,10 +190,15 @@ def decode_body(
 def _refuse(fields: Mapping[str, msgspec.Raw], refused: Mapping[str, tuple[object, ...]]) -> None:
     for name, harmless in refused.items():
         value = msgspec.json.decode(fields[name]) if name in fields else None
-        if value is not None and value not in harmless:
+        if value is not None and not any(_is_same(value, one) for one in harmless):
             raise InvalidInputError(
                 f"{name} is not supported by this server; leave it out", param=name
             )
+
+
+def _is_same(value: object, other: object) -> bool:
+    """As JSON has it: there true is not 1."""
+    return value == other and isinstance(value, bool) == isinstance(other, bool)
 
 
 def _not_understood(reason: str) -> InvalidInputError:
@@ -207,15 +225,15 @@ def _request(body: CallBody, payer: Payer, max_cost: str | None) -> InferenceReq
     return InferenceRequest(
         payer=payer,
         model=_model(body),
-        max_tokens=body.max_tokens,
+        max_tokens=_whole(body.max_tokens),
         temperature=_given(body.temperature, 1.0),
         top_p=_given(body.top_p, 1.0),
-        top_k=body.top_k,
+        top_k=_whole(body.top_k),
         repetition_penalty=_given(body.repetition_penalty, 1.0),
         presence_penalty=_given(body.presence_penalty, 0.0),
         frequency_penalty=_given(body.frequency_penalty, 0.0),
-        seed=body.seed,
-        stop=_stops(body.stop),
+        seed=_whole(body.seed),
+        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
         max_cost=None if max_cost is None else from_open(max_cost),
         is_audited=body.openledger is not None and body.openledger.attribution == "audited",
         is_streamed=bool(body.stream),
@@ -256,13 +274,8 @@ def _given(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
-    stops = [stop] if isinstance(stop, str) else stop or []
-    if len(stops) > _MAX_STOPS or not all(stops):
-        raise InvalidInputError(
-            f"stop is at most {_MAX_STOPS} texts, none of them empty", param="stop"
-        )
-    return tuple(stops)
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
 
 
 def _parsed(body: CallBody, request: InferenceRequest, warnings: tuple[str, ...]) -> ParsedCall:

@@ -5,11 +5,11 @@ The official client asks for base64 unless told otherwise: float32, lowest byte 
 
 from base64 import b64encode
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
 from openledger.core.errors import InvalidInputError
@@ -26,7 +26,7 @@ class EmbeddingsBody(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     input: str | list[str | int | list[int]]
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: int | None = None
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
 
 
 class ParsedEmbeddings(msgspec.Struct, frozen=True):
@@ -77,8 +77,6 @@ def parse_embeddings(raw: bytes) -> ParsedEmbeddings:
         InvalidInputError: with the field at fault in `details["param"]`.
     """
     body, warnings = decode_body(raw, EmbeddingsBody, {})
-    if body.dimensions is not None and body.dimensions < 1:
-        raise InvalidInputError("dimensions is 1 or more", param="dimensions")
     return ParsedEmbeddings(
         model=body.model,
         inputs=_inputs(body.input),

@@ -66,7 +66,7 @@ def test_a_result_is_there_only_at_the_end(market: Platform, tokenizer: Tokenize
         ({"max_tokens": 0}, InvalidInputError, "max_tokens|tokens"),
         ({"max_tokens": -3}, InvalidInputError, "max_tokens|tokens"),
         ({"prompt": "X" * 5_000}, InvalidInputError, "context|prompt|tokens"),
-        ({"max_cost": Wei(1)}, InvalidInputError, "max_cost"),
+        ({"max_cost": Wei(1)}, InsufficientBalanceError, "max_cost"),
         ({"api_key": "sk-ol-1", "key_daily_cap": Wei(1)}, InsufficientBalanceError, "cap|day"),
         ({"api_key": "sk-ol-1", "key_total_cap": Wei(1)}, InsufficientBalanceError, "voucher|cap"),
         ({"decoding": Decoding(temperature_milli=9_000)}, InvalidInputError, "temperature"),
@@ -178,7 +178,7 @@ def test_a_dropped_stream_pays_for_what_was_handed_out(
     pieces = iter(made)
     next(pieces)
     next(pieces)
-    made.cancel()
+    made.cancel(1)
     rest = list(pieces)
     dropped = answer.start(desk, ask(market))
     next(iter(dropped))

@@ -78,8 +78,9 @@ class Inference:
         self._desk = desk
         self._prepared = prepared
         self._stream = stream
-        self._handed: list[int] = []  # tokens that certainly reached the caller
         self._made: list[int] = []  # all tokens read from the engine
+        self._made_by: list[int] = []  # how many they were when each piece was given
+        self._handed: list[int] = []  # those that a caller who hung up pays for
         self._text: list[str] = []
         self._ending: Ending | None = None  # the first one decides
         self._result: CallResult | None = None
@@ -90,7 +91,7 @@ class Inference:
         self.mix = prepared.choice.mix
 
     def __iter__(self) -> Iterator[str]:
-        """Pieces of text as they become certain; one counts as handed when the next is asked for.
+        """Pieces of text as they become certain.
 
         Raises:
             EngineFaultError: the engine broke; the call costs nothing.
@@ -103,8 +104,8 @@ class Inference:
                 piece = scanner.push(detokenizer.push(token.id))
                 if piece:
                     self._text.append(piece)
+                    self._made_by.append(len(self._made))
                     yield piece
-                    self._handed = list(self._made)
                 if scanner.is_stopped:
                     self._stream.cancel()
                     break
@@ -124,11 +125,13 @@ class Inference:
         if rest:
             yield rest
 
-    def cancel(self) -> CallResult:
-        """Stop; what was handed out is paid for. Harmless at any time and twice.
+    def cancel(self, pieces: int = 0) -> CallResult:
+        """Stop; the first `pieces` reached the caller and are paid for. Harmless when it has ended.
 
         A call whose receipt could not be stored costs nothing: this tries to say so once more.
         """
+        # Before the stream ends: another thread, waiting for the next piece, may close the call.
+        self._handed = self._made[: self._made_by[pieces - 1]] if pieces else []
         self._stream.cancel()
         return self._close(self._cut())
 
@@ -184,7 +187,7 @@ class Replay:
         if self._result.text:
             yield self._result.text
 
-    def cancel(self) -> CallResult:
+    def cancel(self, pieces: int = 0) -> CallResult:  # noqa: ARG002 - as of an `Inference`
         """Nothing to stop."""
         return self._result
 

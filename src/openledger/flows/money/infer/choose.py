@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from openledger.core.errors import InvalidInputError, NotAllowedError, NotFoundError
+from openledger.core.errors import InvalidInputError, ModelNotFoundError, NotAllowedError
 from openledger.core.ids import WeightedName, parse_model
 from openledger.core.types import PARTS_PER_BILLION, Digest
 from openledger.settlement.price import MixMember, Terms, mixed_terms, model_name
@@ -59,7 +59,7 @@ def choose(
     Raises:
         InvalidInputError: no model's name; more members than `max_mix`, one twice, or such as
             cannot be mixed.
-        NotFoundError: a release does not exist, or is still being published.
+        ModelNotFoundError: a release does not exist, or is still being published.
         NotAllowedError: a release is deprecated, or cannot be audited.
     """
     wanted = parse_model(model)
@@ -91,7 +91,9 @@ def choose(
 def _offered(transaction: Transaction, wanted: WeightedName) -> _Offered:
     release = releases.by_name(transaction, wanted.name)
     if release.number is None:
-        raise NotFoundError(f"{release.full_name} is still being published; try again in a moment")
+        raise ModelNotFoundError(
+            f"{release.full_name} is still being published; try again in a moment", param="model"
+        )
     if release.deprecated_at is not None:
         raise NotAllowedError(f"{release.full_name} is deprecated; call a newer version")
     row = releases.terms_of(transaction, release.id, release.terms_version)

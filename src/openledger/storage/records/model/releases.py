@@ -3,7 +3,7 @@
 import msgspec
 from sqlalchemy import func, select
 
-from openledger.core.errors import ConflictError, NotFoundError
+from openledger.core.errors import ConflictError, ModelNotFoundError
 from openledger.core.ids import ReleaseName, did_you_mean
 from openledger.core.types import Account, Digest
 from openledger.storage.database import Transaction
@@ -166,7 +166,7 @@ def by_name(transaction: Transaction, name: ReleaseName) -> Release:
     """The release of this name; without a version, the newest published one not deprecated.
 
     Raises:
-        NotFoundError: none; the message holds the nearest names.
+        ModelNotFoundError: none; the message holds the nearest names.
     """
     query = select(releases).where(releases.c.owner == name.owner, releases.c.name == name.name)
     if name.version is None:
@@ -176,7 +176,8 @@ def by_name(transaction: Transaction, name: ReleaseName) -> Release:
     found = first(transaction, query.order_by(releases.c.version.desc()), Release)
     if found is None:
         known = sorted({release.full_name for release in list_all(transaction)})
-        raise NotFoundError(f"there is no model {name}{did_you_mean(str(name), known)}")
+        near = did_you_mean(str(name), known)
+        raise ModelNotFoundError(f"there is no model {name}{near}", param="model")
     return found
 
 
