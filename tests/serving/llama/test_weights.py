@@ -19,9 +19,12 @@ def test_products_are_those_of_the_matrix(make: Make, rows: int) -> None:
     wanted = x.double() @ weight.double().T
     tolerance = 0.02 if make is Int8Linear else 1e-5
 
-    found = make(weight)(x)
+    bias = matrix(1, 70, torch.float32)[0]
+
+    found, with_bias = make(weight)(x), make(weight, bias)(x)
 
     assert torch.allclose(found.double(), wanted, rtol=0, atol=tolerance)
+    assert torch.allclose(with_bias, found + bias, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("width", [8, 24, 45, 50, 64, 80])
@@ -67,7 +70,8 @@ def test_the_kernel_for_8_bits_gives_the_same_on_two_threads() -> None:
 def test_a_packed_product_has_the_same_bits_in_any_company(
     dtype: torch.dtype, out: int, width: int
 ) -> None:
-    linear, x = PackedLinear(matrix(out, width, dtype)), matrix(300, width, dtype)
+    bias = matrix(1, out, dtype)[0]
+    linear, x = PackedLinear(matrix(out, width, dtype), bias), matrix(300, width, dtype)
     whole = linear(x)
 
     for first, count in (
