@@ -19,7 +19,6 @@ from openledger.chain.index.rows import StoredEvent
 from openledger.core.encoding import digest_of
 from openledger.core.errors import (
     ChainUnavailableError,
-    InvalidInputError,
     OpenLedgerError,
     StoppedError,
 )
@@ -45,15 +44,9 @@ from openledger.lm.base import (
 from openledger.lm.checkpoint import load_adapter
 from openledger.serving.embedded import EmbeddedEngine
 from openledger.serving.engine import AdapterRef, Embedder, Engine
-from openledger.serving.engine import Config as EngineConfig
-from openledger.serving.runner import Arithmetic, LlamaRunner
-from openledger.serving.vllm.client import ServerConfig
-from openledger.serving.vllm.engine import Place, VllmEngine
-from openledger.settings import VllmSettings
 from openledger.settlement.receipt import NO_TRAINING_ROOT
 from openledger.storage import jobs
 from openledger.storage.database import Transaction
-from openledger.storage.home import Home
 from openledger.storage.jobs import ATTRIBUTE_JOB, Job
 from openledger.storage.private.sealed_folder import SealedFolder
 from openledger.storage.records.model import openings, releases, runs
@@ -63,6 +56,7 @@ from openledger.storage.records.model.runs import TRAIN_JOB, RunState
 from openledger.storage.records.money import balances, calls, idempotency
 from openledger.training.recipe import Recipe, best_precision
 from openledger.wiring.bases import TINY, base_folder
+from openledger.wiring.engine import open_engine
 from openledger.wiring.platform import now_us
 from openledger.wiring.private import open_private
 from openledger.worker import Handler
@@ -128,7 +122,10 @@ class Models:
             UnavailableError: the vLLM server of the settings does not answer.
             ConflictError: it serves another base model.
         """
-        engine = self._bare_engine()
+        # A copy of its own: training and attribution change the modules of theirs.
+        base = load_base(self.base_folder, self.base_digest, DTYPES[self.precision])
+        platform = self._platform
+        engine = open_engine(platform.settings, platform.home, base, self._threads)
         with self._platform.database.read() as transaction:
             served = releases.list_served(transaction)
         for release in served:
@@ -143,25 +140,6 @@ class Models:
     def embedder(self) -> Embedder | None:
         """The engine, if it makes vectors of texts."""
         return self.engine if isinstance(self.engine, EmbeddedEngine) else None
-
-    def _bare_engine(self) -> Engine:
-        # A copy of its own: training and attribution change the modules of theirs.
-        base = load_base(self.base_folder, self.base_digest, DTYPES[self.precision])
-        settings = self._platform.settings
-        config = EngineConfig(
-            threads=self._threads,
-            context=settings.models.context,
-            max_active=settings.serve.max_active,
-            max_waiting=settings.serve.max_queued,
-            step_tokens=max(EngineConfig().step_tokens, 2 * settings.serve.max_active),
-            slow_reader_s=settings.serve.slow_reader_s,
-            kv_bytes=settings.models.kv_mb << 20,
-            adapter_bytes=settings.models.adapter_mb << 20,
-        )
-        if settings.vllm.url:
-            return VllmEngine(_place(settings.vllm, self._platform.home), base, config)
-        arithmetic = Arithmetic(is_int8=settings.models.weights == "int8")
-        return EmbeddedEngine(LlamaRunner(base, self._platform.home.packed, arithmetic), config)
 
     def serve(self, release: Release) -> None:
         """Make a release callable."""
@@ -371,20 +349,6 @@ class Models:
 
     def _ref(self, release: Release) -> AdapterRef:
         return AdapterRef(release.adapter, self._platform.home.adapter(release.adapter))
-
-
-def _place(settings: VllmSettings, home: Home) -> Place:
-    folder = Path(settings.folder).expanduser() if settings.folder else home.shelf
-    key = _read_key(Path(settings.key_file)) if settings.key_file else None
-    server = ServerConfig(settings.url, key, settings.max_rank)
-    return Place(server, folder, settings.mount or str(folder.absolute()))
-
-
-def _read_key(path: Path) -> str:
-    try:
-        return path.expanduser().read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"vllm.key_file cannot be read: {error}") from error
 
 
 def _each(run: Callable[[Job], None]) -> Handler:
