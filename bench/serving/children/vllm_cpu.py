@@ -15,6 +15,7 @@ os.environ.update(
 import torch
 import vllm
 from vllm.lora.request import LoRARequest
+from vllm.outputs import CompletionOutput
 
 from bench.serving.children.loop import Setup, conversation, read_setup, serve
 
@@ -61,7 +62,7 @@ class Vllm:
 
     def _all(
         self, rows: int, adapters: int, how: vllm.SamplingParams
-    ) -> list[vllm.outputs.CompletionOutput]:
+    ) -> list[CompletionOutput]:
         chosen = [self._adapters[row % adapters] for row in range(rows)] if adapters else None
         found = self._engine.generate(
             self._prompts[:rows], how, lora_request=chosen, use_tqdm=False
