@@ -54,7 +54,7 @@ def targets() -> list[Target]:
         found.append(Target("own int8", "llama.cpp q8_0", cell, least))
         found.append(Target("own bfloat16", "llama.cpp q8_0", cell, None))
         found.append(Target("own float32", "llama.cpp f32", cell, None))
-    found.append(Target("own float32", "peft swap float32", Cell(32, 32), None))
+    found.append(Target("own float32", "peft swap float32", Cell(8, 8), None))
     return found
 
 

@@ -60,9 +60,7 @@ class Vllm:
         logprobs = [one.logprobs[0][token].logprob for one, token in zip(found, ids, strict=True)]
         return ids, logprobs
 
-    def _all(
-        self, rows: int, adapters: int, how: vllm.SamplingParams
-    ) -> list[CompletionOutput]:
+    def _all(self, rows: int, adapters: int, how: vllm.SamplingParams) -> list[CompletionOutput]:
         chosen = [self._adapters[row % adapters] for row in range(rows)] if adapters else None
         found = self._engine.generate(
             self._prompts[:rows], how, lora_request=chosen, use_tqdm=False

@@ -51,7 +51,7 @@ class _First(msgspec.Struct, frozen=True):
 
 
 class Start(msgspec.Struct, frozen=True):
-    """How a peer is started, and with which start."""
+    """How a peer is started, and with which files."""
 
     name: str  # of the contender
     module: str  # serves as `bench.serving.children` do

@@ -65,14 +65,16 @@ class PeftMixed:
 class PeftSwap:
     """`generate` for each adapter's rows in turn, switched by `set_adapter`."""
 
+    MOST = 8  # adapters: beyond, its time grows with their number, and takes the bench's
+
     def __init__(self, mixed: PeftMixed, precision: str) -> None:
         self.name = f"peft swap {precision}"
         self._prompts = mixed.world.prompts
         self._model = mixed.model
 
     def can(self, cell: Cell) -> bool:
-        """With adapters only."""
-        return cell.adapters > 0
+        """With a few adapters only."""
+        return 0 < cell.adapters <= self.MOST
 
     @torch.inference_mode()
     def run(self, cell: Cell, tokens: int) -> Cost:

@@ -4,6 +4,7 @@ import itertools
 import random
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,7 @@ from bench.table import Row, at_most
 from openledger.core.types import Digest
 from openledger.serving.engine import AdapterRef, Config
 from openledger.serving.llama.packed import PackedAdapter
+from openledger.serving.request import GenerationRequest
 from openledger.serving.runner import LlamaRunner
 
 MOST_LOST = 5.0  # % of the throughput, from the fewest adapters to the most
@@ -35,6 +37,12 @@ class ManyPlan(msgspec.Struct, frozen=True):
     rounds: int
     shape: Shape
     is_judged: bool = True
+
+
+class _Round(msgspec.Struct, frozen=True):
+    speed: float  # tokens for each CPU-second
+    loads: int  # adapters that were not in memory
+    calls: int
 
 
 class Pool(LlamaRunner):
@@ -71,13 +79,16 @@ def many_adapters(world: World, folder: Path, plan: ManyPlan) -> list[Row]:
         found = _rounds(engine, world, plan)
     name = f"{world.size.name} B{plan.callers}"
     rows = []
-    for count, speeds in found.items():
+    for count, rounds in found.items():
         title = f"{name}, {count} adapters by Zipf's law, {plan.slots} in memory"
-        rows.append(Row(title, statistics.median(speeds), "tok/CPU-s"))
+        rows.append(Row(title, statistics.median(one.speed for one in rounds), "tok/CPU-s"))
+        read = sum(one.loads for one in rounds) / sum(one.calls for one in rounds)
+        rows.append(Row(f"{title}, adapters read for 100 calls", 100 * read, ""))
     if plan.is_judged:
         least, most = plan.counts[0], plan.counts[-1]
         lost = 100 * statistics.median(
-            1 - after / before for before, after in zip(found[least], found[most], strict=True)
+            1 - after.speed / before.speed
+            for before, after in zip(found[least], found[most], strict=True)
         )
         rows.append(
             at_most(f"{name}: speed lost, {least} to {most} adapters", lost, "%", MOST_LOST)
@@ -85,9 +96,9 @@ def many_adapters(world: World, folder: Path, plan: ManyPlan) -> list[Row]:
     return rows
 
 
-def _rounds(engine: OwnEngine, world: World, plan: ManyPlan) -> dict[int, list[float]]:
-    """Tokens for each CPU-second, by the number of adapters, in rounds; the first warms up."""
-    found: dict[int, list[float]] = {count: [] for count in plan.counts}
+def _rounds(engine: OwnEngine, world: World, plan: ManyPlan) -> dict[int, list[_Round]]:
+    """By the number of adapters, in turns; the first of each warms up."""
+    found: dict[int, list[_Round]] = {count: [] for count in plan.counts}
     for turn, count in itertools.product(range(plan.rounds + 1), plan.counts):
         chooser = random.Random(turn)  # noqa: S311 - which adapter, no secret
         weights = [1 / (place + 1) for place in range(count)]
@@ -96,9 +107,17 @@ def _rounds(engine: OwnEngine, world: World, plan: ManyPlan) -> dict[int, list[f
             asker = Asker(world, plan.shape, f"{count} {turn} {caller}")
             drawn = chooser.choices(range(count), weights, k=plan.calls if turn else 1)
             callers.append([asker.ask([Digest(f"{number:064x}")]) for number in drawn])
-        started = time.process_time()
-        answers = all_at_once(engine, callers)
-        seconds = time.process_time() - started
-        tokens = sum(len(one.token_ids) for caller in answers for one in caller)
-        found[count].extend([tokens / seconds] if turn else [])
+        one = _timed(engine, callers)
+        found[count].extend([one] if turn else [])
     return found
+
+
+def _timed(engine: OwnEngine, callers: Sequence[Sequence[GenerationRequest]]) -> _Round:
+    started, loads = time.process_time(), engine.stats().adapter_loads
+    answers = list(itertools.chain.from_iterable(all_at_once(engine, callers)))
+    seconds = time.process_time() - started
+    return _Round(
+        speed=sum(len(one.token_ids) for one in answers) / seconds,
+        loads=engine.stats().adapter_loads - loads,
+        calls=len(answers),
+    )

@@ -50,8 +50,10 @@ def thrash(world: World, folder: Path, plan: ThrashPlan) -> list[Row]:
         Row(f"{name}, twice as many, CPU", 1_000 * _p95_cpu(beyond), "CPU-ms"),
     ]
     if plan.is_judged:
-        ratio = _p95(beyond) / _p95(within)
-        rows.append(at_most(f"{name}: twice as many over all in memory", ratio, "x", MOST))
+        # On a busy machine others' turns hide what the wall clock says, and CPU time hides waits.
+        ratio = max(_p95(beyond) / _p95(within), _p95_cpu(beyond) / _p95_cpu(within))
+        title = f"{name}: twice as many over all in memory, the worse of both"
+        rows.append(at_most(title, ratio, "x", MOST))
     return rows
 
 
