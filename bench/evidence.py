@@ -40,7 +40,7 @@ from openledger.attribution.evidence.index import (
 from openledger.attribution.evidence.spans import Passages
 from openledger.attribution.influence.gradients import Checkpoints, ProbedModel
 from openledger.attribution.influence.rows import dots
-from openledger.attribution.method import CHECKPOINTS
+from openledger.attribution.method import CHECKPOINTS, LEAST_WIDTH
 from openledger.attribution.release import Recipe, TrainingExample, build
 from openledger.core.types import Account, Digest
 from openledger.settings import load
@@ -56,12 +56,13 @@ class Sizes(msgspec.Struct, frozen=True):
 
     contributors: int = 10_000
     wide: int = 65_536
+    kept: int = LEAST_WIDTH  # what a release with as many documents has
     narrow: int = 4_096
     rows: int = 100_000  # of the index
     words: int = 1_000_000  # of the training texts
 
 
-_SMOKE_SIZES = Sizes(20, 512, 64, 50, 2_000)
+_SMOKE_SIZES = Sizes(20, 512, 256, 64, 50, 2_000)
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -120,6 +121,7 @@ def quality(worlds: Sequence[World], *, has_targets: bool) -> list[Row]:
 def costs(sizes: Sizes, *, has_targets: bool) -> list[Row]:
     """What looking up costs, in CPU time of one thread."""
     rows = _payment(sizes, sizes.wide, 40 if has_targets else None)
+    rows += _payment(sizes, sizes.kept, None)
     rows += _payment(sizes, sizes.narrow, 5 if has_targets else None)
     stream = np.random.Generator(np.random.Philox(key=1))
     return [*rows, *_index_cost(stream, sizes), *_passage_cost(stream, sizes)]

@@ -2,10 +2,11 @@
 
 One release, many answers. Each is attributed in every way, and reported is the total variation of
 its shares, contributors and nobody, from one thread with plain attention in the same precision;
-and, without a target, that of bfloat16 from float32. Level 2 of checking a receipt accepts half a
-point in the precision that the receipt was made in (docs/protocol/attribution.md). Trained and
-asked is on a dozen tunes, each cut at several places, on the tiny base; `--smollm2` takes the one
-in this machine's cache, with a third of the answers.
+beside it, how far what the adapter added to the answer lies apart; and, without a target, the total
+variation of bfloat16 from float32. Level 2 of checking a receipt accepts half a point in the
+precision that the receipt was made in (docs/protocol/attribution.md). Trained and asked is on a
+dozen tunes, each cut at several places, on the tiny base; `--smollm2` takes the one in this
+machine's cache, with a third of the answers.
 """
 
 import argparse
@@ -36,7 +37,12 @@ from openledger.datanet.sources import tiny
 from openledger.lm.base import DTYPES, BaseModel, load_base
 from openledger.lm.tiny import build_tiny
 from openledger.settings import load
-from openledger.settlement.shares import TOLERANCE_PPB, Attribution, distance_ppb
+from openledger.settlement.shares import (
+    ADDED_TOLERANCE_MICRONATS,
+    TOLERANCE_PPB,
+    Attribution,
+    distance_ppb,
+)
 from openledger.training.finetune import finetune
 from openledger.training.recipe import Recipe
 from openledger.training.rows import Example, encode_rows
@@ -124,6 +130,10 @@ def measure(chosen: argparse.Namespace) -> list[Row]:
         if way != _PLAIN[way.precision]:
             gaps = _gaps(found[_PLAIN[way.precision]].attributions, found[way].attributions)
             rows.append(at_most(f"apart, most: {way.name}", gaps[-1], "points", _MOST))
+            pairs = zip(found[_PLAIN[way.precision]].gains, found[way].gains, strict=True)
+            added = max(abs(one - other) for one, other in pairs)
+            most = ADDED_TOLERANCE_MICRONATS
+            rows.append(at_most(f"gain apart, most: {way.name}", added, "micro-nats/token", most))
     if not chosen.smoke:
         rows += _rounded(_gaps(plain, found[_PLAIN["bfloat16"]].attributions))
     return [*rows, *(Row(f"CPU time: {way.name}", found[way].cpu_s, "s") for way in ways)]
@@ -142,6 +152,7 @@ class Attributed(msgspec.Struct, frozen=True):
     """All answers, in one way."""
 
     attributions: list[Attribution]
+    gains: list[float]  # micro-nats a token
     cpu_s: float
 
 
@@ -163,8 +174,13 @@ def _attributed(
         model.attention = way.kernel
     attributor = Attributor(state, models)
     began = time.process_time()
-    made = [attributor.attribute(one.prompt, one.answer).attribution for one in asked]
-    return Attributed(made, time.process_time() - began)
+    made = [attributor.attribute(one.prompt, one.answer) for one in asked]
+    taken = time.process_time() - began
+    gains = [
+        one.leave_one_out_micronats / len(answer.answer)
+        for one, answer in zip(made, asked, strict=True)
+    ]
+    return Attributed([one.attribution for one in made], gains, taken)
 
 
 def _release(base: BaseModel, recipe: Recipe, folder: Path) -> tuple[AttributionState, FineTuned]:

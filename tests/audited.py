@@ -20,6 +20,7 @@ from openledger.wiring.platform import Platform
 from tests import market as fair
 
 NAME = "openledger/audited"
+OTHER = "openledger/other"
 # Openings of tunes that the release was trained on: at least one answer owes something to them.
 PROMPTS = [
     f"X:1\nT:{title}\nM:{metre}\nL:{length}\nK:{key}\n"
@@ -44,6 +45,8 @@ class Files(msgspec.Struct, frozen=True):
     free: bytes  # of a call that broke, with vectors and rows: there are none
     export: Path
     texts: Path  # an export with the training texts
+    mixed: bytes  # of an answer that this release and another gave together
+    other: Path  # the other's export
     anchors: Anchors
     base: Path
     gateway_key: bytes
@@ -56,12 +59,17 @@ def build_audited(platform: Platform, tokenizer: Tokenizer, root: Path) -> Files
     models.start(platform, NewRun((fair.DATANET,), "audited", "audited"))
     worker_of(platform).drain()
     models.publish(platform, NewRelease("audited", NAME))
+    models.start(platform, NewRun((fair.DATANET,), "other", "other"))
+    worker_of(platform).drain()
+    models.publish(platform, NewRelease("other", OTHER))
     calls = [ask(platform, prompt) for prompt in PROMPTS]
+    mixed = ask(platform, PROMPTS[0], f"mix:{NAME}*0.5+{OTHER}*0.75")
     free = fair.free_call(platform, tokenizer)
     worker_of(platform).drain()
     platform.settle.run()
     exports.export(platform, NewExport(NAME, str(root / "export")))
     exports.export(platform, NewExport(NAME, str(root / "texts"), has_texts=True))
+    exports.export(platform, NewExport(OTHER, str(root / "other")))
     paid = min(calls, key=lambda one: receipts.show(platform, ShowReceipt(one)).nobody_ppb)
     with platform.database.read() as transaction:
         release = releases.by_name(transaction, parse_release_name(NAME))
@@ -73,6 +81,8 @@ def build_audited(platform: Platform, tokenizer: Tokenizer, root: Path) -> Files
         free=bundle(platform, ShowReceipt(free, is_private=True, rows=1)),
         export=root / "export",
         texts=root / "texts",
+        mixed=bundle(platform, ShowReceipt(mixed, is_private=True, rows=2)),
+        other=root / "other",
         anchors=epochs.show(platform, WhichEpoch()).anchors,
         base=platform.models.base_folder,
         gateway_key=platform.gateway.private_key,

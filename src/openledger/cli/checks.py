@@ -28,11 +28,15 @@ class Checker:
     """Checks bundles with what its user named on the command line."""
 
     def __init__(
-        self, settings: "Settings", anchors: Path | None, release: Path | None, base: Path | None
+        self,
+        settings: "Settings",
+        anchors: Path | None,
+        releases: Sequence[Path],
+        base: Path | None,
     ) -> None:
         self._settings = settings
         self._anchors: Anchors | None = read_anchors(_read(anchors)) if anchors else None
-        self._release = release
+        self._releases = releases
         self._base = base
 
     def check(self, file: Path, level: "Level") -> Report:
@@ -66,7 +70,7 @@ class Checker:
             raw = _read(file)
             verify_bundle(raw, self._anchors)
             bundles.append(read_bundle(raw))
-        exports = [self._export(bundle) for bundle in bundles]
+        exports = [export for bundle in bundles for export in self._exports(bundle)]
 
         @cache
         def load(precision: "Precision") -> "BaseModel":
@@ -84,29 +88,29 @@ class Checker:
         from openledger.flows.money.verify.recompute import exported_state
 
         states = {}
-        if self._release is not None:
-            export = self._export(bundle)
-            states[export.body.release.number] = exported_state(bundle, export)
+        if self._releases:
+            for export in self._exports(bundle):
+                states[export.body.release.number] = exported_state(bundle, export)
         return report.raised(LEVEL, verify_full(bundle, self._anchors, states))
 
     def _model(self, report: Report, bundle: Bundle) -> Report:
         from openledger.flows.money.verify.recompute import LEVEL, recompute
 
-        export = self._export(bundle)
-        found = recompute(bundle, export, lambda one: self._loaded(export, one))
+        exports = self._exports(bundle)
+        found = recompute(bundle, exports, lambda one: self._loaded(exports[0], one))
         apart = msgspec.structs.replace(
             report, distance_ppb=found.distance_ppb, differences=found.differences
         )
         return apart.raised(LEVEL, (found.check,))
 
-    def _export(self, bundle: Bundle) -> "Export":
+    def _exports(self, bundle: Bundle) -> list["Export"]:
         from openledger.flows.money.verify.export import open_export
 
-        if self._release is None:
+        if not self._releases:
             raise InvalidInputError(
                 "this level needs the release: name the folder of `model export` with --release"
             )
-        return open_export(self._release, bundle.receipt, self._anchors)
+        return [open_export(one, bundle.receipt, self._anchors) for one in self._releases]
 
     def _loaded(self, export: "Export", precision: "Precision") -> "BaseModel":
         from openledger.flows.money.verify.recompute import find_base

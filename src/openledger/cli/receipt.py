@@ -135,7 +135,9 @@ def verify(
     level: Annotated[
         Level, typer.Option(help="1: public; full: scores; 2: model and text; 3: retraining.")
     ] = Level.PUBLIC,
-    release: Annotated[Path | None, typer.Option(help=_RELEASE)] = None,
+    release: Annotated[
+        list[Path] | None, typer.Option(help=f"{_RELEASE} Of a mix: once for each.")
+    ] = None,
     base: Annotated[Path | None, typer.Option(help=_BASE)] = None,
 ) -> None:
     """Check a receipt alone: no home, no network, no trust in the gateway."""
@@ -144,7 +146,7 @@ def verify(
     with told((here := of(context)).output):
         if level is Level.AUDIT:
             raise InvalidInputError("level 3 retrains: run `openledger receipt audit`")
-        report = Checker(here.settings, anchors, release, base).check(file, level)
+        report = Checker(here.settings, anchors, release or [], base).check(file, level)
         lines = [f"{report.receipt} holds, level {report.level}"]
         lines += [f"  ok  {check}" for check in report.checks]
         if not report.is_anchored:
@@ -173,7 +175,7 @@ def audit(  # noqa: PLR0913 - one option a choice of the auditor
     from openledger.flows.money.verify.audit import Retraining
 
     with told((here := of(context)).output):
-        checker = Checker(here.settings, anchors, release, base)
+        checker = Checker(here.settings, anchors, [release], base)
         choice = Retraining(leave_outs, seeds, token_hex(8) if draw is None else draw)
         found = checker.audit(files, choice, here.output.talk)
         here.output.result(found, _audit_lines(found, choice.word))

@@ -36,6 +36,8 @@ PLACEBO_SPREAD_MICRONATS = 300_000
 MOST_LOSS_MICRONATS = 10**9  # a token on average: 1,000 nats are worse than any model
 # How far the shares of two honest machines may lie apart: total variation, half a point.
 TOLERANCE_PPB = 5_000_000
+# And how far what a member of a mix added, for each token of the answer.
+ADDED_TOLERANCE_MICRONATS = 10_000
 
 
 class Unscored(StrEnum):

@@ -1,15 +1,17 @@
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
-from openledger.attribution.influence.gradients import Checkpoints
+from openledger.attribution.influence.gradients import Checkpoints, ProbedModel
 from openledger.attribution.influence.passes import Passes
 from openledger.attribution.method import CHECKPOINTS, PLACEBO_ROWS
 from openledger.lm.base import BaseModel
 from openledger.lm.frozen import hidden_cache
-from tests.attribution.releases import SEED, some_checkpoints, some_text
+from openledger.lm.lora import Adapter, LoraPair
+from tests.attribution.releases import SEED, some_adapter, some_checkpoints, some_text
 
 WIDTH = 4_096
 TEXTS = [some_text(number, words=8 + 4 * (number % 3)) for number in range(9)]
@@ -59,6 +61,24 @@ def test_many_short_rows_do_not_move_the_middle_more_than_their_tokens(
         assert len(np.unique(np.round(lengths.numpy(), 4))) >= 4  # not all cut to one length
 
 
+def test_features_are_chosen_by_what_both_checkpoints_learned(
+    base: BaseModel, tmp_path: Path
+) -> None:
+    """A site whose matrices are zero at a checkpoint has no gradient there."""
+    adapter = some_adapter(base)
+    first, *others = sorted({site.layer for site in adapter.pairs})
+    models = Checkpoints(
+        early=ProbedModel(base, _zeroed(adapter, {first})),
+        final=ProbedModel(base, _zeroed(adapter, {*others})),
+    )
+    rows = base.tokenizer.encode_documents(TEXTS)
+
+    whitener = passes(models, rows, tmp_path).fit_curvature(WIDTH)
+
+    assert others
+    assert min(whitener.widths) > 0
+
+
 def test_rows_of_one_owner_are_summed_and_each_placebo_row_stands_alone(
     models: Checkpoints, tmp_path: Path
 ) -> None:
@@ -85,3 +105,12 @@ def test_gradients_of_nothing_have_no_length(models: Checkpoints, tmp_path: Path
         features.scales.zero_()
 
     assert all(not one.any() for one in work.sums(whitener, range(4)))
+
+
+def _zeroed(adapter: Adapter, layers: set[int]) -> Adapter:
+    """Without what it learned in these layers."""
+    pairs = {
+        site: LoraPair(0 * pair.a, 0 * pair.b) if site.layer in layers else pair
+        for site, pair in adapter.pairs.items()
+    }
+    return msgspec.structs.replace(adapter, pairs=pairs)

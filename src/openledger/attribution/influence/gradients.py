@@ -240,7 +240,7 @@ def log_chances(
     head, labels = model.embedding(), batch.ids[:, 1:].flatten()[keep]
     chosen = states.flatten(0, 1)[keep].to(dtype)
     total = chosen.new_full((len(chosen),), -torch.inf, dtype=torch.float32)
-    for part in head.split(_HEAD_TOKENS):
+    for part in torch.split(head, _HEAD_TOKENS):
         logits = (chosen @ part.to(dtype).T).float()
         total = torch.logaddexp(total, logits.logsumexp(dim=-1))
     own = (chosen * head[labels].to(dtype)).sum(-1, dtype=torch.float32)

@@ -1,14 +1,15 @@
 """An adapter as the kernels read it: one stream of bfloat16 numbers, checked when it is read.
 
-A file is magic, sha256 of all that follows, length of the header, header (canonical JSON), zeros up
-to a multiple of 64 bytes, factors. Each factor lies in the tiles that `lora.h` describes, by layer
-and within it by target, A before B; ranks are the adapter's own, rows are filled up to 32 numbers.
-Factors stay as trained but for rounding; alpha / rank is applied to the few numbers in between.
+A file is magic, XXH3 (128 bits, big-endian) of all that follows, length of the header, header
+(canonical JSON), zeros up to a multiple of 64 bytes, factors. Each factor lies in the tiles that
+`lora.h` describes, by layer and within it by target, A before B; ranks are the adapter's own, rows
+are filled up to 32 numbers. Factors stay as trained but for rounding; alpha / rank is applied to
+the few numbers in between. The sum finds damage: whoever may write into a home's folder can make a
+sum as well as a file.
 """
 
 import os
 import tempfile
-from hashlib import sha256
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ import structlog
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from xxhash import xxh3_128_digest
 
 from openledger.core.encoding import decode, encode
 from openledger.core.errors import (
@@ -33,9 +35,9 @@ from openledger.serving.llama.shape import LlamaShape
 log = structlog.get_logger()
 
 TILE = 32
-_MAGIC = b"OLPACK\x00\x01"  # the last byte is the version
+_MAGIC = b"OLPACK\x00\x02"  # the last byte is the version
 _ALIGNMENT = 64
-_SUM_END = len(_MAGIC) + 32
+_SUM_END = len(_MAGIC) + 16
 _LENGTH_END = _SUM_END + 4
 _NUMBER = np.dtype("<u2")  # a bfloat16's bits
 
@@ -97,7 +99,7 @@ def pack(adapter: Adapter, digest: Digest) -> bytes:
     rest = len(header).to_bytes(4, "little") + header
     rest += bytes(-(_SUM_END + len(rest)) % _ALIGNMENT)
     rest += numbers.view(torch.int16).numpy().astype("<i2").tobytes()
-    return _MAGIC + sha256(rest).digest() + rest
+    return _MAGIC + xxh3_128_digest(rest) + rest
 
 
 def unpack(content: memoryview, adapter: Digest, base: Digest, model: LlamaShape) -> PackedAdapter:
@@ -108,7 +110,7 @@ def unpack(content: memoryview, adapter: Digest, base: Digest, model: LlamaShape
     """
     if content[: len(_MAGIC)] != _MAGIC or len(content) < _LENGTH_END:
         raise DigestMismatchError(f"the packed file of adapter {adapter} is of another version")
-    if sha256(content[_SUM_END:]).digest() != content[len(_MAGIC) : _SUM_END]:
+    if xxh3_128_digest(content[_SUM_END:]) != content[len(_MAGIC) : _SUM_END]:
         raise DigestMismatchError(f"the packed file of adapter {adapter} is damaged")
     end = _LENGTH_END + int.from_bytes(content[_SUM_END:_LENGTH_END], "little")
     try:
@@ -122,7 +124,7 @@ def unpack(content: memoryview, adapter: Digest, base: Digest, model: LlamaShape
     except InvalidInputError as error:
         raise DigestMismatchError(f"the packed file of adapter {adapter}: {error}") from error
     body = np.frombuffer(content[end + -end % _ALIGNMENT :], _NUMBER)
-    if len(body) != _size(header.lora, model):
+    if len(body) != len(header.lora.layers) * sum(_sizes(header.lora, model).values()):
         raise DigestMismatchError(f"the packed file of adapter {adapter} has another size")
     return PackedAdapter(header, model, body)
 
@@ -154,7 +156,9 @@ def read_packed(path: Path) -> memoryview | None:
     It is copied, not mapped: who cuts a mapped file short ends the process that reads it.
     """
     try:
-        return aligned(path.read_bytes())
+        with path.open("rb") as stream:
+            room = _room(os.fstat(stream.fileno()).st_size)
+            return room[: stream.readinto(room)]
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -164,11 +168,15 @@ def read_packed(path: Path) -> memoryview | None:
 
 def aligned(content: bytes) -> memoryview:
     """A copy whose factors begin at a multiple of 64 bytes."""
-    room = np.empty(len(content) + _ALIGNMENT, np.uint8)
+    copy = _room(len(content))
+    copy[:] = content
+    return copy
+
+
+def _room(size: int) -> memoryview:
+    room = np.empty(size + _ALIGNMENT, np.uint8)
     first = -room.ctypes.data % _ALIGNMENT
-    copy = room[first : first + len(content)]
-    copy[:] = np.frombuffer(content, np.uint8)
-    return copy.data
+    return room[first : first + size].data
 
 
 def groups_of(rank: int) -> list[int]:
@@ -184,16 +192,16 @@ def _padded(width: int) -> int:
 def _offsets(lora: LoraShape, model: LlamaShape) -> NDArray[np.int64]:
     """(L, targets): where in the body each pair begins; -1 where nothing is adapted."""
     offsets = np.full((model.layers, len(TARGETS)), -1, np.int64)
-    at = 0
+    sizes, at = _sizes(lora, model), 0
     for site in lora.sites:
         offsets[site.layer, TARGETS.index(site.target)] = at
-        at += lora.rank * sum(map(_padded, model.size_of(site.target)))
+        at += sizes[site.target]
     return offsets
 
 
-def _size(lora: LoraShape, model: LlamaShape) -> int:
-    each = sum(sum(map(_padded, model.size_of(target))) for target in lora.targets)
-    return len(lora.layers) * lora.rank * each
+def _sizes(lora: LoraShape, model: LlamaShape) -> dict[str, int]:
+    """Of each target's pair, numbers that it is filled up with included."""
+    return {target: lora.rank * sum(map(_padded, model.size_of(target))) for target in lora.targets}
 
 
 def _tiled(rows: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ def test_an_audited_answer_is_redone_on_another_machine(market: Platform, tmp_pa
     paid = [one for one in bundles if one.receipt.statement.body.attribution.shares]
     assert paid
     export = open_export(tmp_path / "export", paid[0].receipt, None)
-    again = [recompute(one, export, market.models.base) for one in paid]
+    again = [recompute(one, [export], market.models.base) for one in paid]
 
     assert [one.distance_ppb for one in again] == [0] * len(paid)
     assert len([*export.folder.glob("half_*")]) == 16
@@ -147,7 +147,7 @@ def test_an_audited_answer_is_redone_on_another_machine(market: Platform, tmp_pa
     plan = export.folder / PLAN  # `open_export` holds it to the chain
     plan.write_bytes(plan.read_bytes().replace(b'"half_adapters":16', b'"half_adapters":32'))
     with pytest.raises(VerificationError, match="16 half-data adapters, its anchored plan 32"):
-        recompute(paid[0], export, market.models.base)
+        recompute(paid[0], [export], market.models.base)
 
 
 def audited_release(market: Platform) -> str:

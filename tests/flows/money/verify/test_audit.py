@@ -19,13 +19,16 @@ from openledger.flows.money.verify.audit import (
     audit,
     rank_correlation,
     ranks,
+    the_only_member,
 )
-from openledger.flows.money.verify.bundle import Bundle, read_bundle
+from openledger.flows.money.verify.bundle import BUNDLE_VERSION, Bundle, read_bundle
 from openledger.flows.money.verify.export import PLAN, TEXTS, Export, Texts, open_export
 from openledger.flows.money.verify.recompute import attribute_again, exported_state, read_plan
 from openledger.lm.base import BaseModel
-from openledger.settlement.shares import TOLERANCE_PPB, Attribution
+from openledger.settlement.receipt import Receipt, make_statement
+from openledger.settlement.shares import TOLERANCE_PPB, Attribution, combine
 from tests.audited import Files
+from tests.settlement import ledger
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +99,8 @@ def test_rows_that_were_not_made_from_the_texts_are_seen(
     forged = favoured(exported_state(bundle, export), bundle, folder / "attribution")
     release = msgspec.structs.replace(export.body.release, training_root=forged.training_root)
     false = Export(folder, msgspec.structs.replace(export.body, release=release))
-    paid = attribute_again(bundle, false, exported_state(bundle, false), base)
+    forged_states = {release.number: exported_state(bundle, false)}
+    paid = combine(attribute_again(bundle, [false], forged_states, base))
 
     found = audit([stating(bundle, paid)], false, lambda _: base, Retraining(2, 1), tmp_path)
 
@@ -186,3 +190,18 @@ def test_ranks_of_equal_values_are_shared() -> None:
     assert rank_correlation(one, other) == pytest.approx(1.0)
     assert rank_correlation(one, -other) == pytest.approx(-1.0)
     assert rank_correlation(one, np.ones(4)) is None
+
+
+def test_a_release_at_another_weight_is_no_release_alone() -> None:
+    """Its state says what it did at weight 1."""
+    half = msgspec.structs.replace(ledger.MIX[0], weight_ppb=500_000_000)
+    for mix, message in (
+        ((half,), "bob/tunes@1 gave this answer at another weight than 1"),
+        ((half, msgspec.structs.replace(half, release=2)), "2 releases gave this answer together"),
+    ):
+        call = ledger.call(None, mix=mix)
+        statement = make_statement(
+            ledger.DOMAIN, call, "float32", ledger.scores(), ledger.ROLES, ledger.GATEWAY_KEY
+        )
+        with pytest.raises(InvalidInputError, match=message):
+            the_only_member(Bundle(BUNDLE_VERSION, Receipt(call, statement), None, None))

@@ -32,7 +32,7 @@ from openledger.attribution.release import Recipe as BuildRecipe
 from openledger.attribution.release import TrainingExample, build
 from openledger.attribution.state import AttributionState
 from openledger.core.errors import InvalidInputError, VerificationError
-from openledger.core.types import Account, Precision, as_bytes
+from openledger.core.types import PARTS_PER_BILLION, Account, Precision, as_bytes
 from openledger.flows.money.verify.bundle import Bundle
 from openledger.flows.money.verify.export import Export, adapter_folders
 from openledger.flows.money.verify.full import draw
@@ -41,14 +41,14 @@ from openledger.flows.money.verify.recompute import (
     exported_state,
     opened_ids,
     read_plan,
-    the_only_member,
 )
 from openledger.lm.base import BaseModel
 from openledger.lm.checkpoint import load_adapter
 from openledger.lm.frozen import forget_caches, hidden_cache
 from openledger.lm.lora import Adapter
+from openledger.settlement.price import MixMember
 from openledger.settlement.receipt import why_unscored
-from openledger.settlement.shares import distance_ppb
+from openledger.settlement.shares import combine, distance_ppb
 from openledger.training.rows import Example, Row, encode_rows
 from openledger.training.split import split_by_key
 from openledger.training.steps.ensemble import Answer, Member, answer_losses, train_members
@@ -167,6 +167,26 @@ def audit(
         credited_otherwise=_credited_otherwise(again, state),
         half=halves.compared(losses[len(members) :]),
     )
+
+
+def the_only_member(bundle: Bundle) -> MixMember:
+    """The release that answered alone, at weight 1.
+
+    Raises:
+        InvalidInputError: a mix did, and this level cannot check those.
+    """
+    first, *others = bundle.receipt.call.body.mix
+    if others:
+        raise InvalidInputError(
+            f"{1 + len(others)} releases gave this answer together, and level 3 checks answers of "
+            "one: check it to level 2"
+        )
+    if first.weight_ppb != PARTS_PER_BILLION:
+        raise InvalidInputError(
+            f"{first.name} gave this answer at another weight than 1, and level 3 checks answers "
+            "at weight 1: check it to level 2"
+        )
+    return first
 
 
 class _Halves:
@@ -288,8 +308,8 @@ def _distance(
     if why_unscored(receipt.call, the_only_member(bundle)) is not None:
         return 0  # level 1 says that nobody may be paid
     base = load(receipt.statement.body.precision)
-    found = attribute_again(bundle, export, again, base)
-    return distance_ppb(found, receipt.statement.body.attribution)
+    found = attribute_again(bundle, [export], {export.body.release.number: again}, base)
+    return distance_ppb(combine(found), receipt.statement.body.attribution)
 
 
 def _check_trained_on(training: Sequence[Example], state: AttributionState) -> None:

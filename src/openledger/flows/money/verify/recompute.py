@@ -1,12 +1,14 @@
 """Level 2: query vector, gain and shares once more, from the model and the text of the call.
 
 Machines round differently, so the shares need not be equal; accepted is a total variation of at
-most half a point, contributors and nobody together, in the precision that the receipt names. Level
-1 alone does not prove the query vector honest.
+most half a point, contributors and nobody together, in the precision that the receipt names. In a
+mix, what each member added is compared first, and the shares are made by what was signed of it:
+of members that add next to nothing, rounding alone would decide who earns. Level 1 alone does not
+prove the query vector honest.
 """
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,18 +16,28 @@ import msgspec
 from openledger.attribution.card.figures import Audit
 from openledger.attribution.card.panel import open_attributor
 from openledger.attribution.method import METHOD_VERSION
+from openledger.attribution.mix import Member, Mix
 from openledger.attribution.state import AttributionState, load_state
 from openledger.attribution.sums import check_sums
 from openledger.core.encoding import digest_of, parse_json
 from openledger.core.errors import InvalidInputError, NotFoundError, VerificationError
-from openledger.core.types import PARTS_PER_BILLION, Digest, Precision
+from openledger.core.types import Digest, Precision
 from openledger.flows.money.verify.bundle import Bundle, Difference
 from openledger.flows.money.verify.export import PLAN, Export, adapter_folders
 from openledger.lm.base import DTYPES, MANIFEST, BaseModel, load_base, read_manifest
+from openledger.lm.checkpoint import load_adapter
 from openledger.lm.tiny import build_tiny
 from openledger.settlement.price import MixMember
 from openledger.settlement.receipt import why_unscored
-from openledger.settlement.shares import TOLERANCE_PPB, Attribution, distance_ppb
+from openledger.settlement.shares import (
+    ADDED_TOLERANCE_MICRONATS,
+    TOLERANCE_PPB,
+    Attribution,
+    MemberScores,
+    Unscored,
+    combine,
+    distance_ppb,
+)
 from openledger.training.recipe import Recipe
 
 LEVEL = "L2"
@@ -39,27 +51,38 @@ class Recomputed(msgspec.Struct, frozen=True):
     check: str
 
 
-def recompute(bundle: Bundle, export: Export, load: Callable[[Precision], BaseModel]) -> Recomputed:
+def recompute(
+    bundle: Bundle, exports: Sequence[Export], load: Callable[[Precision], BaseModel]
+) -> Recomputed:
     """Attribute the call of a bundle again, in the precision it was attributed in; compare shares.
 
     Args:
         bundle: it holds to level 1, and opens prompt and answer.
-        export: of the release that answered.
-        load: its base model, in a precision.
+        exports: of the releases that answered.
+        load: their base model, in a precision.
 
     Raises:
-        VerificationError: the shares are too far apart, the bundle opens no text, or the release is
-            not the receipt's.
-        InvalidInputError: the receipt is of another method, or of several releases.
+        VerificationError: the shares are too far apart, or what a member of the mix added is; the
+            bundle opens no text, or a release is not the receipt's.
+        InvalidInputError: the receipt is of another method, or a release that answered is missing.
     """
     check_method(bundle)
-    mixed = the_only_member(bundle)
     signed = bundle.receipt.statement.body
-    reason = why_unscored(bundle.receipt.call, mixed)
-    if reason is not None:
-        return Recomputed(0, (), f"nothing was to be scored: {reason}")
-    state = exported_state(bundle, export)
-    found = attribute_again(bundle, export, state, load(signed.precision))
+    mix = bundle.receipt.call.body.mix
+    reasons = [why_unscored(bundle.receipt.call, one) for one in mix]
+    if Unscored.NO_MANIFEST in reasons and len(mix) > 1:
+        (*_, name) = (
+            one.name for one, why in zip(mix, reasons, strict=True) if why is Unscored.NO_MANIFEST
+        )
+        raise InvalidInputError(
+            f"{name} came without a manifest of its training data, so that what the others added "
+            "cannot be made again: check it to level full"
+        )
+    if None not in reasons:
+        return Recomputed(0, (), f"nothing was to be scored: {reasons[0]}")
+    states = {one.body.release.number: exported_state(bundle, one) for one in exports}
+    members = attribute_again(bundle, exports, states, load(signed.precision))
+    found = combine(_by_signed_addition(bundle, members))
     distance = distance_ppb(found, signed.attribution)
     if distance > TOLERANCE_PPB:
         raise VerificationError(
@@ -74,25 +97,77 @@ def recompute(bundle: Bundle, export: Export, load: Callable[[Precision], BaseMo
 
 
 def attribute_again(
-    bundle: Bundle, export: Export, state: AttributionState, base: BaseModel
-) -> Attribution:
-    """Who made the answer of a bundle, by a state of the export's release.
+    bundle: Bundle,
+    exports: Sequence[Export],
+    states: Mapping[int, AttributionState],
+    base: BaseModel,
+) -> tuple[MemberScores, ...]:
+    """What each member of a bundle's mix did for the answer.
+
+    Args:
+        bundle: it opens prompt and answer.
+        exports: of all releases that answered.
+        states: theirs, or others to score by, by number of release.
+        base: the model of them all.
 
     Raises:
         VerificationError: the bundle opens no text.
+        InvalidInputError: a release is missing.
     """
     prompt, answer = opened_ids(bundle, "prompt"), opened_ids(bundle, "answer")
-    released = export.body.release.adapter
-    folders = adapter_folders(state.manifest, released)
     is_audited = bundle.receipt.call.body.attribution is not msgspec.UNSET
-    attributor = open_attributor(
-        state,
-        base,
-        released,
-        lambda digest: export.folder / folders[digest],
-        is_audited=is_audited,
+    by_number = {one.body.release.number: one for one in exports}
+    mix = bundle.receipt.call.body.mix
+    if missing := [one.name for one in mix if one.release not in by_number]:
+        raise InvalidInputError(
+            f"{', '.join(missing)} answered, too: name the folder of every release of the mix"
+        )
+    ready = [
+        _ready(one, by_number[one.release], states[one.release], base, is_audited=is_audited)
+        for one in mix
+    ]
+    found = Mix(base, ready).attribute(prompt, answer)
+    return tuple(
+        MemberScores(
+            member.release,
+            member.weight_ppb,
+            scores.leave_one_out_micronats,
+            scores.unscored,
+            scores.segments,
+        )
+        for member, scores in zip(mix, found, strict=True)
     )
-    return attributor.attribute(prompt, answer).attribution
+
+
+def _ready(
+    member: MixMember, export: Export, state: AttributionState, base: BaseModel, *, is_audited: bool
+) -> Member:
+    folders = adapter_folders(state.manifest, member.adapter)
+
+    def folder_of(digest: Digest) -> Path:
+        return export.folder / folders[digest]
+
+    attributor = open_attributor(state, base, member.adapter, folder_of, is_audited=is_audited)
+    adapter = load_adapter(folder_of(member.adapter), base, member.adapter)
+    return Member(adapter, member.weight_ppb, attributor)
+
+
+def _by_signed_addition(bundle: Bundle, found: Sequence[MemberScores]) -> list[MemberScores]:
+    """With what was signed of each member's addition, which has to be about the same."""
+    signed = bundle.receipt.statement.body.members
+    most = ADDED_TOLERANCE_MICRONATS * bundle.receipt.call.body.output_tokens
+    for one, said in zip(found, signed, strict=True):
+        apart = abs(one.leave_one_out_micronats - said.leave_one_out_micronats)
+        if len(found) > 1 and apart > most:
+            raise VerificationError(
+                f"release {one.release} added {one.leave_one_out_micronats} micro-nats to this "
+                f"answer, {said.leave_one_out_micronats} were signed; honest machines differ by at "
+                f"most {most}"
+            )
+    return [
+        msgspec.structs.replace(one, leave_one_out_micronats=said.leave_one_out_micronats)
+        for one, said in zip(found, signed, strict=True)
+    ]
 
 
 class CardPlan(msgspec.Struct, frozen=True):
@@ -131,26 +206,6 @@ def _check_planned(export: Export, state: AttributionState) -> None:
         raise VerificationError(
             f"the release has {made} half-data adapters, its anchored plan {wanted}"
         )
-
-
-def the_only_member(bundle: Bundle) -> MixMember:
-    """The release that answered alone, at weight 1.
-
-    Raises:
-        InvalidInputError: a mix did, and this level cannot check those.
-    """
-    first, *others = bundle.receipt.call.body.mix
-    if others:
-        raise InvalidInputError(
-            f"{1 + len(others)} releases gave this answer together, and levels 2 and 3 check "
-            "answers of one: check it to level full"
-        )
-    if first.weight_ppb != PARTS_PER_BILLION:
-        raise InvalidInputError(
-            f"{first.name} gave this answer at another weight than 1, and levels 2 and 3 check "
-            "answers at weight 1: check it to level full"
-        )
-    return first
 
 
 def check_method(bundle: Bundle) -> None:
