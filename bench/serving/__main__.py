@@ -24,6 +24,7 @@ from bench.serving.peers.huggingface import PeftMixed, PeftSwap, Transformers
 from bench.serving.peers.outside import Pythons, outside_peers
 from bench.serving.peers.own import Own
 from bench.serving.workloads.all import LOAD, LOAD_SMOKE, under_load
+from bench.serving.workloads.memory import memory
 from bench.serving.workloads.ranks import APART
 from bench.serving.world import SMALL, SMALLEST, SMOLLM2, Needs, World, make_world
 from bench.table import Row, at_most, options, run
@@ -63,11 +64,13 @@ def _on(plan: Plan, chosen: argparse.Namespace) -> list[Row]:
         most = max(cell.rows for cell in plan.cells)
         needs = Needs(max(8, most), max(8, most), plan.prompt_tokens, plan.tokens)
         world = make_world(folder, plan.size, needs)
+        load = LOAD_SMOKE if chosen.smoke else LOAD
+        has_load = chosen.part != "grid" and plan.size is not SMOLLM2
+        if has_load:
+            rows += memory(world, folder, load.resident, is_judged=load.is_judged)
         if chosen.part != "load":
-            pythons = Pythons(chosen.llama_cpp, chosen.vllm)
-            rows += _grid(plan, world, folder, pythons)
-        if chosen.part != "grid" and plan.size is not SMOLLM2:
-            load = LOAD_SMOKE if chosen.smoke else LOAD
+            rows += _grid(plan, world, folder, Pythons(chosen.llama_cpp, chosen.vllm))
+        if has_load:
             seconds = 1.0 if chosen.smoke else chosen.seconds or (10.0 if chosen.quick else 60.0)
             rows += under_load(world, folder, load, seconds)
     return rows

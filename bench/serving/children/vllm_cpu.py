@@ -3,7 +3,6 @@
 import os
 
 os.environ.update(
-    VLLM_CPU_KVCACHE_SPACE="1",  # GiB, the least it takes
     VLLM_CPU_OMP_THREADS_BIND="nobind",
     VLLM_ENABLE_V1_MULTIPROCESSING="0",
     VLLM_LOGGING_LEVEL="WARNING",
@@ -18,6 +17,8 @@ from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput
 
 from bench.serving.children.loop import Setup, conversation, read_setup, serve
+
+_KV_BYTES = 512 << 20
 
 
 class Vllm:
@@ -41,6 +42,7 @@ class Vllm:
             max_num_batched_tokens=1_024,
             max_model_len=setup["room_tokens"] + 1,
             enable_prefix_caching=False,
+            kv_cache_memory_bytes=_KV_BYTES,
         )
         torch.set_num_threads(1)
 

@@ -1,6 +1,5 @@
 """All workloads of the embedded engine, one after the other."""
 
-import gc
 from pathlib import Path
 
 import msgspec
@@ -9,7 +8,6 @@ from bench.serving.workloads.cancel import CancelPlan, cancel_storm
 from bench.serving.workloads.fairness import FairnessPlan, fairness
 from bench.serving.workloads.loading import loading
 from bench.serving.workloads.many import ManyPlan, many_adapters
-from bench.serving.workloads.memory import memory
 from bench.serving.workloads.mixes import mixes
 from bench.serving.workloads.ranks import mixed_ranks
 from bench.serving.workloads.streams import StreamsPlan, streams
@@ -39,7 +37,7 @@ LOAD = Load(
     tokens=16,
     many=ManyPlan((10, 100, 1_000, 10_000), slots=256, callers=8, calls=4, rounds=7, shape=_SHAPE),
     thrash=ThrashPlan(slots=16, callers=8, calls=8, rounds=4, shape=_SHAPE),
-    fairness=FairnessPlan(places=8, greed=32, polite=7, calls=8, shape=_SHAPE),
+    fairness=FairnessPlan(places=8, greed=32, polite=7, calls=16, shape=_SHAPE),
     cancel=CancelPlan(places=32, callers=128, shape=_SHAPE),
     streams=200,
     resident=256,
@@ -59,9 +57,7 @@ LOAD_SMOKE = Load(
 
 def under_load(world: World, folder: Path, load: Load, seconds: float) -> list[Row]:
     """The rows of all workloads; `seconds` is how long the streams last."""
-    gc.collect()  # peers that ran before
-    rows = memory(world, folder, load.resident, is_judged=load.is_judged)
-    rows += many_adapters(world, folder, load.many)
+    rows = many_adapters(world, folder, load.many)
     rows += thrash(world, folder, load.thrash)
     rows += mixed_ranks(world, folder, load.rounds, load.tokens)
     rows += mixes(world, folder, load.rounds, load.tokens)

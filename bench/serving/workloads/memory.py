@@ -17,8 +17,8 @@ LEAST = 10_000
 def memory(world: World, folder: Path, count: int, *, is_judged: bool = True) -> list[Row]:
     """Memory for each of `count` resident adapters, and how many 16 GiB hold at that rate.
 
-    The rest of the machine is what this process held before, all peers of the bench included, the
-    default KV cache, and a gibibyte for the system.
+    The rest of the machine is what this process held before, the default KV cache, and a gibibyte
+    for the system. It comes first: memory that others gave back would be taken again unseen.
     """
     pool = Pool(world, folder)
     each = pool.read(pool.ref(0)).size_bytes
