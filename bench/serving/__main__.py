@@ -23,9 +23,9 @@ from bench.serving.peers.contender import Cell, Contender
 from bench.serving.peers.huggingface import PeftMixed, PeftSwap, Transformers
 from bench.serving.peers.outside import Pythons, outside_peers
 from bench.serving.peers.own import Own
-from bench.serving.workloads.all import LOAD, LOAD_SMOKE, under_load
 from bench.serving.workloads.memory import memory
 from bench.serving.workloads.ranks import APART
+from bench.serving.workloads.suite import LOAD, LOAD_SMOKE, under_load
 from bench.serving.world import SMALL, SMALLEST, SMOLLM2, Needs, World, make_world
 from bench.table import Row, at_most, options, run
 

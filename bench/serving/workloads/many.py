@@ -48,7 +48,7 @@ class _Round(msgspec.Struct, frozen=True):
 class Pool(LlamaRunner):
     """Behind any number of adapters stand a few files, all of which are in the page cache.
 
-    Each reading does all its work (read, sha256, unpack); only what differs in content is few.
+    Each reading does all its work: reads, checks, unpacks.
     """
 
     def __init__(self, world: World, folder: Path) -> None:
