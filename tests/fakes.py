@@ -1,16 +1,24 @@
 """Fakes that keep the contracts of the real things, in memory and deterministic; append only."""
 
+import asyncio
 import json
 import math
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from hashlib import sha256
-from threading import Condition, Event
+from pathlib import Path
+from threading import Condition, Event, Thread
 from typing import Any
 
 import msgspec
 import numpy as np
+import uvicorn
 from numpy.typing import NDArray
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
 
 from openledger.core.errors import (
     ChainUnavailableError,
@@ -23,9 +31,17 @@ from openledger.core.errors import (
     UnavailableError,
 )
 from openledger.core.types import Digest
-from openledger.serving.batch import Chunk, Weighted
-from openledger.serving.engine import AdapterRef, Caps, Combine, Residency, Stats, Tier
-from openledger.serving.request import Finish, GenerationRequest, Token, Usage, check_request
+from openledger.serving.batch import Capture, Captured, Chunk, Output, Weighted
+from openledger.serving.engine import AdapterRef, Caps, Combine, Draws, Residency, Stats, Tier
+from openledger.serving.request import (
+    Finish,
+    GenerationRequest,
+    Sampling,
+    Token,
+    Usage,
+    check_request,
+)
+from openledger.serving.sampling import Sampler
 
 FAKE_ADAPTER_FILE = "adapter.txt"  # FakeEngine: a folder is sound if this file has its digest
 
@@ -54,7 +70,17 @@ class FakeEngine:
         self._is_closed = False
         self.changed = Condition()
         self.breaks_at: int | None = None  # every answer breaks before this token
-        self.caps = Caps(Digest("0" * 64), context, vocabulary, "float32", 8, None, Combine.ROW)
+        self.caps = Caps(
+            base=Digest("0" * 64),
+            context=context,
+            vocabulary=vocabulary,
+            dtype="float32",
+            max_mix=8,
+            max_rank=None,
+            combine=Combine.ROW,
+            draws=Draws.SEED,
+            build="fake-1",
+        )
 
     @property
     def is_alive(self) -> bool:
@@ -282,6 +308,7 @@ class HashRunner:
 
     base = Digest("b" * 64)
     vocabulary = HASH_VOCABULARY
+    hidden = 16
     dtype = "float32"
     max_rank = None
     block_tokens = 4
@@ -315,7 +342,7 @@ class HashRunner:
             raise DigestMismatchError(f"{file} was altered")
         return HashAdapter(file.read_text(), self._adapter_bytes)
 
-    def run(self, chunks: Sequence[Chunk[HashAdapter]]) -> NDArray[np.float32]:
+    def run(self, chunks: Sequence[Chunk[HashAdapter]]) -> Output:
         self.is_at_gate.set()
         self.gate.wait(10)
         self.steps.append([chunk.token_ids for chunk in chunks])
@@ -325,7 +352,12 @@ class HashRunner:
                 raise RuntimeError("told to break")
             self._write(chunk)
         rows = [self._logits(chunk) for chunk in chunks if chunk.is_last]
-        return np.array(rows, np.float32).reshape(-1, self.vocabulary)
+        captured = {
+            place: self._captured(chunk)
+            for place, chunk in enumerate(chunks)
+            if chunk.capture is not Capture.NONE
+        }
+        return Output(np.array(rows, np.float32).reshape(-1, self.vocabulary), captured)
 
     def _write(self, chunk: Chunk[HashAdapter]) -> None:
         assert len(chunk.blocks) == -(-(chunk.start + len(chunk.token_ids)) // self.block_tokens)
@@ -338,6 +370,11 @@ class HashRunner:
     def _read(self, chunk: Chunk[HashAdapter], count: int) -> list[bytes]:
         return [place for block in chunk.blocks for place in self._cache[block]][:count]
 
+    def _captured(self, chunk: Chunk[HashAdapter]) -> Captured:
+        states = _states(self._read(chunk, chunk.start + len(chunk.token_ids))[chunk.start :])
+        total: NDArray[np.float64] = states.sum(0, np.float64)
+        return states[-1] if chunk.capture is Capture.LAST else total
+
     def _logits(self, chunk: Chunk[HashAdapter]) -> NDArray[np.float32]:
         return _hashed(self._read(chunk, chunk.start + len(chunk.token_ids)))
 
@@ -345,6 +382,15 @@ class HashRunner:
 def hash_logits(token_ids: Sequence[int], mix: Sequence[tuple[str, float]]) -> NDArray[np.float32]:
     """(V,) logits that a HashRunner must give after these tokens under adapters of these names."""
     return _hashed(_places(token_ids, 0, list(mix), b""))
+
+
+def hash_states(token_ids: Sequence[int], mix: Sequence[tuple[str, float]]) -> NDArray[np.uint16]:
+    """(T, D) final hidden states that a HashRunner must give of these tokens."""
+    return _states(_places(token_ids, 0, list(mix), b""))
+
+
+def _states(places: Sequence[bytes]) -> NDArray[np.uint16]:
+    return np.array([np.frombuffer(place, "<u2") for place in places])
 
 
 def _places(
@@ -364,3 +410,176 @@ def _named(mix: Sequence[Weighted[HashAdapter]]) -> list[tuple[str, float]]:
 def _hashed(places: Sequence[bytes]) -> NDArray[np.float32]:
     raw = np.frombuffer(sha256(b"".join(places)).digest(), np.uint8)
     return raw.astype(np.float32) / np.float32(64)
+
+
+_Answer = Callable[[Request], Awaitable[Response]]
+
+
+class FakeVllm:
+    """A vLLM server on loopback: the routes and fields of 0.32 that a client needs.
+
+    A function stands for the model: (V,) logits after some tokens, under the adapter in a folder.
+    Its draws follow from the request's seed, in a way of its own. While `is_stuck` no token is
+    made and no adapter loaded; `spoil` may put other bytes in an event's place.
+    """
+
+    base = "base"
+
+    def __init__(
+        self,
+        logits: Callable[[Sequence[int], Path | None], NDArray[np.float32]],
+        context: int = 64,
+        max_rank: int = 64,
+        key: str | None = None,
+    ) -> None:
+        self._logits = logits
+        self._context = context
+        self._max_rank = max_rank
+        self._key = key
+        self.adapters: dict[str, Path] = {}
+        self.asked: list[dict[str, Any]] = []  # bodies of completions
+        self.at_work = 0  # answers being made
+        self.is_stuck = False
+        self.spoil: Callable[[int, bytes], bytes] = lambda _, event: event  # by its number from 0
+        self.refusal: int | None = None  # the status that everything is answered with
+        app = Starlette(
+            routes=[
+                Route("/health", self._guarded(self._health)),
+                Route("/version", self._guarded(self._version)),
+                Route("/v1/models", self._guarded(self._models)),
+                Route("/v1/load_lora_adapter", self._guarded(self._load), methods=["POST"]),
+                Route("/v1/unload_lora_adapter", self._guarded(self._unload), methods=["POST"]),
+                Route("/v1/completions", self._guarded(self._complete), methods=["POST"]),
+            ]
+        )
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+        self._thread = Thread(target=self._server.run, args=[[self._listener]])
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def close(self) -> None:
+        self._server.should_exit = self._server.force_exit = True
+        self._thread.join(10)
+        self._listener.close()
+
+    def _guarded(self, answer: _Answer) -> _Answer:
+        async def guarded(request: Request) -> Response:
+            wanted = None if self._key is None else f"Bearer {self._key}"
+            if wanted is not None and request.headers.get("authorization") != wanted:
+                return JSONResponse({"error": "Unauthorized"}, 401)
+            if self.refusal is not None:
+                return _vllm_error(self.refusal, "told to refuse")
+            return await answer(request)
+
+        return guarded
+
+    async def _health(self, _: Request) -> Response:
+        return Response()
+
+    async def _version(self, _: Request) -> Response:
+        return JSONResponse({"version": "0.32.0"})
+
+    async def _models(self, _: Request) -> Response:
+        base: dict[str, object] = {"id": self.base, "object": "model", "parent": None}
+        cards = [base | {"root": "/models/base", "max_model_len": self._context}]
+        for name, path in self.adapters.items():
+            cards.append(base | {"id": name, "root": str(path), "parent": self.base})
+        return JSONResponse({"object": "list", "data": cards})
+
+    async def _load(self, request: Request) -> Response:
+        body = await request.json()
+        await self._unstuck()
+        name, path = body["lora_name"], Path(body["lora_path"])
+        if name in self.adapters or name == self.base:
+            return _vllm_error(400, f"The lora adapter '{name}' has already been loaded.")
+        if not (path / "adapter_config.json").is_file():
+            return _vllm_error(404, f"Loading lora {name} failed: No adapter found for {path}")
+        rank = json.loads((path / "adapter_config.json").read_bytes())["r"]
+        if rank > self._max_rank:
+            return _vllm_error(
+                500, f"LoRA rank {rank} is greater than max_lora_rank {self._max_rank}."
+            )
+        self.adapters[name] = path
+        return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
+
+    async def _unload(self, request: Request) -> Response:
+        name = (await request.json())["lora_name"]
+        if self.adapters.pop(name, None) is None:
+            return _vllm_error(404, f"The lora adapter '{name}' cannot be found.")
+        return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
+
+    async def _complete(self, request: Request) -> Response:
+        body = await request.json()
+        self.asked.append(body)
+        model, prompt = body["model"], body["prompt"]
+        if model != self.base and model not in self.adapters:
+            return _vllm_error(404, f"The model `{model}` does not exist.")
+        if len(prompt) + body["max_tokens"] > self._context:
+            return _vllm_error(400, f"This model's maximum context is {self._context} tokens.")
+        assert body["stream"]  # nobody asks for the other form
+        assert body["return_token_ids"]
+        return StreamingResponse(
+            self._events(body, self.adapters.get(model)), media_type="text/event-stream"
+        )
+
+    async def _events(self, body: dict[str, Any], adapter: Path | None) -> AsyncIterator[bytes]:
+        self.at_work += 1
+        try:
+            number = 0
+            async for event in self._honest_events(body, adapter):
+                yield b"data: " + self.spoil(number, msgspec.json.encode(event)) + b"\n\n"
+                number += 1
+            yield b"data: [DONE]\n\n"
+        finally:
+            self.at_work -= 1
+
+    async def _unstuck(self) -> None:
+        while self.is_stuck:  # noqa: ASYNC110 - a test ends it from its own thread
+            await asyncio.sleep(0.01)
+
+    async def _honest_events(
+        self, body: dict[str, Any], adapter: Path | None
+    ) -> AsyncIterator[dict[str, object]]:
+        prompt, made = body["prompt"], list[int]()
+        sampler = _vllm_sampler(body)
+        finish = None
+        while finish is None:
+            await asyncio.sleep(0)
+            await self._unstuck()
+            token = sampler.draw(self._logits([*prompt, *made], adapter))
+            made.append(token.id)
+            is_stop = token.id in body["stop_token_ids"]
+            finish = "stop" if is_stop else "length" if len(made) == body["max_tokens"] else None
+            choice = {
+                "index": 0,
+                "text": "",
+                "logprobs": {"token_logprobs": [token.logprob], "tokens": ["?"]},
+                "finish_reason": finish,
+                "stop_reason": token.id if is_stop else None,
+                "prompt_token_ids": prompt if len(made) == 1 else None,
+                "token_ids": [token.id],
+            }
+            yield {"id": "cmpl-1", "model": body["model"], "choices": [choice]}
+        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(made)}
+        yield {"id": "cmpl-1", "model": body["model"], "choices": [], "usage": usage}
+
+
+def _vllm_error(status: int, message: str) -> Response:
+    return JSONResponse({"error": {"message": message, "type": "", "code": status}}, status)
+
+
+def _vllm_sampler(body: dict[str, Any]) -> Sampler:
+    sampling = Sampling(
+        seed=sha256(str(body["seed"]).encode()).digest(),
+        temperature=body["temperature"],
+        top_p=body["top_p"],
+        top_k=None if body["top_k"] == -1 else body["top_k"],
+        repetition_penalty=body["repetition_penalty"],
+        presence_penalty=body["presence_penalty"],
+        frequency_penalty=body["frequency_penalty"],
+    )
+    return Sampler(sampling, body["prompt"])

@@ -8,7 +8,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import platformdirs
@@ -49,6 +49,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_active: Annotated[int, msgspec.Meta(ge=1)] = 32  # answers made at the same time
     max_queued: int = 64
     stop_timeout_s: Annotated[int, msgspec.Meta(ge=0)] = 30  # for what is under way at the end
+    embed_tokens: Annotated[int, msgspec.Meta(ge=0)] = 20_000  # free, a minute for each payer
     max_body_mb: Annotated[int, msgspec.Meta(ge=1)] = 64  # of the files of one command, together
 
 
@@ -58,8 +59,19 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base: str = "smollm2"  # or "tiny": the unit tests' model, for trying out the flows
     context: int = 2_048  # tokens of one request
     threads: int = 0  # of arithmetic; 0: as many as cores
+    weights: Literal["float", "int8"] = "float"  # of the engine; attribution never takes int8
     kv_mb: Annotated[int, msgspec.Meta(ge=1)] = 1_024  # of the engine's KV cache
     adapter_mb: Annotated[int, msgspec.Meta(ge=1)] = 1_024  # of all adapters in memory
+
+
+class VllmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A vLLM server that answers instead of the embedded engine."""
+
+    url: str = ""  # http(s); empty: the embedded engine
+    key_file: str = ""  # holds its --api-key; empty: it asks for none
+    folder: str = ""  # of adapters, which it must see; empty: inside the home
+    mount: str = ""  # the same folder as the server names it; empty: by the same path
+    max_rank: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16  # its --max-lora-rank
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,6 +81,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chain: ChainSettings = ChainSettings()
     models: ModelSettings = ModelSettings()
     serve: ServeSettings = ServeSettings()
+    vllm: VllmSettings = VllmSettings()
 
 
 def load(

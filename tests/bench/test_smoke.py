@@ -18,6 +18,10 @@ HOLDS: dict[str, set[str]] = {
         "segments with something owed, answers",
         "segments with something owed, long answers",
     },
+    "capture": {
+        "smallest B2N2 bfloat16: rounds whose answers differ",
+        "smallest B2N2 float32: rounds whose answers differ",
+    },
     "demo": {"the money identity holds"},
     "crash": {"kills that landed", "rounds that differ or are unsound"},
     "epoch": {"receipts in the epoch", "settlements on chain", "its bundle proves its epoch"},

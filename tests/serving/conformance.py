@@ -1,16 +1,19 @@
-"""The contract of every engine, as tests; subclass `EngineConformance` and give it a `kit`.
+"""The contract of every engine, as tests; `test_conformance.py` runs them on each there is.
 
 Nothing here looks inside an engine. An answer that nobody reads stays in flight, because its
 buffer fills or because nothing asked for it: that is how these tests hold an engine busy.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from threading import Thread
 
+import msgspec
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from openledger.core.errors import (
     ConflictError,
@@ -21,7 +24,7 @@ from openledger.core.errors import (
     UnavailableError,
 )
 from openledger.core.types import Digest
-from openledger.serving.engine import AdapterRef, Engine, Stream, Tier
+from openledger.serving.engine import AdapterRef, Combine, Draws, Engine, Stream, Tier
 from openledger.serving.request import (
     Finish,
     GenerationRequest,
@@ -30,9 +33,13 @@ from openledger.serving.request import (
     Token,
     Usage,
 )
+from openledger.serving.sampling import Sampler
 
 SHORT_WAIT_S = 0.2
 ROUNDING = 1e-4  # of a log-probability
+
+# (V,) logits after these tokens under a mix of `first` and `second`.
+Reference = Callable[[Sequence[int], tuple[MixMember, ...]], NDArray[np.float32]]
 
 
 @dataclass
@@ -48,6 +55,7 @@ class Kit:
     broken: AdapterRef  # the folder is there and holds something else
     missing: AdapterRef  # no such folder
     capacity: int
+    reference: Reference | None = None  # what it must compute; None: it computes nothing
 
 
 def ask(
@@ -90,12 +98,78 @@ def use(*adapters: AdapterRef) -> tuple[MixMember, ...]:
     return tuple(MixMember(ref.digest, 1.0) for ref in adapters)
 
 
-class EngineConformance:
-    """Inherit and override the fixture `kit`."""
+def drawn(
+    request: GenerationRequest, logits: Callable[[Sequence[int]], NDArray[np.float32]]
+) -> list[Token]:
+    """The answer that follows from the request, and from the (V,) logits after some tokens."""
+    sampler = Sampler(request.sampling, request.prompt_ids)
+    tokens: list[Token] = []
+    while len(tokens) < request.max_tokens:
+        ids = [*request.prompt_ids, *(token.id for token in tokens)]
+        token = sampler.draw(logits(ids))
+        if token.id in request.stop_ids:
+            break
+        tokens.append(token)
+    return tokens
 
-    @pytest.fixture
-    def kit(self) -> Kit | Iterator[Kit]:
-        raise NotImplementedError
+
+def mixes_of(kit: Kit) -> list[tuple[MixMember, ...]]:
+    """The base alone, one adapter, and, where the engine serves them, weighted sums of both."""
+    first, second = kit.first.digest, kit.second.digest
+    some: list[tuple[MixMember, ...]] = [(), use(kit.first), use(kit.second)]
+    if kit.engine.caps.combine is not Combine.NONE:
+        some += [(MixMember(first, 0.7), MixMember(second, 0.3))]
+        some += [(MixMember(second, -0.4),), (MixMember(first, 1.0), MixMember(second, 0.0))]
+    return some
+
+
+class EngineConformance:
+    """Every test takes the fixture `kit`, which says which engine is under test."""
+
+    # What it computes
+
+    def test_a_greedy_answer_is_that_of_the_reference(self, kit: Kit) -> None:
+        reference = _reference_of(kit)
+        for ref in (kit.first, kit.second):
+            kit.engine.load(ref)
+        for mix in mixes_of(kit):
+            request = ask((3, 1, 4, 1, 5, 9, 2, 6), mix, max_tokens=6)
+
+            assert same(answer(kit.engine, request), _expected(reference, request))
+
+    def test_a_sampled_answer_is_drawn_from_the_seed_or_the_caps_say_otherwise(
+        self, kit: Kit
+    ) -> None:
+        reference = _reference_of(kit)
+        request = ask((3, 1, 4, 1, 5, 9, 2, 6), temperature=1.0, max_tokens=12)
+        tokens = answer(kit.engine, request)
+
+        if kit.engine.caps.draws is Draws.SEED:
+            assert same(tokens, _expected(reference, request))
+            assert "draws" not in kit.engine.caps.determinism
+        else:
+            assert kit.engine.caps.determinism.endswith("/own-draws")
+            assert all(
+                abs(token.logprob - wanted) < ROUNDING
+                for token, wanted in zip(tokens, _logprobs(reference, request, tokens), strict=True)
+            )
+
+    def test_penalties_and_filters_leave_log_probabilities_alone(self, kit: Kit) -> None:
+        reference = _reference_of(kit)
+        sampling = Sampling(
+            bytes(32),
+            temperature=0.5,
+            top_p=0.9,
+            top_k=5,
+            repetition_penalty=1.3,
+            presence_penalty=0.5,
+            frequency_penalty=0.5,
+        )
+        request = msgspec.structs.replace(ask((3, 1, 4), max_tokens=8), sampling=sampling)
+        tokens = answer(kit.engine, request)
+
+        found = [token.logprob for token in tokens]
+        assert np.allclose(found, _logprobs(reference, request, tokens), atol=ROUNDING)
 
     # What an answer is
 
@@ -133,6 +207,18 @@ class EngineConformance:
 
         assert all(0 <= token.id < kit.engine.caps.vocabulary for token in tokens)
         assert all(token.logprob <= 0 for token in tokens)
+
+    def test_hidden_states_are_kept_on_request_or_refused(self, kit: Kit) -> None:
+        assert all(token.hidden is None for token in answer(kit.engine, ask()))
+        hidden = kit.engine.caps.hidden
+        if hidden is None:
+            with pytest.raises(InvalidInputError, match="hidden"):
+                kit.engine.submit(ask(keeps_hidden=True))
+            return
+        tokens = answer(kit.engine, ask(keeps_hidden=True))
+
+        assert same(tokens, answer(kit.engine, ask()))
+        assert {len(token.hidden or b"") for token in tokens} == {2 * hidden}
 
     def test_max_tokens_ends_an_answer(self, kit: Kit) -> None:
         stream = kit.engine.submit(ask(max_tokens=3))
@@ -194,6 +280,10 @@ class EngineConformance:
     def test_two_adapters_serve_side_by_side_and_mixed(self, kit: Kit) -> None:
         for ref in (kit.first, kit.second):
             kit.engine.load(ref)
+        if kit.engine.caps.combine is Combine.NONE:
+            with pytest.raises(InvalidInputError):
+                kit.engine.submit(ask(mix=use(kit.first, kit.second)))
+            return
         mixes = [use(kit.first), use(kit.second), use(kit.first, kit.second)]
         answers = [answer(kit.engine, ask(max_tokens=16, mix=mix)) for mix in mixes]
 
@@ -225,6 +315,15 @@ class EngineConformance:
         assert (one.digest, one.tier) == (kit.first.digest, Tier.RAM)
         assert (one.is_pinned, one.references) == (True, 1)
         assert kit.engine.residency()[0].references == 0
+
+    def test_loads_at_once_are_one_load_each(self, kit: Kit) -> None:
+        refs = [kit.first, kit.second] * 3
+        with ThreadPoolExecutor(len(refs)) as pool:
+            found = list(pool.map(kit.engine.load, refs))
+
+        assert [one.digest for one in found] == [ref.digest for ref in refs]
+        assert len(kit.engine.residency()) == 2
+        assert answer(kit.engine, ask(mix=use(kit.first)))
 
     def test_loading_twice_is_loading_once(self, kit: Kit) -> None:
         assert kit.engine.load(kit.first) == kit.engine.load(kit.first)
@@ -398,6 +497,28 @@ class EngineConformance:
             kit.engine.submit(ask(max_tokens=100, seed=bytes([i]), mix=mix))
             for i in range(kit.capacity)
         ]
+
+
+def _reference_of(kit: Kit) -> Reference:
+    if kit.reference is None:
+        pytest.skip("this engine has no model behind it")
+    return kit.reference
+
+
+def _expected(reference: Reference, request: GenerationRequest) -> list[Token]:
+    return drawn(request, lambda ids: reference(ids, request.mix))
+
+
+def _logprobs(
+    reference: Reference, request: GenerationRequest, tokens: Sequence[Token]
+) -> list[float]:
+    """What the reference says of each of these tokens."""
+    found = []
+    for place, token in enumerate(tokens):
+        ids = [*request.prompt_ids, *(one.id for one in tokens[:place])]
+        logits = reference(ids, request.mix).astype(np.float64)
+        found.append(float(logits[token.id] - np.logaddexp.reduce(logits)))
+    return found
 
 
 def _cancel(stream: Stream) -> None:

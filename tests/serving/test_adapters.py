@@ -175,3 +175,24 @@ def test_loading_again_waits_until_the_old_one_is_gone(refs: list[AdapterRef]) -
         thread.join(5)
 
     assert one.residency()[0].tier is Tier.RAM
+
+
+def test_whoever_reads_is_told_of_all_that_is_not_resident_any_more(
+    refs: list[AdapterRef],
+) -> None:
+    dropped: list[str] = []
+    runner = HashRunner()
+    one: Store = AdapterStore(runner.read, 25, 5.0, lambda adapter: dropped.append(adapter.name))
+    for ref in refs:
+        one.load(ref)
+    assert dropped == ["a"]
+    one.acquire(refs[1].digest)
+    one.acquire(refs[2].digest)
+    with pytest.raises(UnavailableError):
+        one.load(refs[0])  # read, and no room for it
+    assert dropped == ["a", "a"]
+    one.release(refs[1].digest)
+    one.unload(refs[1].digest)
+
+    assert dropped == ["a", "a", "b"]
+    assert [one.knows(ref.digest) for ref in refs] == [True, False, True]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from openledger.core.errors import (
     DigestMismatchError,
@@ -19,33 +18,17 @@ from openledger.core.errors import (
     UnavailableError,
 )
 from openledger.core.types import Digest
-from openledger.serving.batch import Chunk
+from openledger.serving.batch import Chunk, Output
 from openledger.serving.embedded import EmbeddedEngine
 from openledger.serving.engine import AdapterRef, Combine, Config, Stats, Tier
 from openledger.serving.request import Finish, GenerationRequest, MixMember, Token
-from openledger.serving.sampling import Sampler
 from tests.fakes import BREAKING_TOKEN, HashAdapter, HashRunner, hash_logits
-from tests.serving.conformance import EngineConformance, Kit, answer, ask, use
+from tests.serving.conformance import answer, ask, drawn, use
 from tests.serving.tiny import hash_adapter
 
 CONFIG = Config(
     threads=1, max_active=2, max_waiting=2, buffer_tokens=4, prefill_chunk=16, step_tokens=32
 )
-
-
-class TestEmbeddedEngine(EngineConformance):
-    @pytest.fixture
-    def kit(self, tmp_path: Path) -> Iterator[Kit]:
-        engine = EmbeddedEngine(HashRunner(), CONFIG)
-        yield Kit(
-            engine=engine,
-            first=hash_adapter(tmp_path / "first", "first"),
-            second=hash_adapter(tmp_path / "second", "second"),
-            broken=hash_adapter(tmp_path / "broken", "broken", "altered"),
-            missing=AdapterRef(Digest("f" * 64), tmp_path / "missing"),
-            capacity=4,
-        )
-        engine.close()
 
 
 class Bench:
@@ -109,16 +92,7 @@ def bench(open_bench: Callable[..., Bench]) -> Bench:
 
 
 def expected(request: GenerationRequest, mix: Sequence[tuple[str, float]] = ()) -> list[Token]:
-    """The answer that follows from the request alone."""
-    sampler = Sampler(request.sampling, request.prompt_ids)
-    tokens: list[Token] = []
-    while len(tokens) < request.max_tokens:
-        ids = [*request.prompt_ids, *(token.id for token in tokens)]
-        token = sampler.draw(hash_logits(ids, mix))
-        if token.id in request.stop_ids:
-            break
-        tokens.append(token)
-    return tokens
+    return drawn(request, lambda ids: hash_logits(ids, mix))
 
 
 def of(tenant: str, request: GenerationRequest) -> GenerationRequest:
@@ -653,7 +627,7 @@ def test_two_hundred_answers_at_once_lose_and_mix_up_no_token(tmp_path: Path) ->
 def test_a_full_engine_tells_how_long_it_takes_until_a_place_is_free(bench: Bench) -> None:
     run = bench.runner.run
 
-    def slow(chunks: Sequence[Chunk[HashAdapter]]) -> NDArray[np.float32]:
+    def slow(chunks: Sequence[Chunk[HashAdapter]]) -> Output:
         bench.now_s += 3
         return run(chunks)
 
@@ -696,7 +670,7 @@ def test_an_adapter_that_changed_on_disk_fails_the_requests_that_need_it(
     assert answer(bench.engine, ask(mix=use(refs[1])))
 
 
-def _spoiled(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def _spoiled(output: Output) -> Output:
     """The second row is no number."""
-    logits[1:] = np.nan
-    return logits
+    output.logits[1:] = np.nan
+    return output

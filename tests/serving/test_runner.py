@@ -13,14 +13,14 @@ from torch import Tensor
 from openledger.core.errors import ConflictError, DigestMismatchError, InvalidInputError
 from openledger.core.types import Digest
 from openledger.lm.base import BaseModel, llama_config, load_base
-from openledger.lm.checkpoint import load_adapter, save_adapter
-from openledger.lm.lora import LoraPair, LoraShape, random_adapter
+from openledger.lm.checkpoint import load_adapter
 from openledger.lm.tiny import build_tiny
 from openledger.serving.batch import Chunk, Weighted
 from openledger.serving.engine import AdapterRef
 from openledger.serving.llama.packed import PackedAdapter
-from openledger.serving.native.library import InstructionSet, load_library
+from openledger.serving.native.library import InstructionSet
 from openledger.serving.runner import Arithmetic, LlamaRunner
+from tests.serving.tiny import exact_adapter, native_of
 
 # peft 0.21 still asks transformers 5.23 by a name that goes away in v6.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -34,47 +34,14 @@ WAYS |= {one.name.lower(): Arithmetic(instruction_set=one) for one in Instructio
 
 
 @pytest.fixture(scope="module")
-def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    build_tiny(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def base(base_folder: Path) -> BaseModel:
-    return load_base(base_folder)
-
-
-@pytest.fixture(scope="module")
 def refs(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> list[AdapterRef]:
     home = tmp_path_factory.mktemp("adapters")
     return [exact_adapter(home / f"a{i}", base, i, rank) for i, rank in enumerate(RANKS)]
 
 
-def exact_adapter(folder: Path, base: BaseModel, seed: int, rank: int) -> AdapterRef:
-    """An adapter that bfloat16 holds exactly, on some layers only."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = LoraShape(rank, 2 * rank + 1, (0, base.layers - 1))
-    fresh = random_adapter(base.model, base.digest, shape, generator)
-    pairs = {
-        site: LoraPair(
-            pair.a.bfloat16().float(),
-            torch.randn(pair.b.shape, generator=generator).mul(0.3).bfloat16().float(),
-        )
-        for site, pair in fresh.pairs.items()
-    }
-    return AdapterRef(
-        save_adapter(folder, msgspec.structs.replace(fresh, pairs=pairs), base.name), folder
-    )
-
-
 def started(base: BaseModel, arithmetic: Arithmetic = Arithmetic()) -> LlamaRunner:  # noqa: B008
-    library = load_library()
-    if arithmetic.is_native and library is None:
-        pytest.skip("no C compiler here")
-    wanted = arithmetic.instruction_set
-    if library is not None and wanted is not None and wanted > library.widest:
-        pytest.skip(f"this CPU has no {wanted.name}")
+    if arithmetic.is_native:
+        native_of(arithmetic.instruction_set)
     runner = LlamaRunner(base, arithmetic=arithmetic)
     runner.prepare(threads=1, blocks=BLOCKS)
     return runner
@@ -98,7 +65,7 @@ def feed(
     for count in pieces:
         token_ids = tuple(ids[start : start + count])
         is_last = start + count == len(ids)
-        logits = runner.run([Chunk(blocks(place), start, token_ids, mix, is_last)])
+        logits = runner.run([Chunk(blocks(place), start, token_ids, mix, is_last)]).logits
         assert len(logits) == is_last
         last, start = logits[-1] if is_last else last, start + count
     return last
@@ -121,7 +88,7 @@ def test_what_another_left_in_a_block_is_not_read(base: BaseModel, *, is_native:
         Chunk[PackedAdapter](blocks(0), 5, (7,), (), is_last=True),
         Chunk[PackedAdapter](blocks(1), 20, (7,), (), is_last=True),
     ]
-    assert np.isfinite(runner.run(both)).all()
+    assert np.isfinite(runner.run(both).logits).all()
 
 
 def greedy(
@@ -139,7 +106,7 @@ def greedy(
             feed_now = (made[-1],) if made else tuple(ids)
             chunks.append(Chunk(blocks(place), start, feed_now, mix, is_last=True))
             active.append(place)
-        for place, row in zip(active, runner.run(chunks).argmax(-1), strict=True):
+        for place, row in zip(active, runner.run(chunks).logits.argmax(-1), strict=True):
             answers[place].append(int(row))
     return answers
 
@@ -182,10 +149,10 @@ def test_mixed_rows_are_those_of_peft(
     mixes: list[Mix] = [(Weighted(runner.read(ref), 1.0),) for ref in refs] + [()]
 
     whole = [Chunk(blocks(i), 0, ids, mix, is_last=True) for i, mix in enumerate(mixes)]
-    assert abs(runner.run(whole) - wanted.numpy()).max() < 1e-4
+    assert abs(runner.run(whole).logits - wanted.numpy()).max() < 1e-4
     runner.run([Chunk(blocks(i), 0, ids[:-1], mix, is_last=False) for i, mix in enumerate(mixes)])
     last = [Chunk(blocks(i), 19, ids[-1:], mix, is_last=True) for i, mix in enumerate(mixes)]
-    assert abs(runner.run(last) - wanted.numpy()).max() < 1e-4
+    assert abs(runner.run(last).logits - wanted.numpy()).max() < 1e-4
 
 
 def test_a_weighted_mix_is_that_of_peft(
@@ -207,11 +174,11 @@ def test_only_chunks_that_want_logits_get_them(runner: LlamaRunner) -> None:
     chunks: list[Chunk[PackedAdapter]] = [
         Chunk(blocks(i), 0, prompt(5, i), (), is_last=i != 1) for i in range(3)
     ]
-    both = runner.run(chunks)
+    both = runner.run(chunks).logits
 
     assert both.shape == (2, runner.vocabulary)
     assert np.allclose(both[1], feed(runner, 3, prompt(5, 2), [5]), atol=1e-5)
-    assert len(runner.run(chunks[1:2])) == 0
+    assert len(runner.run(chunks[1:2]).logits) == 0
 
 
 @pytest.fixture(params=["float32", "bfloat16"])

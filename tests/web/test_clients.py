@@ -3,8 +3,11 @@
 import socket
 import threading
 import time
+from base64 import b64decode
 from collections.abc import Iterator
+from typing import Literal
 
+import numpy as np
 import openai
 import pytest
 import uvicorn
@@ -14,7 +17,7 @@ from openai.types.chat import (
 )
 
 from openledger.web.app import Config, create_app
-from tests.web.parts import KEY, MODEL, PIECES, RECEIPT, Server
+from tests.web.parts import EMBEDDER, KEY, MODEL, PIECES, RECEIPT, Server
 
 ASK = [ChatCompletionUserMessageParam(role="user", content="A reel, please")]
 
@@ -115,6 +118,35 @@ def test_errors_become_the_clients_own(client: openai.OpenAI, address: str) -> N
         pytest.raises(openai.AuthenticationError),
     ):
         stranger.models.list()
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64", None])
+def test_vectors(client: openai.OpenAI, encoding: Literal["float", "base64"] | None) -> None:
+    given = openai.omit if encoding is None else encoding
+    found = client.embeddings.create(model=EMBEDDER, input=["ab", "c"], encoding_format=given)
+    rows = [one.embedding for one in found.data]
+    if encoding == "base64":  # then the client hands on what came
+        rows = [np.frombuffer(b64decode(str(row)), "<f4").tolist() for row in rows]
+
+    assert (found.object, found.model) == ("list", EMBEDDER)
+    assert [(one.index, one.object) for one in found.data] == [(0, "embedding"), (1, "embedding")]
+    assert rows == [[float(np.float32(0.1)), 2.0, 0.0], [float(np.float32(0.1)), 1.0, 1.0]]
+    assert (found.usage.prompt_tokens, found.usage.total_tokens) == (3, 3)
+
+
+def test_vectors_of_a_text_of_tokens_and_of_lists_of_them(
+    server: Server, client: openai.OpenAI
+) -> None:
+    for given in ("ab", [1, 2, 3], [[1], [2, 3]]):
+        client.embeddings.create(model=EMBEDDER, input=given, dimensions=2, user="anna")
+
+    assert [one.call.inputs for one in server.embeddings.started[-3:]] == [
+        ("ab",), ((1, 2, 3),), ((1,), (2, 3)),
+    ]  # fmt: skip
+    with pytest.raises(openai.NotFoundError, match="did you mean SmolLM2"):
+        client.embeddings.create(model="SmolLM3", input="ab")
+    with pytest.raises(openai.BadRequestError, match="holds 0 texts"):
+        client.embeddings.create(model=EMBEDDER, input=[])
 
 
 def test_closing_a_stream_stops_the_answer(server: Server, client: openai.OpenAI) -> None:

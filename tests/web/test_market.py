@@ -1,9 +1,12 @@
 """Real keys and a real purse on a real chain, called over HTTP; only the model is not."""
 
 import asyncio
+import dataclasses
 
 import httpx
 import pytest
+import torch
+from msgspec.structs import replace
 
 from openledger.core.errors import NotFoundError
 from openledger.core.money import from_open
@@ -13,6 +16,7 @@ from openledger.operations.receipts import ShowReceipt
 from openledger.operations.wallets import ClaimFor, NewKey, Prefix
 from openledger.settlement.parts import DATA
 from openledger.storage.records.data.accounts import AccountKind
+from openledger.web import server
 from openledger.web.app import Config, Parts, create_app
 from openledger.web.operations import receipts, wallets
 from openledger.web.parts.books import BaseCard, GatewayBooks, KeyBook, ReleaseCatalogue
@@ -114,3 +118,36 @@ def test_the_pool_is_what_contributors_and_commons_get_together(
 
     assert 0 < earned < from_open(answer["usage"]["cost_details"]["data"])
     assert "contributors" not in answer["usage"]["cost_details"]
+
+
+@pytest.mark.parametrize("allowed", [100, 0])
+def test_a_home_makes_vectors_by_its_base_unless_it_allows_none(
+    market: Platform, allowed: int
+) -> None:
+    serve = replace(market.settings.serve, embed_tokens=allowed)
+    platform = dataclasses.replace(market, settings=replace(market.settings, serve=serve))
+    app = create_app(server.parts(platform, "token"), Config())
+    name = platform.models.base_manifest.name
+    base = platform.models.base("float32")
+    ids = base.tokenizer.encode("X:1")
+    with torch.inference_mode():
+        mean = base.model.model(torch.tensor([ids])).last_hidden_state[0].mean(0)
+
+    async def run() -> tuple[httpx.Response, httpx.Response]:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app),
+            base_url="http://localhost",
+            headers={"Authorization": "Bearer token"},
+        ) as http:
+            call = {"model": name, "input": "X:1"}
+            made = await http.post("/v1/embeddings", json=call)
+            return await http.get("/v1/models"), made
+
+    listed, made = asyncio.run(run())
+    platform.models.close()
+
+    assert (name in [one["id"] for one in listed.json()["data"]]) == (allowed > 0)
+    assert made.status_code == (200 if allowed else 404)
+    if allowed:
+        vector = torch.tensor(made.json()["data"][0]["embedding"])
+        assert torch.allclose(vector, mean / mean.norm(), atol=1e-5)

@@ -4,10 +4,8 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.types import Message
 
-from openledger.web.app import Config, create_app
-from tests.web.parts import AUTHORIZED, MODEL, PIECES, RECEIPT, Server, client
+from tests.web.parts import MODEL, PIECES, RECEIPT, Connection, Server, client
 
 CHAT = {"model": "folk/reels", "messages": [{"role": "user", "content": "A reel, please"}]}
 TEXT = "".join(PIECES)
@@ -351,50 +349,6 @@ def test_a_fault_is_a_500_and_in_a_stream_an_error_line(server: Server) -> None:
     assert stream.status_code == 200
     assert json.loads(lines[-1].removeprefix("data: "))["error"]["type"] == "server_error"
     assert all(inference.is_cancelled.is_set() for inference in server.started)
-
-
-class Connection:
-    """An ASGI connection whose caller hangs up when told."""
-
-    def __init__(self, body: object, fails_at: int | None = None) -> None:
-        self.sent: list[Message] = []
-        self.hang_up = asyncio.Event()
-        self._raw = json.dumps(body).encode()
-        self._is_read = False
-        self._fails_at = fails_at
-
-    async def receive(self) -> Message:
-        if not self._is_read:
-            self._is_read = True
-            return {"type": "http.request", "body": self._raw, "more_body": False}
-        await self.hang_up.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message: Message) -> None:
-        self.sent.append(message)
-        if len(self.sent) == self._fails_at:
-            raise OSError("the caller is gone")
-
-    async def run(self, server: Server) -> None:
-        headers = [
-            (b"host", b"localhost"),
-            (b"authorization", AUTHORIZED["Authorization"].encode()),
-        ]
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": "POST",
-            "scheme": "http",
-            "path": "/v1/chat/completions",
-            "raw_path": b"/v1/chat/completions",
-            "query_string": b"",
-            "root_path": "",
-            "headers": headers,
-            "client": ("127.0.0.1", 5),
-            "server": ("127.0.0.1", 8700),
-        }
-        await create_app(server.parts(), Config())(scope, self.receive, self.send)
 
 
 @pytest.mark.parametrize("is_streamed", [True, False])

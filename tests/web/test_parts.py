@@ -170,6 +170,21 @@ def ask(  # the routes, over the real parts
     return asyncio.run(run())
 
 
+def test_the_base_stands_last_in_the_list_for_embeddings_and_costs_nothing(desk: Desk) -> None:
+    base = BaseCard("tiny, seed 0", 256, "openledger", embeds=True)
+    catalogue = ReleaseCatalogue(desk.database, base, desk.engine)
+    first, last = catalogue.models()
+
+    assert (first.name, first.type) == ("folk/reels@1", "chat")
+    assert (last.name, last.type, last.owner) == ("tiny, seed 0", "embedding", "openledger")
+    assert last.price == Price(Wei(0), Wei(0), Wei(0))
+    assert catalogue.model("tiny, seed 0") == last
+    silent = ReleaseCatalogue(desk.database, BaseCard("tiny, seed 0", 256), desk.engine)
+    assert silent.models() == (first,)
+    with pytest.raises(InvalidInputError):
+        silent.model("tiny, seed 0")
+
+
 def test_a_paid_call_is_answered_charged_and_signed(desk: Desk) -> None:
     answer = ask(desk, "POST", "/v1/chat/completions", CHAT)
     body = answer.json()

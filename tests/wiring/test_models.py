@@ -1,21 +1,26 @@
 """The model rooms: one bad part never takes the others down."""
 
+import dataclasses
 import errno
 from hashlib import sha256
+from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import msgspec
 import pytest
 import torch
+from msgspec.structs import replace
 from safetensors import SafetensorError
 
 from openledger.attribution import state as attribution_state
 from openledger.attribution.attribute import gain_of
 from openledger.attribution.influence.gradients import ProbedModel
 from openledger.attribution.release import Recipe, build
+from openledger.core.encoding import decode
 from openledger.core.errors import (
     DigestMismatchError,
+    InvalidInputError,
     NotFoundError,
     NothingToSettleError,
     OpenLedgerError,
@@ -38,7 +43,8 @@ from openledger.lm.lora import Adapter, LoraHost, LoraPair, MixMember
 from openledger.lm.tokenizer import Tokenizer
 from openledger.operations.models import NewRun, RecipeChoice, WhichRun
 from openledger.operations.receipts import PENDING, ShowReceipt
-from openledger.settlement.receipt import Private, read_statement
+from openledger.settings import VllmSettings
+from openledger.settlement.receipt import Private, SignedCall, read_statement
 from openledger.settlement.shares import Segment, member_ppb
 from openledger.storage.records.model import releases
 from openledger.storage.records.model.releases import Release
@@ -53,8 +59,8 @@ from openledger.wiring.platform import Platform, now_us
 from openledger.wiring.private import open_private
 from tests import market as fair
 from tests.attribution.releases import SEED, alone, examples_of, some_adapter, some_model, some_text
-from tests.fakes import FailingTransport
-from tests.serving.tiny import llama_adapter
+from tests.fakes import FailingTransport, FakeVllm
+from tests.serving.tiny import llama_adapter, logits_of
 
 
 @pytest.fixture
@@ -81,6 +87,41 @@ def test_an_adapter_that_cannot_be_read_keeps_nothing_else_from_being_served(
     assert made.result().fee > 0
 
 
+def test_a_vllm_server_of_the_settings_answers_and_the_receipt_says_so(
+    market: Platform, real: Release, tmp_path: Path
+) -> None:
+    logits = logits_of(load_base(market.models.base_folder))
+    server = FakeVllm(lambda ids, folder: logits(ids, [(folder, 1.0)] if folder else []), 256)
+    key = tmp_path / "key"
+    key.write_text("secret\n")
+    vllm = VllmSettings(url=server.url, key_file=str(key), folder=str(tmp_path / "shelf"))
+    other = dataclasses.replace(
+        market, settings=msgspec.structs.replace(market.settings, vllm=vllm)
+    )
+    try:
+        made = ask(other)
+        list(made)
+
+        with market.database.read() as transaction:
+            record = calls.get(transaction, made.receipt_id).record
+        assert decode(record, SignedCall).body.engine == "vllm-0.32.0/unstated/own-draws"
+        assert server.asked[-1]["model"] == real.adapter
+        assert server.adapters == {real.adapter: tmp_path / "shelf" / real.adapter}
+    finally:
+        other.models.close()
+        server.close()
+
+
+def test_a_key_file_that_cannot_be_read_is_said(market: Platform) -> None:
+    vllm = VllmSettings(url="http://127.0.0.1:1", key_file="/nowhere")
+    other = dataclasses.replace(
+        market, settings=msgspec.structs.replace(market.settings, vllm=vllm)
+    )
+
+    with pytest.raises(InvalidInputError, match=r"vllm\.key_file"):
+        other.models.engine.close()
+
+
 def test_a_corrupted_adapter_is_not_served(market: Platform, real: Release) -> None:
     weights = market.home.adapter(real.adapter) / checkpoint.WEIGHTS
     raw = weights.read_bytes()
@@ -99,6 +140,23 @@ def test_a_corrupted_adapter_is_not_served(market: Platform, real: Release) -> N
     weights.write_bytes(raw)
     market.models.serve(real)
     assert list(ask(market))
+
+
+@pytest.mark.parametrize(("weights", "dtype"), [("float", "float32"), ("int8", "int8")])
+def test_receipts_name_the_precision_of_the_engine_and_attribution_keeps_its_own(
+    market: Platform, real: Release, weights: Literal["float", "int8"], dtype: str
+) -> None:
+    chosen = replace(market.settings.models, weights=weights)
+    platform = dataclasses.replace(market, settings=replace(market.settings, models=chosen))
+    made = ask(platform)
+    pieces = list(made)
+    with platform.database.read() as transaction:
+        call = decode(calls.get(transaction, made.receipt_id).record, SignedCall)
+    platform.models.close()
+
+    assert pieces
+    assert call.body.engine == f"embedded-2/{dtype}"
+    assert platform.models.attribute.precision == "float32"
 
 
 FULL = SafetensorError(f"Error while serializing: I/O error: full (os error {errno.ENOSPC})")

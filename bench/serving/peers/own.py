@@ -79,4 +79,4 @@ class Own:
         for row, (token_ids, start, mix) in enumerate(zip(fed, starts, mixes, strict=True)):
             blocks = tuple(range(row * self._blocks, (row + 1) * self._blocks))
             chunks.append(Chunk(blocks, start, tuple(token_ids), mix, is_last=True))
-        return self._runner.run(chunks)
+        return self._runner.run(chunks).logits

@@ -57,10 +57,22 @@ class AdapterStore(Generic[Loaded]):
     """Adapters by digest, within a budget of bytes; safe to call from any thread."""
 
     def __init__(
-        self, read: Callable[[AdapterRef], Loaded], budget_bytes: int, unload_timeout_s: float
+        self,
+        read: Callable[[AdapterRef], Loaded],
+        budget_bytes: int,
+        unload_timeout_s: float,
+        drop: Callable[[Loaded], None] = lambda _: None,
     ) -> None:
-        """`read` loads and checks one folder; it raises what `Engine.load` promises."""
+        """A store of nothing.
+
+        Args:
+            read: loads and checks one folder; it raises what `Engine.load` promises.
+            budget_bytes: for all that is resident.
+            unload_timeout_s: how long `unload` waits for the last user.
+            drop: told of whatever was read and is not, or no more, resident; it must not wait.
+        """
         self._read = read
+        self._drop = drop
         self._budget_bytes = budget_bytes
         self._unload_timeout_s = unload_timeout_s
         self._entries: dict[Digest, _Entry[Loaded]] = {}
@@ -166,6 +178,11 @@ class AdapterStore(Generic[Loaded]):
             self._let_go(digests)
             self.freed += 1
 
+    def knows(self, digest: Digest) -> bool:
+        """Whether it was loaded and not unloaded since."""
+        with self._changed:
+            return digest in self._entries
+
     def residency(self) -> tuple[Residency, ...]:
         """Every known adapter, by digest."""
         with self._changed:
@@ -205,7 +222,11 @@ class AdapterStore(Generic[Loaded]):
         adapter = self._read(entry.ref)
         with self._changed:
             entry.size_bytes = adapter.size_bytes
-            self._make_room(entry.ref.digest, adapter.size_bytes)
+            try:
+                self._make_room(entry.ref.digest, adapter.size_bytes)
+            except BaseException:
+                self._drop(adapter)
+                raise
             entry.adapter = adapter
             self._resident_bytes += adapter.size_bytes
             self.counters.loads += 1
@@ -240,6 +261,7 @@ class AdapterStore(Generic[Loaded]):
     def _evict(self, entry: _Entry[Loaded]) -> None:
         assert entry.adapter is not None
         self._resident_bytes -= entry.adapter.size_bytes
+        self._drop(entry.adapter)
         entry.adapter = None
 
     def _note_hold(self, entry: _Entry[Loaded]) -> None:

@@ -1,6 +1,7 @@
 """What the scheduler and the arithmetic say to each other: one step is one batch of chunks."""
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -21,6 +22,14 @@ class Weighted(msgspec.Struct, Generic[Loaded], frozen=True):
     weight: float
 
 
+class Capture(Enum):
+    """What is kept of a chunk's final hidden states: those that the head makes logits of."""
+
+    NONE = "none"
+    LAST = "last"  # (D,) uint16, the bits of a bfloat16: the state of the last token
+    SUM = "sum"  # (D,) float64: the states of all tokens, added up
+
+
 class Chunk(msgspec.Struct, Generic[Loaded], frozen=True):
     """What one sequence feeds in a step: a piece of its prompt, or its last token."""
 
@@ -29,6 +38,17 @@ class Chunk(msgspec.Struct, Generic[Loaded], frozen=True):
     token_ids: tuple[int, ...]  # at least one
     mix: tuple[Weighted[Loaded], ...]  # empty: the base alone
     is_last: bool  # whether logits after the last token are wanted
+    capture: Capture = Capture.NONE
+
+
+Captured = NDArray[np.uint16] | NDArray[np.float64]  # (D,) see `Capture`
+
+
+class Output(msgspec.Struct, frozen=True):
+    """What came of a step."""
+
+    logits: NDArray[np.float32]  # (wanted, V) of the chunks whose `is_last` is set, in their order
+    captured: dict[int, Captured]  # by the place of the chunk in the batch
 
 
 class Runner(Protocol[Loaded]):
@@ -46,6 +66,11 @@ class Runner(Protocol[Loaded]):
 
     @property
     def vocabulary(self) -> int: ...
+
+    @property
+    def hidden(self) -> int:
+        """D of the final hidden states."""
+        ...
 
     @property
     def dtype(self) -> str: ...
@@ -71,10 +96,6 @@ class Runner(Protocol[Loaded]):
         """Load and check one adapter; called from any thread. Errors: see `Engine.load`."""
         ...
 
-    def run(self, chunks: Sequence[Chunk[Loaded]]) -> NDArray[np.float32]:
-        """Feed a batch; all its keys and values are in the cache afterwards.
-
-        Returns:
-            (wanted, V) logits of the chunks whose `is_last` is set, in their order.
-        """
+    def run(self, chunks: Sequence[Chunk[Loaded]]) -> Output:
+        """Feed a batch; all its keys and values are in the cache afterwards."""
         ...

@@ -12,41 +12,47 @@ from dataclasses import dataclass
 from threading import Condition, Thread
 from typing import Generic
 
-import numpy as np
-from numpy.typing import NDArray
-
 from openledger.core.errors import (
     ConflictError,
     EngineFaultError,
-    EngineFullError,
-    InvalidInputError,
     OpenLedgerError,
     UnavailableError,
 )
 from openledger.core.types import Digest
 from openledger.serving.adapters import AdapterStore
 from openledger.serving.batch import Chunk, Loaded, Runner
-from openledger.serving.engine import AdapterRef, Caps, Combine, Config, Residency, Stats
-from openledger.serving.request import Finish, GenerationRequest, check_request
-from openledger.serving.schedule.blocks import BlockPool
+from openledger.serving.engine import AdapterRef, Caps, Combine, Config, Draws, Residency, Stats
+from openledger.serving.request import (
+    EmbeddingRequest,
+    Finish,
+    GenerationRequest,
+    check_embedding,
+    check_mix,
+    check_request,
+)
+from openledger.serving.schedule.blocks import BlockPool, count_blocks
 from openledger.serving.schedule.fairness import (
     ANSWER_COST,
     PROMPT_COST,
     DrainRate,
     TokenCounters,
+    engine_full,
     may_queue,
 )
-from openledger.serving.schedule.sequence import Sequence
+from openledger.serving.schedule.sequence import (
+    AnswerSequence,
+    EmbeddingSequence,
+    Found,
+    Sequence,
+)
 from openledger.serving.schedule.waiting import Queue, Reader, Reading
-from openledger.serving.stream import TokenStream
+from openledger.serving.stream import TokenStream, VectorStream
 
+_BUILD = "embedded-2"
 _IDLE_S = 0.05  # how often paused and waiting sequences are looked at when nothing can run
 _PATIENCE_S = 60.0  # beyond a request's deadline, before its reader calls the engine silent
 _AHEAD = 8  # waiting requests whose adapters are read before there is a place for them
 _TRIED = 32  # waiting requests that are tried for one place
-_SPARE = 2  # KV caches of full context for each place; more would hold prefixes only
-
-_Found = NDArray[np.float32] | Exception | None  # (V,) logits, why there are none, none wanted
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ class EmbeddedEngine(Generic[Loaded]):
         self._config = config
         self._now_s = now_s
         self._context = min(config.context, runner.context)
-        self._pool = BlockPool(_count_blocks(runner, config, self._context), runner.block_tokens)
+        self._pool = BlockPool(count_blocks(runner, config, self._context), runner.block_tokens)
         self._store = AdapterStore(runner.read, config.adapter_bytes, config.unload_timeout_s)
         self._reader = Reader(self._store, self._on_read)
         self._counters = TokenCounters()
@@ -111,6 +117,9 @@ class EmbeddedEngine(Generic[Loaded]):
             max_mix=self._config.max_mix,
             max_rank=self._runner.max_rank,
             combine=Combine.ROW,
+            hidden=self._runner.hidden,
+            draws=Draws.SEED,
+            build=_BUILD,
         )
 
     @property
@@ -127,15 +136,21 @@ class EmbeddedEngine(Generic[Loaded]):
         return self._store.residency()
 
     def submit(self, request: GenerationRequest) -> TokenStream:
-        config = self._config
-        check_request(request, self._context, self._runner.vocabulary)
-        if len(request.mix) > config.max_mix:
-            raise InvalidInputError(
-                f"a mix holds at most {config.max_mix} adapters, not {len(request.mix)}"
-            )
+        check_request(request, self._context, self._runner.vocabulary, keeps_hidden=True)
         patience_s = request.deadline_s + _PATIENCE_S
-        stream = TokenStream(request.id, config.buffer_tokens, patience_s, self.cancel)
-        sequence: Sequence[Loaded] = Sequence(request, stream, self._now_s(), self._context)
+        stream = TokenStream(request.id, self._config.buffer_tokens, patience_s, self.cancel)
+        self._enter(AnswerSequence(request, stream, self._now_s(), self._context))
+        return stream
+
+    def embed(self, request: EmbeddingRequest) -> VectorStream:
+        check_embedding(request, self._context, self._runner.vocabulary)
+        stream = VectorStream(request.id, 1, request.deadline_s + _PATIENCE_S, self.cancel)
+        self._enter(EmbeddingSequence(request, stream, self._now_s()))
+        return stream
+
+    def _enter(self, sequence: Sequence[Loaded]) -> None:
+        request = sequence.request
+        check_mix(request, self._config.max_mix)
         with self._changed:
             self._check_place(request)
             self._store.claim(sequence.named)
@@ -145,7 +160,6 @@ class EmbeddedEngine(Generic[Loaded]):
             if len(self._waiting) <= _AHEAD and not self._is_giving_way:
                 self._reader.has(sequence)
             self._changed.notify_all()
-        return stream
 
     def cancel(self, request_id: str) -> None:
         with self._changed:
@@ -193,7 +207,7 @@ class EmbeddedEngine(Generic[Loaded]):
 
     # Asked of the engine's thread, under its lock
 
-    def _check_place(self, request: GenerationRequest) -> None:
+    def _check_place(self, request: GenerationRequest | EmbeddingRequest) -> None:
         taken, places = len(self._in_flight), self._config.max_active + self._config.max_waiting
         if self._is_closing:
             raise UnavailableError("the engine is stopping; try another or wait")
@@ -202,12 +216,7 @@ class EmbeddedEngine(Generic[Loaded]):
         own = self._counters.in_flight(request.tenant)
         if not may_queue(own, taken, places):
             self._tally["rejected"] += 1
-            retry_s = self._drain.retry_after_s(self._working_s)
-            raise EngineFullError(
-                f"{taken} requests are in flight, {own} of them yours, and this engine takes "
-                f"{places}; try again in {retry_s} seconds",
-                retry_after_s=str(retry_s),
-            )
+            raise engine_full(own, taken, places, self._drain.retry_after_s(self._working_s))
 
     def _on_read(self, sequence: Sequence[Loaded], reading: Reading[Loaded]) -> None:
         with self._changed:
@@ -347,11 +356,15 @@ class EmbeddedEngine(Generic[Loaded]):
                 if end is not None:
                     self._finish(end)
 
-    def _compute(self, rows: list[_Row[Loaded]]) -> list[_Found]:
+    def _compute(self, rows: list[_Row[Loaded]]) -> list[Found | Exception]:
         """What the runner made of each row; when a step raises, each of its rows runs alone."""
         try:
-            logits = iter(self._runner.run([row.chunk for row in rows]))
-            return [next(logits) if row.chunk.is_last else None for row in rows]
+            output = self._runner.run([row.chunk for row in rows])
+            logits = iter(output.logits)
+            return [
+                Found(next(logits) if row.chunk.is_last else None, output.captured.get(place))
+                for place, row in enumerate(rows)
+            ]
         except Exception as cause:  # noqa: BLE001 - whatever broke, it ends who broke it alone
             if len(rows) == 1:
                 return [cause]
@@ -359,7 +372,7 @@ class EmbeddedEngine(Generic[Loaded]):
         return [self._compute([row])[0] for row in rows]
 
 
-def _take(row: _Row[Loaded], found: _Found) -> _End[Loaded] | None:
+def _take(row: _Row[Loaded], found: Found | Exception) -> _End[Loaded] | None:
     cause: Exception
     if isinstance(found, Exception):
         cause = found
@@ -376,21 +389,3 @@ def _take(row: _Row[Loaded], found: _Found) -> _End[Loaded] | None:
     )
     fault.__cause__ = cause
     return _End(row.sequence, Finish.FAULT, fault)
-
-
-def _count_blocks(runner: Runner[Loaded], config: Config, context: int) -> int:
-    """As many as the memory holds; no more than could ever be of use."""
-    size = runner.block_tokens
-    if config.prefill_chunk < size or config.step_tokens < config.max_active + size:
-        raise InvalidInputError(
-            f"a step of {config.step_tokens} tokens, {config.prefill_chunk} of one prompt, leaves "
-            f"no room for a block of {size} beside {config.max_active} answers; raise step_tokens"
-        )
-    one = -(-context // runner.block_tokens)
-    count = min(config.kv_bytes // runner.block_bytes, _SPARE * config.max_active * one)
-    if count < one:
-        raise InvalidInputError(
-            f"the KV cache of {config.kv_bytes} bytes holds {count * runner.block_tokens} tokens "
-            f"and one request may have {context}; raise models.kv_mb"
-        )
-    return count

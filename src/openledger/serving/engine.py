@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from openledger.core.types import Digest
-from openledger.serving.request import GenerationRequest, Token, Usage
+from openledger.serving.request import EmbeddingRequest, GenerationRequest, Token, Usage
 
 
 class Combine(StrEnum):
@@ -22,8 +24,15 @@ class Combine(StrEnum):
     NONE = "none"  # one adapter at most
 
 
+class Draws(StrEnum):
+    """Where the random numbers of an answer come from."""
+
+    SEED = "seed"  # from the request's seed alone, by `sampling`: anyone can draw them again
+    OWN = "own"  # from the engine's own generator, which the seed starts
+
+
 class Config(msgspec.Struct, frozen=True):
-    """How the embedded engine runs."""
+    """How an engine runs; threads, prefill, steps and KV cache are the embedded one's alone."""
 
     threads: int = 2  # of arithmetic; decode hardly gains beyond the physical cores
     context: int = 2_048  # tokens of one request; the model's own limit if that is smaller
@@ -50,6 +59,15 @@ class Caps(msgspec.Struct, frozen=True):
     max_mix: int  # adapters in one request
     max_rank: int | None  # of one adapter; None: no limit
     combine: Combine
+    draws: Draws
+    build: str  # engine and version
+    hidden: int | None = None  # D of its final hidden states; None: it shows none
+
+    @property
+    def determinism(self) -> str:
+        """Build and class of determinism, as receipts name them."""
+        name = f"{self.build}/{self.dtype}"
+        return name if self.draws is Draws.SEED else f"{name}/{self.draws}-draws"
 
 
 class AdapterRef(msgspec.Struct, frozen=True):
@@ -136,6 +154,43 @@ class Stream(Protocol):
         ...
 
 
+class PendingVector(Protocol):
+    """The vector of one text, for one reader."""
+
+    def __next__(self) -> NDArray[np.float32]:
+        """Wait for the (D,) vector of length 1.
+
+        Raises:
+            StopIteration: it was read before; or it ended without, and `usage` says why.
+            EngineFaultError, UnavailableError, NotFoundError, DigestMismatchError: see `Stream`.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """See `Stream`."""
+        ...
+
+    def usage(self) -> Usage:
+        """See `Stream`."""
+        ...
+
+
+class Embedder(Protocol):
+    """An engine that also makes vectors of texts."""
+
+    @property
+    def caps(self) -> Caps: ...
+
+    def embed(self, request: EmbeddingRequest) -> PendingVector:
+        """Queue a text: the mean of its final hidden states, divided by its length.
+
+        Raises:
+            InvalidInputError: see `check_embedding`; or more adapters than `caps.max_mix`.
+            NotFoundError, ConflictError, EngineFullError, UnavailableError: see `Engine.submit`.
+        """
+        ...
+
+
 class Engine(Protocol):
     """Makes answers under any mix of the adapters it was given."""
 
@@ -174,7 +229,8 @@ class Engine(Protocol):
         """Queue a request.
 
         Raises:
-            InvalidInputError: see `check_request`; or more adapters than `caps.max_mix`.
+            InvalidInputError: see `check_request`; or more adapters than `caps.max_mix`, or of
+                more ranks in all than an engine of `Combine.CAT` takes.
             NotFoundError: the mix names an unknown adapter.
             ConflictError: a request of that id is in flight.
             EngineFullError: the queue is full, or too full for one more of this tenant; it says

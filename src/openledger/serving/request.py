@@ -61,6 +61,17 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     max_tokens: int
     stop_ids: frozenset[int]  # end the answer; they are not part of it
     deadline_s: float  # from submission, queueing included
+    keeps_hidden: bool = False  # each token comes with the final hidden state behind it
+
+
+class EmbeddingRequest(msgspec.Struct, frozen=True):
+    """One text to make a vector of; no token is drawn."""
+
+    id: str  # unique among the requests in flight
+    tenant: str  # takes turns with all others, whatever they ask for
+    prompt_ids: tuple[int, ...]
+    deadline_s: float  # from submission, queueing included
+    mix: tuple[MixMember, ...] = ()  # empty: the base model alone
 
 
 class Token(msgspec.Struct, frozen=True):
@@ -68,6 +79,7 @@ class Token(msgspec.Struct, frozen=True):
 
     id: int
     logprob: float  # natural logarithm, at temperature 1, before penalties and filters
+    hidden: bytes | None = None  # D bfloat16, lowest byte first: what the head made it of; if asked
 
 
 class Finish(StrEnum):
@@ -96,31 +108,66 @@ class Usage(msgspec.Struct, frozen=True):
     cached_tokens: int = 0  # of the prompt, that need not be read again
 
 
-def check_request(request: GenerationRequest, context: int, vocabulary: int) -> None:
+def check_request(
+    request: GenerationRequest, context: int, vocabulary: int, *, keeps_hidden: bool = False
+) -> None:
     """Refuse what no engine with this context (tokens) and vocabulary could answer.
+
+    `keeps_hidden` is whether the engine can.
 
     Raises:
         InvalidInputError: empty or over-long prompt, unknown token id, `max_tokens` or deadline
-            not above zero, an adapter twice in the mix.
+            not above zero, an adapter twice in the mix; hidden states are asked for in vain.
     """
     length = len(request.prompt_ids)
-    if length == 0:
-        raise InvalidInputError("the prompt is empty; give at least one token")
     if length >= context:
         raise InvalidInputError(
             f"the prompt has {length} tokens and the context holds {context}, answer included; "
             "shorten the prompt"
         )
-    if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocabulary:
-        raise InvalidInputError(f"a prompt token is outside the vocabulary of {vocabulary}")
+    _check_common(request, vocabulary)
     if request.max_tokens <= 0:
         raise InvalidInputError(f"max_tokens is 1 or more, not {request.max_tokens}")
+    if request.keeps_hidden and not keeps_hidden:
+        raise InvalidInputError("this engine keeps no hidden states; ask without keeps_hidden")
+
+
+def check_embedding(request: EmbeddingRequest, context: int, vocabulary: int) -> None:
+    """Refuse what no engine with this context (tokens) and vocabulary could read.
+
+    Raises:
+        InvalidInputError: empty or over-long text, unknown token id, deadline not above zero, an
+            adapter twice in the mix.
+    """
+    length = len(request.prompt_ids)
+    if length > context:
+        raise InvalidInputError(
+            f"the text has {length} tokens and the context holds {context}; shorten or divide it"
+        )
+    _check_common(request, vocabulary)
+
+
+def _check_common(request: GenerationRequest | EmbeddingRequest, vocabulary: int) -> None:
+    if not request.prompt_ids:
+        raise InvalidInputError("the prompt is empty; give at least one token")
+    if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocabulary:
+        raise InvalidInputError(f"a prompt token is outside the vocabulary of {vocabulary}")
     if not 0 < request.deadline_s < math.inf:
         raise InvalidInputError(f"deadline_s is above 0, not {request.deadline_s}")
     if len({member.adapter for member in request.mix}) != len(request.mix):
         raise InvalidInputError("the mix names an adapter twice; add up its weights")
     if not all(math.isfinite(member.weight) for member in request.mix):
         raise InvalidInputError("the weights of a mix are finite numbers")
+
+
+def check_mix(request: GenerationRequest | EmbeddingRequest, max_mix: int) -> None:
+    """Refuse a mix of more adapters than an engine sums.
+
+    Raises:
+        InvalidInputError: it is one.
+    """
+    if len(request.mix) > max_mix:
+        raise InvalidInputError(f"a mix holds at most {max_mix} adapters, not {len(request.mix)}")
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

@@ -8,16 +8,18 @@ import numpy as np
 import structlog
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers.models.llama import LlamaForCausalLM
 
 from openledger.core.errors import DigestMismatchError, InvalidInputError, StorageFullError
 from openledger.core.types import Digest
 from openledger.lm.base import BaseModel
 from openledger.lm.checkpoint import MAX_RANK, load_adapter
+from openledger.serving.batch import Capture, Captured, Output
 from openledger.serving.engine import AdapterRef
 from openledger.serving.llama.cache import BLOCK, PagedCache, block_bytes
 from openledger.serving.llama.forward import Forward
-from openledger.serving.llama.kernels.in_c import CKernels, Native
+from openledger.serving.llama.kernels.in_c import CKernels
 from openledger.serving.llama.kernels.in_torch import TorchKernels
 from openledger.serving.llama.kernels.protocol import Kernels
 from openledger.serving.llama.packed import (
@@ -30,9 +32,9 @@ from openledger.serving.llama.packed import (
 )
 from openledger.serving.llama.rotary import rotary_of
 from openledger.serving.llama.shape import shape_of
-from openledger.serving.llama.step import PackedChunk, step_of
+from openledger.serving.llama.step import PackedChunk, Step, step_of
 from openledger.serving.llama.weights import weights_of
-from openledger.serving.native.library import InstructionSet, load_library
+from openledger.serving.native.library import InstructionSet, native
 
 log = structlog.get_logger()
 
@@ -60,7 +62,8 @@ class LlamaRunner:
             InvalidInputError: the base's configuration is not supported.
         """
         self._shape = shape_of(base.model.config)
-        self._weights = weights_of(base.model, is_int8=arithmetic.is_int8)
+        self._native = native(arithmetic.instruction_set) if arithmetic.is_native else None
+        self._weights = weights_of(base.model, is_int8=arithmetic.is_int8, native=self._native)
         self._rotary = rotary_of(base.model, self._shape)
         self._dtype = base.model.dtype
         self._arithmetic = arithmetic
@@ -82,6 +85,10 @@ class LlamaRunner:
     @property
     def vocabulary(self) -> int:
         return self._shape.vocabulary
+
+    @property
+    def hidden(self) -> int:
+        return self._shape.hidden
 
     @property
     def dtype(self) -> str:
@@ -119,19 +126,34 @@ class LlamaRunner:
             _keep(path, made)
         return unpack(aligned(made), ref.digest, self.base, self._shape)
 
-    def run(self, chunks: Sequence[PackedChunk]) -> NDArray[np.float32]:
+    def run(self, chunks: Sequence[PackedChunk]) -> Output:
         if self._forward is None:
             raise InvalidInputError("the runner has no cache yet; call prepare first")
         step = step_of(chunks, self._blocks, self.context)
-        logits: NDArray[np.float32] = self._forward.run(step).float().numpy()
-        return logits
+        states = self._forward.run(step)  # (T, D)
+        logits: NDArray[np.float32] = self._forward.logits(states, step.wanted).float().numpy()
+        return Output(logits, _captured(chunks, step, states))
 
     def _kernels(self, cache: PagedCache, threads: int) -> Kernels:
-        library = load_library() if self._arithmetic.is_native else None
-        if library is None:
+        if self._native is None:
             return TorchKernels(self._shape, self._rotary, cache)
-        native = Native(library, threads, self._arithmetic.instruction_set)
-        return CKernels(native, self._shape, self._rotary, cache)
+        return CKernels(self._native, threads, self._shape, self._rotary, cache)
+
+
+def _captured(chunks: Sequence[PackedChunk], step: Step, states: Tensor) -> dict[int, Captured]:
+    """What the chunks keep of the (T, D) states."""
+    found: dict[int, Captured] = {}
+    ends: dict[int, int] = {}  # last rows, by the place of their chunk
+    for place, (chunk, span) in enumerate(zip(chunks, step.spans, strict=True)):
+        end = span.first_row + span.rows
+        if chunk.capture is Capture.SUM:
+            found[place] = states[span.first_row : end].double().sum(0).numpy()
+        elif chunk.capture is Capture.LAST:
+            ends[place] = end - 1
+    if ends:
+        kept = states[[*ends.values()]].bfloat16().view(torch.int16).numpy()
+        found |= zip(ends, kept.view(np.uint16), strict=True)
+    return found
 
 
 def _keep(path: Path, content: bytes) -> None:

@@ -29,6 +29,11 @@ class Sampler:
 
     def __init__(self, sampling: Sampling, prompt_ids: Sequence[int]) -> None:
         self._sampling = sampling
+        self._is_penalised = bool(
+            sampling.repetition_penalty != 1
+            or sampling.presence_penalty
+            or sampling.frequency_penalty
+        )
         self._seen = set(prompt_ids)
         self._made: Counter[int] = Counter()
         self._position = 0
@@ -42,19 +47,22 @@ class Sampler:
         top, low = float(logits.max()), float(logits.min())  # neither hides a NaN
         if not (math.isfinite(top) and math.isfinite(low)):
             raise EngineFaultError("the model produced a logit that is not a finite number")
-        weights = np.exp(logits - np.float64(top))  # (V,) float64, at temperature 1
-        total = float(weights.sum())
+        weights: NDArray[np.float64] | None = None  # (V,) at temperature 1, where one draws by them
+        if self._sampling.temperature == 1 and not self._is_penalised:
+            weights = _weigh(logits, 1)
+            total = float(weights.sum())
+        else:  # float32 costs a fifth, and moves a log-probability by some 1e-7
+            total = float(np.exp(logits - np.float32(top)).sum(dtype=np.float64))
         chosen = self._choose(logits, weights)
         self._seen.add(chosen)
         self._made[chosen] += 1
         self._position += 1
         return Token(chosen, float(logits[chosen]) - top - math.log(total))
 
-    def _choose(self, logits: NDArray[np.float32], weights: NDArray[np.float64]) -> int:
-        """Choose, given also the weights that the untouched logits have at temperature 1."""
+    def _choose(self, logits: NDArray[np.float32], weights: NDArray[np.float64] | None) -> int:
+        """Choose, by the weights if there are any."""
         how = self._sampling
-        is_penalised = how.repetition_penalty != 1 or how.presence_penalty or how.frequency_penalty
-        scores = self._penalised(logits) if is_penalised else logits
+        scores = self._penalised(logits) if self._is_penalised else logits
         if how.temperature < _GREEDY_BELOW:
             return int(scores.argmax())
         if how.top_k is not None:
@@ -62,7 +70,7 @@ class Sampler:
             some = _weigh(scores[kept], how.temperature)
             kept = kept[: _enough(some, how.top_p * float(some.sum()))]
             return int(kept[_place(some[: len(kept)], self._uniform())])
-        if is_penalised or how.temperature != 1:
+        if weights is None:
             weights = _weigh(scores, how.temperature)
         if how.top_p == 1:
             return _place(weights, self._uniform())

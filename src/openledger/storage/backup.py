@@ -32,7 +32,7 @@ from openledger.storage.home import Home
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 
-_LEFT_OUT = frozenset({"models", "server.json", "lock"})
+_LEFT_OUT = frozenset({"models", "shelf", "server.json", "lock"})
 _SQLITE_HEADER = b"SQLite format 3\x00"
 _SQLITE_NEIGHBOURS = ("-wal", "-shm", "-journal")
 

@@ -54,6 +54,11 @@ class Home(msgspec.Struct, frozen=True):
         return self.root / "packed"
 
     @property
+    def shelf(self) -> Path:
+        """Adapters as another engine reads them, made again when they are missing."""
+        return self.root / "shelf"
+
+    @property
     def server_file(self) -> Path:
         return self.root / "server.json"
 

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from openledger.core.errors import NotFoundError, OpenLedgerError, UnavailableError
 from openledger.serving.engine import Stats
+from openledger.web.embeddings import Embeddings, EmbeddingsApi
 from openledger.web.errors import (
     UnsupportedMediaError,
     json_response,
@@ -46,6 +47,7 @@ class Parts(msgspec.Struct, frozen=True):
     pace: Pace
     stats: Callable[[], Stats]
     unready: Callable[[], str | None]  # why not ready; None: ready
+    embeddings: Embeddings | None = None
     evidence: EvidenceOf | None = None
     rpc: Callable[[bytes], bytes] | None = None  # JSON-RPC of the embedded chain
     operations: Run | None = None  # for the commands of the home's owner
@@ -65,6 +67,8 @@ def create_app(parts: Parts, config: Config) -> FastAPI:
     operations = _Operations(parts)
     app = FastAPI(title="OpenLedger", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(OpenAiApi(parts.inferences, parts.catalogue, door, threads).router())
+    if parts.embeddings is not None:
+        app.include_router(EmbeddingsApi(parts.embeddings, door, threads).router())
     app.include_router(PlatformApi(parts.books, parts.evidence, door, threads).router())
     if parts.operations is not None:
         app.include_router(OperationsApi(parts.operations, parts.token).router())

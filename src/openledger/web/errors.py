@@ -19,6 +19,8 @@ from openledger.core.errors import (
     UnavailableError,
 )
 
+CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is left to read it
+
 
 class TooLargeError(InvalidInputError):
     """The body is larger than this server takes."""

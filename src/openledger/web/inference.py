@@ -4,7 +4,7 @@ One piece of text is pulled at a time, so the flow behind never runs ahead of th
 counts as handed over when the next one is asked for.
 """
 
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from typing import Protocol, TypeVar
 
@@ -157,21 +157,30 @@ class Feed:
 
 async def finish(feed: Feed, request: Request) -> InferenceResult | None:
     """Read to the end without streaming; None when the caller hung up meanwhile."""
-    result: InferenceResult | None = None
-    failure: OpenLedgerError | None = None
+
+    async def read() -> InferenceResult:
+        async with aclosing(aiter(feed)) as pieces:
+            async for _ in pieces:
+                pass
+        return await feed.result()
+
     try:
-        async with anyio.create_task_group() as group:
-            group.start_soon(_cancel_on_disconnect, request, group)
-            try:
-                async with aclosing(aiter(feed)) as pieces:
-                    async for _ in pieces:
-                        pass
-                result = await feed.result()
-            except OpenLedgerError as error:
-                failure = error  # raised below: the group would wrap it
-            group.cancel_scope.cancel()
+        return await unless_gone(request, read)
     finally:
         await feed.close()
+
+
+async def unless_gone(request: Request, work: Callable[[], Awaitable[T]]) -> T | None:
+    """What comes of the work; None when the caller hung up meanwhile, which cancels it."""
+    result: T | None = None
+    failure: OpenLedgerError | None = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(_cancel_on_disconnect, request, group)
+        try:
+            result = await work()
+        except OpenLedgerError as error:
+            failure = error  # raised below: the group would wrap it
+        group.cancel_scope.cancel()
     if failure is not None:
         raise failure
     return result

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from openledger.core.errors import InvalidInputError, NotFoundError, OpenLedgerError
 from openledger.core.money import CURRENCY, to_open
 from openledger.settlement.price import TOKENS_PER_PRICE, Price
-from openledger.web.errors import envelope, json_response
+from openledger.web.errors import CLIENT_CLOSED_REQUEST, envelope, json_response
 from openledger.web.guard import Door
 from openledger.web.inference import (
     Feed,
@@ -33,7 +33,6 @@ from openledger.web.wire import answers
 from openledger.web.wire.answers import CHAT, COMPLETION, Choice, Head, Style
 from openledger.web.wire.calls import ParsedCall, parse_chat, parse_completion
 
-_CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is left to read it
 _PING_S = 15
 _LONGEST_KEY = 128
 _DONE = "[DONE]"
@@ -48,6 +47,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     base: str
     context: int  # tokens
     price: Price
+    type: Literal["chat", "embedding"] = "chat"  # what it can be called for
 
 
 class Catalogue(Protocol):
@@ -84,6 +84,7 @@ class ModelBody(msgspec.Struct, frozen=True):
     root: str
     context_length: int
     pricing: Pricing
+    type: Literal["chat", "embedding"]  # as Together's
     object: Literal["model"] = "model"
 
 
@@ -160,7 +161,7 @@ class OpenAiApi:
             return _Stream(reply.events(feed), feed, headers)
         result = await finish(feed, request)
         if result is None:
-            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         headers["OpenLedger-Cost"] = to_open(result.fee)
         return json_response(reply.whole(result), headers=headers)
 
@@ -265,4 +266,5 @@ def _model_body(card: ModelCard) -> ModelBody:
         root=card.name,
         context_length=card.context,
         pricing=pricing,
+        type=card.type,
     )

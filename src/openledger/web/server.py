@@ -17,6 +17,7 @@ from openledger.web.inference import Payer
 from openledger.web.listening import listen, names
 from openledger.web.operations.registry import IMPLEMENTATIONS, run
 from openledger.web.parts.books import BaseCard, GatewayBooks, KeyBook, ReleaseCatalogue
+from openledger.web.parts.embedder import Allowance, BaseEmbeddings
 from openledger.web.parts.evidence import evidence_of
 from openledger.web.parts.readiness import Readiness
 from openledger.web.parts.till import Till
@@ -106,7 +107,10 @@ def parts(platform: Platform, token: str) -> Parts:
     """What the routes call, over a platform."""
     models = platform.models
     desk = models.desk
-    card = BaseCard(models.base_name, desk.engine.caps.context)
+    manifest = models.base_manifest
+    embeddings = _embeddings(platform, manifest.name)
+    context = desk.engine.caps.context
+    card = BaseCard(manifest.name, context, manifest.owner, embeds=embeddings is not None)
     return Parts(
         inferences=Till(desk),
         catalogue=ReleaseCatalogue(platform.database, card, desk.engine),
@@ -114,12 +118,20 @@ def parts(platform: Platform, token: str) -> Parts:
         books=GatewayBooks(platform.database, platform.gateway.account),
         pace=_no_limit,
         stats=desk.engine.stats,
+        embeddings=embeddings,
         unready=Readiness(platform.database, desk.engine, platform.chain.client.ping).reason,
         evidence=lambda asked: evidence_of(platform.database, models.show_evidence, asked),
         rpc=platform.chain.rpc,
         operations=lambda name, body: run_operation(platform, name, body),
         token=token,
     )
+
+
+def _embeddings(platform: Platform, base: str) -> BaseEmbeddings | None:
+    models, allowed = platform.models, platform.settings.serve.embed_tokens
+    if models.embedder is None or not allowed:
+        return None
+    return BaseEmbeddings(models.embedder, models.desk.tokenizer, base, Allowance(allowed))
 
 
 def run_operation(platform: Platform, name: str, body: bytes) -> bytes:

@@ -17,7 +17,12 @@ from openledger.attribution.mix import Mix
 from openledger.attribution.state import AttributionState, load_state
 from openledger.chain.index.rows import StoredEvent
 from openledger.core.encoding import digest_of
-from openledger.core.errors import ChainUnavailableError, OpenLedgerError, StoppedError
+from openledger.core.errors import (
+    ChainUnavailableError,
+    InvalidInputError,
+    OpenLedgerError,
+    StoppedError,
+)
 from openledger.core.ids import parse_receipt_id
 from openledger.core.types import Account, Digest, Precision
 from openledger.flows.data.obtain import SOURCES, obtain
@@ -30,18 +35,28 @@ from openledger.flows.money.infer.request import (
     Config,
     Desk,
 )
-from openledger.lm.base import DTYPES, BaseModel, load_base, read_manifest, use_threads
+from openledger.lm.base import (
+    DTYPES,
+    BaseManifest,
+    BaseModel,
+    load_base,
+    read_manifest,
+    use_threads,
+)
 from openledger.lm.checkpoint import load_adapter
 from openledger.lm.convert import convert_smollm2
 from openledger.lm.tiny import build_tiny
 from openledger.serving.embedded import EmbeddedEngine
-from openledger.serving.engine import AdapterRef, Engine
+from openledger.serving.engine import AdapterRef, Embedder, Engine
 from openledger.serving.engine import Config as EngineConfig
-from openledger.serving.llama.packed import PackedAdapter
-from openledger.serving.runner import LlamaRunner
+from openledger.serving.runner import Arithmetic, LlamaRunner
+from openledger.serving.vllm.client import ServerConfig
+from openledger.serving.vllm.engine import Place, VllmEngine
+from openledger.settings import VllmSettings
 from openledger.settlement.receipt import NO_TRAINING_ROOT
 from openledger.storage import jobs
 from openledger.storage.database import Transaction
+from openledger.storage.home import Home
 from openledger.storage.jobs import ATTRIBUTE_JOB, Job
 from openledger.storage.private.sealed_folder import SealedFolder
 from openledger.storage.records.model import openings, releases, runs
@@ -114,8 +129,30 @@ class Models:
         return self._bases[precision]
 
     @cached_property
-    def engine(self) -> EmbeddedEngine[PackedAdapter]:
-        """The inference engine, with every served release loaded."""
+    def engine(self) -> Engine:
+        """The inference engine, with every served release loaded.
+
+        Raises:
+            UnavailableError: the vLLM server of the settings does not answer.
+            ConflictError: it serves another base model.
+        """
+        engine = self._bare_engine()
+        with self._platform.database.read() as transaction:
+            served = releases.list_served(transaction)
+        for release in served:
+            try:
+                engine.load(self._ref(release))
+            except OpenLedgerError:
+                # One bad adapter must not keep the others from being served.
+                log.exception("release not served", release=release.full_name)
+        return engine
+
+    @property
+    def embedder(self) -> Embedder | None:
+        """The engine, if it makes vectors of texts."""
+        return self.engine if isinstance(self.engine, EmbeddedEngine) else None
+
+    def _bare_engine(self) -> Engine:
         # A copy of its own: training and attribution change the modules of theirs.
         base = load_base(self.base_folder, self.base_digest, DTYPES[self.precision])
         settings = self._platform.settings
@@ -128,16 +165,10 @@ class Models:
             kv_bytes=settings.models.kv_mb << 20,
             adapter_bytes=settings.models.adapter_mb << 20,
         )
-        engine = EmbeddedEngine(LlamaRunner(base, self._platform.home.packed), config)
-        with self._platform.database.read() as transaction:
-            served = releases.list_served(transaction)
-        for release in served:
-            try:
-                engine.load(self._ref(release))
-            except OpenLedgerError:
-                # One bad adapter must not keep the others from being served.
-                log.exception("release not served", release=release.full_name)
-        return engine
+        if settings.vllm.url:
+            return VllmEngine(_place(settings.vllm, self._platform.home), base, config)
+        arithmetic = Arithmetic(is_int8=settings.models.weights == "int8")
+        return EmbeddedEngine(LlamaRunner(base, self._platform.home.packed, arithmetic), config)
 
     def serve(self, release: Release) -> None:
         """Make a release callable."""
@@ -252,9 +283,9 @@ class Models:
         )
 
     @property
-    def base_name(self) -> str:
-        """The base model's name for people."""
-        return read_manifest(self.base_folder).name
+    def base_manifest(self) -> BaseManifest:
+        """What the base model is called, and whose it is."""
+        return read_manifest(self.base_folder)
 
     @property
     def default_recipe(self) -> Recipe:
@@ -347,6 +378,20 @@ class Models:
 
     def _ref(self, release: Release) -> AdapterRef:
         return AdapterRef(release.adapter, self._platform.home.adapter(release.adapter))
+
+
+def _place(settings: VllmSettings, home: Home) -> Place:
+    folder = Path(settings.folder).expanduser() if settings.folder else home.shelf
+    key = _read_key(Path(settings.key_file)) if settings.key_file else None
+    server = ServerConfig(settings.url, key, settings.max_rank)
+    return Place(server, folder, settings.mount or str(folder.absolute()))
+
+
+def _read_key(path: Path) -> str:
+    try:
+        return path.expanduser().read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"vllm.key_file cannot be read: {error}") from error
 
 
 def _each(run: Callable[[Job], None]) -> Handler:

@@ -13,14 +13,15 @@ from torch import Tensor
 from openledger.lm.lora import TARGETS, LoraShape
 from openledger.serving.batch import Chunk, Weighted
 from openledger.serving.llama.cache import PagedCache
-from openledger.serving.llama.kernels.in_c import CKernels, Native
+from openledger.serving.llama.kernels.in_c import CKernels
 from openledger.serving.llama.kernels.in_torch import TorchKernels
 from openledger.serving.llama.kernels.protocol import Kernels
 from openledger.serving.llama.packed import PackedAdapter
 from openledger.serving.llama.shape import LlamaShape, Matrix
 from openledger.serving.llama.step import step_of
-from openledger.serving.native.library import InstructionSet, load_library
+from openledger.serving.native.library import InstructionSet
 from tests.serving.llama import naive
+from tests.serving.tiny import native_of
 
 # No width is a multiple of 16, or even of 4 where that can be avoided.
 SHAPE = LlamaShape(
@@ -45,13 +46,8 @@ def in_torch(shape: LlamaShape, dtype: torch.dtype) -> Kernels:
 
 def in_c(instruction_set: InstructionSet, threads: int = 1) -> Make:
     def make(shape: LlamaShape, dtype: torch.dtype) -> Kernels:
-        library = load_library()
-        if library is None:
-            pytest.skip("no C compiler here")
-        if instruction_set > library.widest:
-            pytest.skip(f"this CPU has no {instruction_set.name}")
-        native = Native(library, threads, instruction_set)
-        return CKernels(native, shape, naive.tables(shape), PagedCache(shape, BLOCKS, dtype))
+        cache = PagedCache(shape, BLOCKS, dtype)
+        return CKernels(native_of(instruction_set), threads, shape, naive.tables(shape), cache)
 
     return make
 

@@ -8,7 +8,7 @@ import pytest
 from openledger.core.errors import InvalidInputError
 from openledger.serving.native import library
 from openledger.serving.native.compiler import compiled
-from openledger.serving.native.library import InstructionSet, load_library
+from openledger.serving.native.library import InstructionSet, Native, load_library, native
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
 
@@ -97,12 +97,12 @@ def test_a_damaged_library_is_not_used(tmp_path: Path, monkeypatch: pytest.Monke
 def test_an_instruction_set_the_cpu_has_not_is_refused() -> None:
     loaded = load_library()
     assert loaded is not None
-    assert loaded.choose(None) == loaded.widest
-    assert loaded.choose(InstructionSet.PLAIN) == InstructionSet.PLAIN
+    assert native() == Native(loaded, loaded.widest)
+    assert native(InstructionSet.PLAIN) == Native(loaded, InstructionSet.PLAIN)
 
     loaded.widest = InstructionSet.PLAIN
     try:
         with pytest.raises(InvalidInputError, match="AVX2"):
-            loaded.choose(InstructionSet.AVX2)
+            native(InstructionSet.AVX2)
     finally:
         load_library.cache_clear()

@@ -14,7 +14,9 @@ COUNT = 12
 ROOTS = [root_key("alice", ()), root_key("bob", ()), root_key("alice", [MixMember(Digest("a"), 1)])]
 
 
-def opened(pool: BlockPool, tokens: Sequence[int], most: int, root: Key = ROOTS[0]) -> BlockTable:
+def opened(
+    pool: BlockPool, tokens: Sequence[int], most: int, root: Key | None = ROOTS[0]
+) -> BlockTable:
     table = pool.open(root, tokens, most)
     assert table is not None
     return table
@@ -153,6 +155,20 @@ def test_the_last_token_is_fed_even_if_all_is_there() -> None:
 
     assert opened(pool, range(8), 8).tokens == 4
     assert opened(pool, range(9), 9).tokens == 8
+
+
+def test_a_table_without_a_root_shares_nothing_and_leaves_nothing() -> None:
+    pool = BlockPool(COUNT, SIZE)
+    shared = opened(pool, range(10), 10)
+    fill(shared, range(10))
+    own, other = (opened(pool, range(10), 10, None) for _ in range(2))
+    own.reuse(list(range(10)))
+    blocks = {*fill(own, range(10)), *fill(other, range(10)), *shared.grow(0)}
+
+    assert (own.reused, len(blocks), pool.used) == (0, 9, 9)
+    own.close()
+    other.close()
+    assert (pool.idle, pool.available) == (0, COUNT - 3)
 
 
 @pytest.mark.parametrize("root", ROOTS[1:])

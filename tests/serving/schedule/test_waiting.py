@@ -3,7 +3,7 @@ from collections.abc import Iterable
 import pytest
 
 from openledger.serving.schedule.fairness import TokenCounters
-from openledger.serving.schedule.sequence import Sequence
+from openledger.serving.schedule.sequence import AnswerSequence, Sequence
 from openledger.serving.schedule.waiting import Queue
 from openledger.serving.stream import TokenStream
 from tests.fakes import HashAdapter
@@ -27,7 +27,7 @@ class Line:
     def add(self, tenant: str) -> Sequence[HashAdapter]:
         request = ask(tenant=tenant)
         stream = TokenStream(request.id, 4, 5.0, lambda _: None)
-        sequence: Sequence[HashAdapter] = Sequence(request, stream, 0.0, 64)
+        sequence: Sequence[HashAdapter] = AnswerSequence(request, stream, 0.0, 64)
         self.queue.add(sequence)
         return sequence
 

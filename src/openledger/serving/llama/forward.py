@@ -1,5 +1,7 @@
 """One pass of a Llama over a mixed batch of prompt pieces and single tokens."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ class Forward:
 
     @torch.inference_mode()
     def run(self, step: Step) -> Tensor:
-        """(wanted, V) logits; every matrix product is one for all rows.
+        """(T, D) final hidden states, normalised; every matrix product is one for all rows.
 
         The residual is float32 whatever the precision, so that it is not rounded in each layer.
         """
@@ -32,9 +34,14 @@ class Forward:
             x = kernels.norm(residual, self._product(i, Matrix.OUT, attended), layer.norm_mid)
             gated = kernels.gate(self._product(i, Matrix.GATE_UP, x))
             x = kernels.norm(residual, self._product(i, Matrix.DOWN, gated), norm_out)
-        if not step.wanted:
-            return x.new_empty(0, len(weights.embedding))
-        return weights.head(x if len(step.wanted) == len(x) else x[[*step.wanted]])
+        return x
+
+    @torch.inference_mode()
+    def logits(self, states: Tensor, rows: Sequence[int]) -> Tensor:
+        """(wanted, V) of these rows of the (T, D) states, which rise."""
+        if not rows:
+            return states.new_empty(0, len(self._weights.embedding))
+        return self._weights.head(states if len(rows) == len(states) else states[[*rows]])
 
     def _product(self, layer: int, matrix: Matrix, x: Tensor) -> Tensor:
         y = self._weights.layers[layer].matrices[matrix](x)

@@ -9,6 +9,7 @@ bfloat16 still differ in their last bit.
 
 import platform
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -18,12 +19,15 @@ from torch import Tensor
 from transformers.models.llama import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from openledger.serving.native.library import Native
+
 # The batch that oneDNN is told to expect; others run as well. bfloat16 packed for more than one row
 # is summed in one order up to about 32 rows and in another beyond; so is, for some widths, bfloat16
 # packed for one row from somewhere above 128.
 _PACKED_ROWS = {torch.bfloat16: 1, torch.float32: 32}
 _MOST_ROWS = {torch.bfloat16: 128, torch.float32: 1 << 31}
 _MANY_ROWS = 64  # from here on widening an int8 matrix costs less than it saves
+_INT8_WIDTH = 16  # inputs that torch's int8 product reads at once, past the end of a row if need be
 _PACKING = ("x86_64", "AMD64")  # elsewhere other libraries stand behind oneDNN's door
 
 
@@ -75,15 +79,32 @@ class Int8Linear:
     first, so there the bits of a row depend on how many are beside it.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, native: Native | None = None) -> None:
+        """Without a library torch multiplies."""
         scale = (weight.float().abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
-        self._weight = (weight.float() / scale[:, None]).round().to(torch.int8)
         self._scale = scale.to(weight.dtype)
+        self._scale_float = self._scale.float()
+        whole = (weight.float() / self._scale_float[:, None]).round().clamp(-127, 127)
+        self._weight = whole.to(torch.int8).contiguous()
+        self._native = native
 
     def __call__(self, x: Tensor) -> Tensor:
         if len(x) < _MANY_ROWS:
-            return torch._weight_int8pack_mm(x, self._weight, self._scale)
+            if self._native is not None:
+                return self._multiply(self._native, x)
+            if x.shape[1] % _INT8_WIDTH == 0:
+                return torch._weight_int8pack_mm(x, self._weight, self._scale)
         return F.linear(x, self._weight.to(x.dtype) * self._scale[:, None])
+
+    def _multiply(self, native: Native, x: Tensor) -> Tensor:
+        out, width = self._weight.shape
+        floats, y = x.float().contiguous(), x.new_empty(len(x), out)
+        native.library.int8(
+            *(native.path, len(x), width, out, torch.get_num_threads()),
+            *(floats.data_ptr(), self._weight.data_ptr(), self._scale_float.data_ptr()),
+            *(y.data_ptr(), int(x.dtype == torch.bfloat16)),
+        )
+        return y
 
 
 class Layer(msgspec.Struct, frozen=True):
@@ -103,11 +124,13 @@ class Weights(msgspec.Struct, frozen=True):
     head: Linear
 
 
-def weights_of(model: LlamaForCausalLM, *, is_int8: bool = False) -> Weights:
-    """Fuse and pack the weights of a model, in its own precision."""
+def weights_of(
+    model: LlamaForCausalLM, *, is_int8: bool = False, native: Native | None = None
+) -> Weights:
+    """Fuse and pack the weights of a model, in its own precision; `native` multiplies int8."""
     make: Make = PackedLinear if _can_pack(model.dtype) else PlainLinear
     if is_int8:
-        make = Int8Linear
+        make = partial(Int8Linear, native=native)
     inner = model.model
     return Weights(
         embedding=inner.embed_tokens.weight.detach(),

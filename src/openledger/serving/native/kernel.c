@@ -16,6 +16,7 @@
 #include "rows.h"
 #include "attention.h"
 #include "lora.h"
+#include "int8.h"
 #undef SUFFIX
 #undef WIDTH
 #undef TARGET
@@ -29,6 +30,7 @@
 #include "rows.h"
 #include "attention.h"
 #include "lora.h"
+#include "int8.h"
 #undef SUFFIX
 #undef WIDTH
 #undef TARGET
@@ -40,6 +42,7 @@
 #include "rows.h"
 #include "attention.h"
 #include "lora.h"
+#include "int8.h"
 #undef SUFFIX
 #undef WIDTH
 #undef TARGET
@@ -110,4 +113,12 @@ void openledger_attend(int32_t path, const struct heads *heads, const struct chu
 void openledger_lora(int32_t path, const struct adapter_plan *plan, const struct site *site,
                      int32_t layer, const void *x, void *y) {
     DISPATCH(lora, plan, site, layer, x, y)
+}
+
+/* y (rows, out) = x (rows, in) times a matrix (out, in) of 8-bit numbers with a scale for each of its
+ * rows; x and the scales are float32. */
+void openledger_int8(int32_t path, int32_t rows, int32_t in, int32_t out, int32_t threads,
+                     const float *x, const int8_t *weight, const float *scale, void *y,
+                     int32_t is_bf16) {
+    DISPATCH(int8, rows, in, out, threads, x, weight, scale, y, is_bf16)
 }

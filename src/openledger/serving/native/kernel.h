@@ -10,6 +10,9 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #define TARGETS 7         /* q, k, v, o, gate, up, down: the linear layers of one decoder layer */
 #define TARGETS_AT_ONCE 3 /* at most, of one fused matrix */
@@ -18,6 +21,8 @@
 #define MOST_MEMBERS 64   /* of a mix; the caller refuses more */
 #define BLOCK 16          /* positions in one block of the KV cache */
 #define QUERIES_AT_ONCE 4
+#define OUTS_AT_ONCE 4    /* rows of a matrix of 8-bit numbers that are summed together */
+#define OUTS_OF_PART 64   /* of them that one thread takes at a time */
 
 /* One member of a mix; the factors of (layer, target) begin at
  * base + offsets[layer * TARGETS + target], or are absent if that is negative. */

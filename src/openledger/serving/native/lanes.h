@@ -17,6 +17,7 @@ typedef uint16_t NAME(halves) __attribute__((vector_size(2 * WIDTH)));
 
 #undef load
 #undef store
+#undef store_number
 #undef load_some
 #undef store_some
 #undef spread
@@ -29,6 +30,7 @@ typedef uint16_t NAME(halves) __attribute__((vector_size(2 * WIDTH)));
 #undef narrowed
 #define load NAME(load)
 #define store NAME(store)
+#define store_number NAME(store_number)
 #define load_some NAME(load_some)
 #define store_some NAME(store_some)
 #define spread NAME(spread)
@@ -82,6 +84,15 @@ INLINE void store(void *array, int64_t i, vec value, int is_bf16) {
         memcpy((uint16_t *)array + i, &raw, sizeof raw);
     } else {
         memcpy((float *)array + i, &value, sizeof value);
+    }
+}
+
+INLINE void store_number(void *array, int64_t i, float value, int is_bf16) {
+    if (is_bf16) {
+        halves raw = narrowed(spread(value));
+        ((uint16_t *)array)[i] = raw[0];
+    } else {
+        ((float *)array)[i] = value;
     }
 }
 

@@ -6,6 +6,7 @@ from enum import IntEnum
 from functools import cache
 from typing import ClassVar
 
+import msgspec
 import structlog
 
 from openledger.core.errors import InvalidInputError
@@ -108,20 +109,22 @@ class Library:
             *(c_int32, POINTER(AdapterPlan), POINTER(SiteRecord)),
             *(c_int32, c_void_p, c_void_p),
         )
-        for function in (self.norm, self.gate, self.rotate, self.attend, self.lora):
+        self.int8 = library.openledger_int8
+        self.int8.argtypes = (
+            *(c_int32, c_int32, c_int32, c_int32, c_int32),
+            *(c_void_p, c_void_p, c_void_p, c_void_p, c_int32),
+        )
+        for function in (self.norm, self.gate, self.rotate, self.attend, self.lora, self.int8):
             function.restype = None
         self.widest = InstructionSet(library.openledger_widest())
         self.has_threads = bool(library.openledger_has_threads())
 
-    def choose(self, wanted: InstructionSet | None) -> InstructionSet:
-        """The instruction set to use: the widest, unless a narrower one is wanted.
 
-        Raises:
-            InvalidInputError: this CPU has not what is wanted.
-        """
-        if wanted is not None and wanted > self.widest:
-            raise InvalidInputError(f"this CPU has {self.widest.name}, not {wanted.name}")
-        return self.widest if wanted is None else wanted
+class Native(msgspec.Struct, frozen=True):
+    """A library, and which of its instruction sets runs."""
+
+    library: Library
+    path: int  # an `InstructionSet`
 
 
 @cache
@@ -133,3 +136,19 @@ def load_library() -> Library | None:
     except (OSError, AttributeError) as error:  # damaged, or where nothing may be executed
         log.warning("kernels not loaded; delete the file", path=str(path), why=str(error))
         return None
+
+
+def native(wanted: InstructionSet | None = None) -> Native | None:
+    """The library of this process, with the widest instruction set unless a narrower is wanted.
+
+    None where there is no library.
+
+    Raises:
+        InvalidInputError: this CPU has not what is wanted.
+    """
+    library = load_library()
+    if library is None:
+        return None
+    if wanted is not None and wanted > library.widest:
+        raise InvalidInputError(f"this CPU has {library.widest.name}, not {wanted.name}")
+    return Native(library, int(library.widest if wanted is None else wanted))

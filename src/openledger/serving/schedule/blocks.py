@@ -11,7 +11,12 @@ from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import NewType
 
+from openledger.core.errors import InvalidInputError
+from openledger.serving.batch import Loaded, Runner
+from openledger.serving.engine import Config
 from openledger.serving.request import MixMember
+
+_SPARE = 2  # KV caches of full context for each place; more would hold prefixes only
 
 Key = NewType("Key", bytes)
 
@@ -59,13 +64,17 @@ class BlockPool:
         """How many blocks hold so many tokens."""
         return -(-tokens // self.block_tokens)
 
-    def open(self, root: Key, token_ids: Sequence[int], most_tokens: int) -> "BlockTable | None":
+    def open(
+        self, root: Key | None, token_ids: Sequence[int], most_tokens: int
+    ) -> "BlockTable | None":
         """A table for a prompt and what comes after it, `most_tokens` in all; None: no room now.
 
-        The table begins with the blocks that already hold the prompt's beginning.
+        The table begins with the blocks that already hold the prompt's beginning. Without a root
+        it shares none, then or later.
         """
         most = self.blocks_for(most_tokens)
-        shared = sum(self._users[block] > 0 for block in self.match(root, token_ids))
+        found = [] if root is None else self.match(root, token_ids)
+        shared = sum(self._users[block] > 0 for block in found)
         if most - shared > self.available:
             return None
         table = BlockTable(self, root, most)
@@ -128,12 +137,12 @@ class BlockPool:
 class BlockTable:
     """The blocks of one sequence, in order of position."""
 
-    def __init__(self, pool: BlockPool, root: Key, most: int) -> None:
+    def __init__(self, pool: BlockPool, root: Key | None, most: int) -> None:
         """`most` is how many blocks it may come to hold."""
         self._pool = pool
         self._left = most  # promised, not yet held
         self._blocks: list[int] = []
-        self._key = root  # of the full blocks so far
+        self._key = root  # of the full blocks so far; None: they are nobody else's
         self._tail: list[int] = []  # tokens after them
         self.tokens = 0  # in the cache
         self.reused = 0  # of these, found there
@@ -141,7 +150,7 @@ class BlockTable:
 
     def reuse(self, token_ids: Sequence[int]) -> None:
         """Take over blocks that hold what is to be fed next; `token_ids` is all of it."""
-        if self._tail:
+        if self._key is None or self._tail:
             return
         assert len(self._blocks) * self._pool.block_tokens == self.tokens
         size = self._pool.block_tokens
@@ -165,6 +174,8 @@ class BlockTable:
         """These tokens are in the cache now, after those before; what is full others may use."""
         size = self._pool.block_tokens
         self.tokens += len(token_ids)
+        if self._key is None:
+            return
         self._tail += token_ids
         while len(self._tail) >= size:
             self._key = next_key(self._key, self._tail[:size])
@@ -179,3 +190,25 @@ class BlockTable:
         self._pool.promise(-self._left)
         self._blocks.clear()
         self._left = 0
+
+
+def count_blocks(runner: Runner[Loaded], config: Config, context: int) -> int:
+    """As many as the memory holds; no more than could ever be of use.
+
+    Raises:
+        InvalidInputError: the configuration leaves no room to work in.
+    """
+    size = runner.block_tokens
+    if config.prefill_chunk < size or config.step_tokens < config.max_active + size:
+        raise InvalidInputError(
+            f"a step of {config.step_tokens} tokens, {config.prefill_chunk} of one prompt, leaves "
+            f"no room for a block of {size} beside {config.max_active} answers; raise step_tokens"
+        )
+    one = -(-context // runner.block_tokens)
+    count = min(config.kv_bytes // runner.block_bytes, _SPARE * config.max_active * one)
+    if count < one:
+        raise InvalidInputError(
+            f"the KV cache of {config.kv_bytes} bytes holds {count * runner.block_tokens} tokens "
+            f"and one request may have {context}; raise models.kv_mb"
+        )
+    return count

@@ -7,6 +7,8 @@ Each tenant's counter grows with what is done for him, and the smallest is serve
 import math
 from collections import Counter, deque
 
+from openledger.core.errors import EngineFullError
+
 PROMPT_COST = 1  # for each prompt token that is read; what the cache held costs nothing
 ANSWER_COST = 2  # for each token made, as in section 4.1 of the source
 
@@ -72,6 +74,15 @@ def may_queue(own: int, taken: int, places: int) -> bool:
     switches", IEEE/ACM Transactions on Networking 6(2), 1998.
     """
     return own < _GREED * (places - taken)
+
+
+def engine_full(own: int, taken: int, places: int, retry_s: int) -> EngineFullError:
+    """What a tenant is told who may not queue; counts as in `may_queue`."""
+    return EngineFullError(
+        f"{taken} requests are in flight, {own} of them yours, and this engine takes "
+        f"{places}; try again in {retry_s} seconds",
+        retry_after_s=str(retry_s),
+    )
 
 
 class DrainRate:

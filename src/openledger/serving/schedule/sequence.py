@@ -1,29 +1,55 @@
 """One request inside the embedded engine: what it still has to feed, and what became of it.
 
-The prompt and the answer are one row of tokens. Whatever of it is not in the KV cache yet is fed,
-in pieces; after its last token one more is drawn and put behind it.
+Whatever of its tokens is not in the KV cache yet is fed, in pieces. The prompt and the answer are
+one row of tokens: after the last one more is drawn and put behind it. Of a text to embed the final
+hidden states are added up as they come, and nothing is drawn.
 """
 
-from typing import Generic
+from abc import ABC, abstractmethod
+from typing import ClassVar, Generic
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from openledger.core.errors import OpenLedgerError
+from openledger.core.errors import EngineFaultError, OpenLedgerError
 from openledger.core.types import Digest
-from openledger.serving.batch import Chunk, Loaded, Weighted
-from openledger.serving.request import Finish, GenerationRequest, MixMember, Usage
+from openledger.serving.batch import Capture, Captured, Chunk, Loaded, Weighted
+from openledger.serving.request import (
+    EmbeddingRequest,
+    Finish,
+    GenerationRequest,
+    MixMember,
+    Token,
+    Usage,
+)
 from openledger.serving.sampling import Sampler
-from openledger.serving.schedule.blocks import BlockPool, BlockTable, root_key
-from openledger.serving.stream import TokenStream
+from openledger.serving.schedule.blocks import BlockPool, BlockTable, Key, root_key
+from openledger.serving.stream import TokenStream, VectorStream
 
 
-class Sequence(Generic[Loaded]):
+class Found(msgspec.Struct, frozen=True):
+    """What the runner made of one chunk."""
+
+    logits: NDArray[np.float32] | None  # (V,) if they were wanted
+    captured: Captured | None = None  # (D,) if it was wanted
+
+
+class Sequence(ABC, Generic[Loaded]):
     """One request's progress; what other threads touch is under the engine's lock."""
 
+    is_answer: ClassVar[bool]  # whether tokens are drawn
+    request: GenerationRequest | EmbeddingRequest
+    stream: TokenStream | VectorStream
+
     def __init__(
-        self, request: GenerationRequest, stream: TokenStream, submitted_s: float, context: int
+        self,
+        request: GenerationRequest | EmbeddingRequest,
+        stream: TokenStream | VectorStream,
+        submitted_s: float,
+        most: int,
     ) -> None:
+        """`most` is how many tokens it may come to, prompt included."""
         self.request = request
         self.stream = stream
         self.is_cancelled = False
@@ -39,8 +65,8 @@ class Sequence(Generic[Loaded]):
         self.decode_s = 0.0
         self._submitted_s = submitted_s
         self._started_s: float | None = None
-        self._most = min(len(request.prompt_ids) + request.max_tokens, context)
-        self._sampler = Sampler(request.sampling, request.prompt_ids)
+        self._most = most
+        self._capture = Capture.NONE
         self._tokens = list(request.prompt_ids)
         self._table: BlockTable | None = None
 
@@ -71,9 +97,9 @@ class Sequence(Generic[Loaded]):
 
     def start(self, pool: BlockPool, now_s: float) -> bool:
         """Reserve all the blocks it may need; whether there was room."""
-        root = root_key(self.request.tenant, self.members)
         # The last token of an answer is never fed.
-        self._table = pool.open(root, self._tokens, self._most - 1)
+        most_fed = self._most - 1 if self.is_answer else self._most
+        self._table = pool.open(self._root(), self._tokens, most_fed)
         if self._table is None:
             return False
         self._started_s = now_s
@@ -109,27 +135,21 @@ class Sequence(Generic[Loaded]):
         if end <= start:
             return None
         token_ids = tuple(self._tokens[start:end])
+        is_last = self.is_answer and start + len(token_ids) == len(self._tokens)
         return Chunk(
             blocks=self._table.grow(len(token_ids)),
             start=start,
             token_ids=token_ids,
             mix=self.mix,
-            is_last=start + len(token_ids) == len(self._tokens),
+            is_last=is_last,
+            capture=self._capture,
         )
 
-    def take(self, chunk: Chunk[Loaded], logits: NDArray[np.float32] | None) -> Finish | None:
-        """Note that a chunk is in the cache, and draw from (V,) logits if it was the last."""
+    def take(self, chunk: Chunk[Loaded], found: Found) -> Finish | None:
+        """Note that a chunk is in the cache, and use what was made of it; why it ends, if so."""
         assert self._table is not None
         self._table.written(chunk.token_ids)
-        if logits is None:
-            return None
-        token = self._sampler.draw(logits)
-        if token.id in self.request.stop_ids:
-            return Finish.STOP
-        self.stream.put(token)
-        self.made += 1
-        self._tokens.append(token.id)
-        return Finish.LENGTH if len(self._tokens) >= self._most else None
+        return self._use(found)
 
     def account(self, chunk: Chunk[Loaded], seconds: float) -> None:
         """Its part of a step's time."""
@@ -160,3 +180,75 @@ class Sequence(Generic[Loaded]):
             finish=finish,
             cached_tokens=self.reused,
         )
+
+    @abstractmethod
+    def _root(self) -> Key | None:
+        """Under which its blocks are found; None: by nobody."""
+
+    @abstractmethod
+    def _use(self, found: Found) -> Finish | None: ...
+
+
+class AnswerSequence(Sequence[Loaded]):
+    """An answer that is being made."""
+
+    is_answer = True
+    request: GenerationRequest
+    stream: TokenStream
+
+    def __init__(
+        self, request: GenerationRequest, stream: TokenStream, submitted_s: float, context: int
+    ) -> None:
+        most = min(len(request.prompt_ids) + request.max_tokens, context)
+        super().__init__(request, stream, submitted_s, most)
+        self._sampler = Sampler(request.sampling, request.prompt_ids)
+        if request.keeps_hidden:
+            self._capture = Capture.LAST
+
+    def _root(self) -> Key:
+        return root_key(self.request.tenant, self.members)
+
+    def _use(self, found: Found) -> Finish | None:
+        if found.logits is None:
+            return None
+        token = self._sampler.draw(found.logits)
+        if token.id in self.request.stop_ids:
+            return Finish.STOP
+        if found.captured is not None:
+            hidden = found.captured.astype("<u2", copy=False).tobytes()
+            token = Token(token.id, token.logprob, hidden)
+        self.stream.put(token)
+        self.made += 1
+        self._tokens.append(token.id)
+        return Finish.LENGTH if len(self._tokens) >= self._most else None
+
+
+class EmbeddingSequence(Sequence[Loaded]):
+    """A text that is read for the mean of its final hidden states.
+
+    All of them are needed, so nothing of it is taken from the cache, nor left there.
+    """
+
+    is_answer = False
+    request: EmbeddingRequest
+    stream: VectorStream
+
+    def __init__(self, request: EmbeddingRequest, stream: VectorStream, submitted_s: float) -> None:
+        super().__init__(request, stream, submitted_s, len(request.prompt_ids))
+        self._capture = Capture.SUM
+        self._sum = np.zeros(1)  # (D,) float64, so that it is the same in whatever pieces
+
+    def _root(self) -> None:
+        return None
+
+    def _use(self, found: Found) -> Finish | None:
+        assert found.captured is not None
+        self._sum = self._sum + found.captured
+        if self.left:
+            return None
+        # The mean and the sum point the same way.
+        length = float(np.linalg.norm(self._sum))
+        if not 0 < length < np.inf:
+            raise EngineFaultError("the mean of the hidden states has no direction")
+        self.stream.put((self._sum / length).astype(np.float32))
+        return Finish.STOP

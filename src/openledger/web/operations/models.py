@@ -103,7 +103,7 @@ def publish(platform: Platform, new: NewRelease) -> ReleaseView:
         training_root=metrics.training_root,
         training_size=metrics.training_size,
         card=Card(
-            base=models.base_name,
+            base=models.base_manifest.name,
             licences=_licences(platform, plan),
             metrics=msgspec.Raw(run.metrics),
             is_audited=metrics.audit is not None and metrics.audit.calibration is not None,

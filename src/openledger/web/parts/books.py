@@ -10,7 +10,7 @@ from openledger.core.ids import MIX, parse_release_name
 from openledger.core.types import Account, ReceiptId, Wei
 from openledger.flows.money.infer.choose import Choice, choose
 from openledger.serving.engine import Engine
-from openledger.settlement.price import Terms
+from openledger.settlement.price import Price, Terms
 from openledger.storage.database import Database, Transaction
 from openledger.storage.records.data import accounts
 from openledger.storage.records.model import releases
@@ -27,6 +27,8 @@ class BaseCard(msgspec.Struct, frozen=True):
 
     name: str
     context: int  # tokens
+    owner: str = ""
+    embeds: bool = False  # it stands in the list itself, for embeddings
 
 
 class ReceiptDocument(msgspec.Struct, frozen=True):
@@ -70,16 +72,29 @@ class ReleaseCatalogue:
         known = {one.digest for one in self._engine.residency()}
         with self._database.read() as transaction:
             served = releases.list_served(transaction)
-            return tuple(
-                self._card(transaction, release) for release in served if release.adapter in known
-            )
+            cards = [self._card(transaction, one) for one in served if one.adapter in known]
+        return (*cards, *([self._base_card()] if self._base.embeds else []))
 
     def model(self, name: str) -> ModelCard:
+        if self._base.embeds and name.strip() == self._base.name:
+            return self._base_card()
         with self._database.read() as transaction:
             if name.strip().startswith(MIX):
                 return self._mix_card(choose(transaction, name, self._engine.caps.max_mix))
             release = releases.by_name(transaction, parse_release_name(name))
             return self._card(transaction, release)
+
+    def _base_card(self) -> ModelCard:
+        """The base is called for embeddings, which are free."""
+        return ModelCard(
+            name=self._base.name,
+            owner=self._base.owner,
+            created=0,
+            base=self._base.name,
+            context=self._base.context,
+            price=Price(Wei(0), Wei(0), Wei(0)),
+            type="embedding",
+        )
 
     def _mix_card(self, choice: Choice) -> ModelCard:
         """What a mix would cost; it stands in no list, since there are more than can be listed."""

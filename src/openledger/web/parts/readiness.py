@@ -20,7 +20,7 @@ class Readiness:
     def reason(self) -> str | None:
         """Why not ready, with the cure; None: ready."""
         if not self._engine.is_alive:
-            return "the engine has stopped; restart the server"
+            return "the engine has stopped; restart the server, or the vLLM server behind it"
         try:
             missing = self._missing()
             self._ask_chain()

@@ -53,7 +53,7 @@ class OpenCall:
 
     def __init__(self, call: answer.Inference | answer.Replay, desk: Desk) -> None:
         adapters = "+".join(_adapter(member) for member in call.mix)
-        parts = f"{call.base}|{adapters}|{desk.config.engine}"
+        parts = f"{call.base}|{adapters}|{desk.engine.caps.determinism}"
         self._call = call
         self._database = desk.database
         self.receipt_id = call.receipt_id

@@ -5,7 +5,7 @@ and listed in `openledger.warnings`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Literal, TypeVar
 
@@ -120,7 +120,7 @@ class ParsedCall(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...]
 
 
-Body = TypeVar("Body", bound=CallBody)
+Body = TypeVar("Body", bound=msgspec.Struct)
 
 
 def parse_chat(raw: bytes, payer: Payer, max_cost: str | None) -> ParsedCall:
@@ -129,7 +129,7 @@ def parse_chat(raw: bytes, payer: Payer, max_cost: str | None) -> ParsedCall:
     Raises:
         InvalidInputError: with the field at fault in `details["param"]`.
     """
-    body, warnings = _decode(raw, ChatBody)
+    body, warnings = decode_body(raw, ChatBody, _REFUSED)
     messages = tuple(_message(one) for one in body.messages)
     if not messages:
         raise InvalidInputError("messages is empty; send at least one", param="messages")
@@ -144,7 +144,7 @@ def parse_chat(raw: bytes, payer: Payer, max_cost: str | None) -> ParsedCall:
 
 def parse_completion(raw: bytes, payer: Payer, max_cost: str | None) -> ParsedCall:
     """Read a plain completion call; errors as `parse_chat`."""
-    body, warnings = _decode(raw, CompletionBody)
+    body, warnings = decode_body(raw, CompletionBody, _REFUSED)
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     if len(prompts) != 1 or not prompts[0]:
         raise InvalidInputError("prompt is one text that is not empty", param="prompt")
@@ -152,21 +152,30 @@ def parse_completion(raw: bytes, payer: Payer, max_cost: str | None) -> ParsedCa
     return _parsed(body, request, warnings)
 
 
-def _decode(raw: bytes, kind: type[Body]) -> tuple[Body, tuple[str, ...]]:
+def decode_body(
+    raw: bytes, kind: type[Body], refused: Mapping[str, tuple[object, ...]]
+) -> tuple[Body, tuple[str, ...]]:
+    """Read a body, and say of what is in it that it was ignored.
+
+    `refused` holds fields that may have these values only.
+
+    Raises:
+        InvalidInputError: with the field at fault in `details["param"]`.
+    """
     check_depth(raw)
     try:
         fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-        _refuse(fields)
+        _refuse(fields, refused)
         body = msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise _not_understood(str(error)) from error
-    known = {*kind.__struct_fields__, *_REFUSED}
+    known = {*kind.__struct_fields__, *refused}
     ignored = sorted(name for name in fields if name not in known)
     return body, tuple(f"{name} is not supported and was ignored" for name in ignored)
 
 
-def _refuse(fields: dict[str, msgspec.Raw]) -> None:
-    for name, harmless in _REFUSED.items():
+def _refuse(fields: Mapping[str, msgspec.Raw], refused: Mapping[str, tuple[object, ...]]) -> None:
+    for name, harmless in refused.items():
         value = msgspec.json.decode(fields[name]) if name in fields else None
         if value is not None and value not in harmless:
             raise InvalidInputError(

@@ -107,7 +107,7 @@ def _body(
         output_tokens=len(ending.handed),
         finish=ending.finish,
         refund=ending.refund,
-        engine=desk.config.engine,
+        engine=desk.engine.caps.determinism,
         method=desk.config.method,
         private=private.digests(),
         attribution="audited" if prepared.request.is_audited else msgspec.UNSET,

@@ -26,7 +26,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deadline_s: float = 600.0
     hold_s: int = 1_200  # after this a hold whose process died is given back
     method: int = METHOD_VERSION  # of attribution
-    engine: str = "embedded-1/fp32"  # build and determinism class
 
 
 class Decoding(msgspec.Struct, frozen=True):

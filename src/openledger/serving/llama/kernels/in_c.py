@@ -2,7 +2,6 @@
 
 from ctypes import byref
 
-import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,31 +18,22 @@ from openledger.serving.native.library import (
     AdapterPlan,
     ChunkPlan,
     HeadsRecord,
-    InstructionSet,
-    Library,
+    Native,
     SiteRecord,
 )
 
 _ENTRY = np.dtype([("base", "u8"), ("offsets", "u8"), ("rank", "i4"), ("weight", "f4")])
 
 
-class Native(msgspec.Struct, frozen=True):
-    """A compiled library and how it is to run."""
-
-    library: Library
-    threads: int = 1
-    instruction_set: InstructionSet | None = None  # None: the widest of this CPU
-
-
 class CKernels:
     """See `Kernels`. A row's bits do not depend on what else is in the batch."""
 
     def __init__(
-        self, native: Native, shape: LlamaShape, rotary: Rotary, cache: PagedCache
+        self, native: Native, threads: int, shape: LlamaShape, rotary: Rotary, cache: PagedCache
     ) -> None:
         self._library = native.library
-        self._path = int(native.library.choose(native.instruction_set))
-        self._threads = native.threads if native.library.has_threads else 1
+        self._path = native.path
+        self._threads = threads if native.library.has_threads else 1
         self._shape = shape
         self._rotary = rotary
         self._dtype = cache.keys.dtype

@@ -1,0 +1,1 @@
+"""An engine on another machine: a vLLM server, spoken to over HTTP."""
