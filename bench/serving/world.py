@@ -64,23 +64,40 @@ def make_world(folder: Path, size: Size, needs: Needs) -> World:
         name: msgspec.structs.replace(tiny, model=_model(size, getattr(torch, name)))
         for name in ("float32", "bfloat16")
     }
-    made = tuple(_adapter(bases["float32"], seed) for seed in range(needs.adapters))
-    folders = [folder / f"adapter-{seed}" for seed in range(needs.adapters)]
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, size.vocabulary, (needs.rows, needs.prompt_tokens), generator=generator)
+    prompts = tuple(tuple(row) for row in ids.tolist())
+    world = World(size, bases, (), (), prompts, needs.prompt_tokens + needs.answer_tokens)
+    return with_adapters(world, folder, [RANK] * needs.adapters)
+
+
+def with_adapters(world: World, folder: Path, ranks: Sequence[int]) -> World:
+    """The same base and prompts under new adapters of these ranks."""
+    base = world.bases["float32"]
+    made = tuple(_adapter(base, rank, seed) for seed, rank in enumerate(ranks))
+    folders = [folder / f"adapter-{seed}-{rank}" for seed, rank in enumerate(ranks)]
     refs = tuple(
         AdapterRef(save_adapter(where, one, "bench"), where)
         for where, one in zip(folders, made, strict=True)
     )
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(3, size.vocabulary, (needs.rows, needs.prompt_tokens), generator=generator)
-    prompts = tuple(tuple(row) for row in ids.tolist())
-    return World(size, bases, made, refs, prompts, needs.prompt_tokens + needs.answer_tokens)
+    return msgspec.structs.replace(world, adapters=made, refs=refs)
+
+
+def first_adapters(world: World, count: int) -> World:
+    """The same with fewer adapters."""
+    few, refs = world.adapters[:count], world.refs[:count]
+    return msgspec.structs.replace(world, adapters=few, refs=refs)
 
 
 def on_peft(world: World, precision: str) -> PeftModel:
     """The adapters on a copy of the base, named "0", "1" and so on."""
-    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=[*TARGETS])
-    model = get_peft_model(_model(world.size, getattr(torch, precision)), config, adapter_name="0")
-    for place in range(1, len(world.adapters)):
+    configs = [
+        LoraConfig(r=one.shape.rank, lora_alpha=one.shape.alpha, target_modules=[*TARGETS])
+        for one in world.adapters
+    ]
+    base = _model(world.size, getattr(torch, precision))
+    model = get_peft_model(base, configs[0], adapter_name="0")
+    for place, config in enumerate(configs[1:], start=1):
         model.add_adapter(str(place), config)
     parameters = dict(model.named_parameters())
     for place, adapter in enumerate(world.adapters):
@@ -115,10 +132,10 @@ def _model(size: Size, dtype: torch.dtype) -> LlamaForCausalLM:
     return model
 
 
-def _adapter(base: BaseModel, seed: int) -> Adapter:
+def _adapter(base: BaseModel, rank: int, seed: int) -> Adapter:
     """Its numbers are such as bfloat16 holds, so that no engine rounds them."""
     generator = torch.Generator().manual_seed(seed)
-    shape = LoraShape(RANK, 2 * RANK, tuple(range(base.layers)))
+    shape = LoraShape(rank, 2 * rank, tuple(range(base.layers)))
     fresh = random_adapter(base.model, base.digest, shape, generator)
     pairs = {
         site: LoraPair(

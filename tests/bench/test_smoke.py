@@ -34,7 +34,15 @@ HOLDS: dict[str, set[str]] = {
         f"apart, most: float32, {rest}"
         for rest in ("1 thread, flash", "2 threads, plain", "2 threads, flash")
     },
-    "serving": {"smallest: logits apart from peft"},
+    "serving": {
+        "smallest: logits apart from peft",
+        "smallest B8, ranks 1 to 64: logits apart from peft",
+        "smallest B8, mix of 3: logits apart from peft",
+        "smallest: 12 of 16 callers hang up, places, blocks and adapters not free again",
+        "smallest: 12 of 16 callers hang up, answers of others that differ",
+        "smallest: 24 streams for 1 s, answers that lack tokens",
+        "smallest: 24 streams for 1 s, answers that differ from the same alone",
+    },
     "corpora": {
         "folk-music: tunes that parse",
         "folk-music: bars that sum to the metre, median",

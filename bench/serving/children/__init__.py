@@ -1,0 +1,1 @@
+"""What runs in a peer's own Python; it has the standard library and that peer, nothing of ours."""

@@ -1,0 +1,1 @@
+"""What the embedded engine is compared with, each behind one door."""

@@ -1,0 +1,1 @@
+"""What the embedded engine is put through, beside the grid of batches."""
