@@ -28,10 +28,12 @@ HOLDS: dict[str, set[str]] = {
     "evidence": {
         "the index: bytes a document",
         "payment, 20 x 512: scores that differ",
+        "payment, 20 x 256: scores that differ",
         "payment, 20 x 64: scores that differ",
     },
     "tolerance": {
-        f"apart, most: float32, {rest}"
+        f"{what}, most: float32, {rest}"
+        for what in ("apart", "gain apart")
         for rest in ("1 thread, flash", "2 threads, plain", "2 threads, flash")
     },
     "serving": {

@@ -50,6 +50,14 @@ def test_base64_is_float32_lowest_byte_first(server: Server) -> None:
     assert b64decode(raw) == np.array([0.1, 2, 0], "<f4").tobytes()
 
 
+def test_a_whole_number_is_a_token_however_it_is_written(server: Server) -> None:
+    whole = post(server, {"model": EMBEDDER, "input": [1, 2], "dimensions": 2})
+    written = post(server, {"model": EMBEDDER, "input": [1.0, 2], "dimensions": 2.0})
+
+    assert written.status_code == 200
+    assert written.json() == whole.json()
+
+
 def test_what_is_ignored_is_said(server: Server) -> None:
     body = {"model": EMBEDDER, "input": "ab", "user": "anna", "truncate": True}
     answer = post(server, body).json()

@@ -152,7 +152,7 @@ def parse_chat(raw: bytes, payer: Payer, max_cost: str | None) -> ParsedCall:
     request = msgspec.structs.replace(
         _request(body, payer, max_cost),
         messages=messages,
-        max_tokens=_whole(body.max_tokens if limit is None else limit),
+        max_tokens=whole(body.max_tokens if limit is None else limit),
     )
     return _parsed(body, request, warnings)
 
@@ -225,14 +225,14 @@ def _request(body: CallBody, payer: Payer, max_cost: str | None) -> InferenceReq
     return InferenceRequest(
         payer=payer,
         model=_model(body),
-        max_tokens=_whole(body.max_tokens),
+        max_tokens=whole(body.max_tokens),
         temperature=_given(body.temperature, 1.0),
         top_p=_given(body.top_p, 1.0),
-        top_k=_whole(body.top_k),
+        top_k=whole(body.top_k),
         repetition_penalty=_given(body.repetition_penalty, 1.0),
         presence_penalty=_given(body.presence_penalty, 0.0),
         frequency_penalty=_given(body.frequency_penalty, 0.0),
-        seed=_whole(body.seed),
+        seed=whole(body.seed),
         stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
         max_cost=None if max_cost is None else from_open(max_cost),
         is_audited=body.openledger is not None and body.openledger.attribution == "audited",
@@ -274,7 +274,8 @@ def _given(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-def _whole(value: float | None) -> int | None:
+def whole(value: float | None) -> int | None:
+    """Of a number that was checked to be one, however it was written."""
     return None if value is None else int(value)
 
 

@@ -13,20 +13,21 @@ from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
 from openledger.core.errors import InvalidInputError
-from openledger.web.wire.calls import decode_body
+from openledger.web.wire.calls import Count, decode_body, whole
 
 MOST_INPUTS = 2_048  # as OpenAI's
 
 Input = str | tuple[int, ...]  # a text, or its tokens
+TokenId = int | Annotated[float, Meta(multiple_of=1)]  # see `Count`
 
 
 class EmbeddingsBody(msgspec.Struct, frozen=True, kw_only=True):
     """POST /v1/embeddings; null is as good as absent."""
 
     model: str
-    input: str | list[str | int | list[int]]
+    input: str | list[str | TokenId | list[TokenId]]
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    dimensions: Count | None = None
 
 
 class ParsedEmbeddings(msgspec.Struct, frozen=True):
@@ -80,7 +81,7 @@ def parse_embeddings(raw: bytes) -> ParsedEmbeddings:
     return ParsedEmbeddings(
         model=body.model,
         inputs=_inputs(body.input),
-        dimensions=body.dimensions,
+        dimensions=whole(body.dimensions),
         is_base64=body.encoding_format == "base64",
         warnings=warnings,
     )
@@ -101,11 +102,11 @@ def embeddings_answer(
     )
 
 
-def _inputs(given: str | list[str | int | list[int]]) -> tuple[Input, ...]:
+def _inputs(given: str | list[str | TokenId | list[TokenId]]) -> tuple[Input, ...]:
     listed = [given] if isinstance(given, str) else given
     texts = [one for one in listed if isinstance(one, str)]
-    tokens = [one for one in listed if isinstance(one, int)]
-    rows = [tuple(one) for one in listed if isinstance(one, list)]
+    tokens = [int(one) for one in listed if isinstance(one, int | float)]
+    rows = [tuple(map(int, one)) for one in listed if isinstance(one, list)]
     if max(len(texts), len(tokens), len(rows)) < len(listed):
         raise InvalidInputError(
             "input is one text or a list of texts, or the tokens of one or a list of such",
