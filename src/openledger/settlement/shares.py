@@ -37,7 +37,7 @@ MOST_LOSS_MICRONATS = 10**9  # a token on average: 1,000 nats are worse than any
 # How far the shares of two honest machines may lie apart: total variation, half a point.
 TOLERANCE_PPB = 5_000_000
 # And how far what a member of a mix added, for each token of the answer.
-ADDED_TOLERANCE_MICRONATS = 10_000
+ADDED_TOLERANCE_MICRONATS = 5_000
 
 
 class Unscored(StrEnum):
