@@ -70,8 +70,12 @@ class AnswerAttribution(msgspec.Struct, frozen=True):
     @property
     def attribution(self) -> Attribution:
         """The shares of an answer to which this release alone added."""
+        return combine([self.of(0, PARTS_PER_BILLION)])
+
+    def of(self, release: int, weight_ppb: int) -> MemberScores:
+        """What a statement says of it, as the part of a release at its weight in the mix."""
         added = self.leave_one_out_micronats
-        return combine([MemberScores(0, PARTS_PER_BILLION, added, self.unscored, self.segments)])
+        return MemberScores(release, weight_ppb, added, self.unscored, self.segments)
 
 
 class Chances(msgspec.Struct, frozen=True):

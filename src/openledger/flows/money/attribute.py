@@ -36,6 +36,7 @@ class Scores(Protocol):
     def leave_one_out_micronats(self) -> int: ...
     @property
     def segments(self) -> tuple[Segment, ...]: ...
+    def of(self, release: int, weight_ppb: int) -> MemberScores: ...
     @property
     def vectors(self) -> tuple[str, ...]: ...
 
@@ -184,13 +185,7 @@ class Attribute:
         scorer = self.scorer_of(due.mix, is_audited=is_audited)
         found = scorer.attribute(private.prompt_ids(), private.answer_ids())
         members = tuple(
-            MemberScores(
-                member.release,
-                member.weight_ppb,
-                scores.leave_one_out_micronats,
-                scores.unscored,
-                scores.segments,
-            )
+            scores.of(member.release, member.weight_ppb)
             for member, scores in zip(mix, found, strict=True)
         )
         return _Scored(members, Vectors(tuple(scores.vectors for scores in found)))

@@ -128,13 +128,7 @@ def attribute_again(
     ]
     found = Mix(base, ready).attribute(prompt, answer)
     return tuple(
-        MemberScores(
-            member.release,
-            member.weight_ppb,
-            scores.leave_one_out_micronats,
-            scores.unscored,
-            scores.segments,
-        )
+        scores.of(member.release, member.weight_ppb)
         for member, scores in zip(mix, found, strict=True)
     )
 
