@@ -76,6 +76,14 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> "Tokenizer":
     return load_base(folder).tokenizer
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """The same sums in the same order, however many threads an earlier test chose."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give tests that say they work long five times the time that ends one which hangs.
