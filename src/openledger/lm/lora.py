@@ -26,6 +26,9 @@ MLP_TARGETS = ("gate_proj", "up_proj", "down_proj")
 TARGETS = (*ATTENTION_TARGETS, *MLP_TARGETS)
 
 
+_UNNAMED = Digest("0" * 64)  # an adapter has no digest before it is done
+
+
 class Site(msgspec.Struct, frozen=True, order=True):
     """One linear layer that an adapter changes."""
 
@@ -197,6 +200,18 @@ class LoraHost:
         if digest not in self._adapters:
             raise NotFoundError(f"adapter {digest} is not loaded")
         return self._adapters[digest]
+
+
+@contextmanager
+def attached(model: CausalModel, adapter: Adapter) -> Iterator[None]:
+    """Let a model compute with one adapter; its plain layers come back afterwards."""
+    host = LoraHost(model, adapter.base)
+    host.add(_UNNAMED, adapter)
+    host.set_mix([MixMember(_UNNAMED)])
+    try:
+        yield
+    finally:
+        host.close()
 
 
 class BankedLinear(nn.Module):

@@ -1,7 +1,7 @@
 """One optimiser step at a time on an adapter whose base is frozen and half cached."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from hashlib import sha256
 from itertools import pairwise
 from typing import TypeVar
@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from openledger.core.errors import InvalidInputError
-from openledger.core.types import Digest
 from openledger.lm.base import BaseModel
 from openledger.lm.frozen import SplitModel
-from openledger.lm.lora import Adapter, LoraHost, LoraPair, MixMember, random_adapter
+from openledger.lm.lora import Adapter, LoraPair, attached, random_adapter
 from openledger.training.anchors import ANCHORS
 from openledger.training.recipe import Recipe
 from openledger.training.rows import Row
@@ -23,7 +22,6 @@ from openledger.training.steps.states import predicting_states, targets
 
 Item = TypeVar("Item")
 
-_UNFINISHED = Digest("0" * 64)  # an adapter has no digest before it is done
 _ANCHORS_A_STEP = 1
 _WINDOW = 8  # batches among which rows are sorted by length
 LARGEST_GRADIENT = 1.0  # norm over all factors; rare tunes would otherwise throw the run
@@ -52,16 +50,9 @@ class Trainer:
         """A and B of every site, in the order of the sites."""
         return [factor for pair in self.adapter.pairs.values() for factor in (pair.a, pair.b)]
 
-    @contextmanager
-    def attached(self) -> Iterator[None]:
+    def attached(self) -> AbstractContextManager[None]:
         """Put the adapter on the base; the plain base comes back afterwards."""
-        host = LoraHost(self.base.model, self.base.digest)
-        host.add(_UNFINISHED, self.adapter)
-        host.set_mix([MixMember(_UNFINISHED)])
-        try:
-            yield
-        finally:
-            host.close()
+        return attached(self.base.model, self.adapter)
 
     def backward(self, rows: Sequence[Row], hidden: Tensor) -> float:
         """Gradients of the mean loss over the rows' tokens; returns that loss in nats.
