@@ -2,6 +2,8 @@
 
 Invariant: the parts of a fee sum to it exactly. A role that nobody fills, and what no builder's
 release or contributor's data earned, go to commons.
+
+The parent part of a release that was merged from others goes to the builders of these.
 """
 
 from collections.abc import Sequence
@@ -17,6 +19,14 @@ from openledger.settlement.split import apportion
 COMMONS = "commons"
 DATA = "data"
 BUILDER = "builder"
+PARENT = "parent"
+
+
+class Parent(msgspec.Struct, frozen=True):
+    """A builder whose release went into a merge, and his part of what the merge pays to such."""
+
+    account: Account
+    weight_ppb: int
 
 
 class Roles(msgspec.Struct, frozen=True):
@@ -29,7 +39,17 @@ class Roles(msgspec.Struct, frozen=True):
     verifiers: Account | None = None
     stakers: Account | None = None
     base_owner: Account | None = None
-    parent: Account | None = None
+    # Of each member of the mix those whose releases it was merged from; None: no member is a merge.
+    parent: tuple[tuple[Parent, ...], ...] | None = None
+
+
+class Ancestor(msgspec.Struct, frozen=True):
+    """One release that goes into a merge, as far as money is concerned."""
+
+    builder: Account
+    policy: SplitPolicy  # in force
+    parents: tuple[Parent, ...]  # of its own, where it is a merge itself
+    added_micronats: int  # how much likelier the merge is to write held-out texts with it
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -49,8 +69,8 @@ def fee_parts(
 ) -> tuple[Part, ...]:
     """Divide a fee among roles, and its data part among contributors.
 
-    The builder part goes to the members of the mix, by what each of them earns. Roles come in the
-    policy's order, contributors by account; parts of zero are left out.
+    Builder and parent part go to the members of the mix, by what each of them earns. Roles come in
+    the policy's order, contributors by account; parts of zero are left out.
     """
     names = policy.__struct_fields__
     amounts = apportion(fee, [getattr(policy, name) for name in names])
@@ -60,6 +80,8 @@ def fee_parts(
             parts += _data_parts(amount, roles.commons, attribution)
         elif name == BUILDER:
             parts += _builder_parts(amount, roles, member_ppb)
+        elif name == PARENT:
+            parts += _parent_parts(amount, roles, member_ppb)
         else:
             account = getattr(roles, name)
             filled = account is not None
@@ -72,13 +94,64 @@ def check_roles(roles: Roles, gateway: Account, members: int) -> None:
     """Refuse a split in which washing one's own calls could pay, or a builder is missing.
 
     Raises:
-        VerificationError: the platform part would return to the serving gateway, or there are
-            more or fewer builders than members of the mix.
+        VerificationError: the platform part would return to the serving gateway, there are more or
+            fewer builders than members of the mix, or parents whose weights are no parts of one.
     """
     if roles.platform == gateway:
         raise VerificationError("the platform part goes to the gateway that served the call")
     if len(roles.builders) != members:
         raise VerificationError(f"a mix of {members} has {len(roles.builders)} builders")
+    if roles.parent is not None:
+        if len(roles.parent) != members:
+            raise VerificationError(f"a mix of {members} names the parents of {len(roles.parent)}")
+        for parents in roles.parent:
+            check_parents(parents)
+
+
+def check_parents(parents: Sequence[Parent]) -> None:
+    """Check that some parents divide one part wholly; a release that is no merge has none.
+
+    Raises:
+        VerificationError: an account stands twice or out of order, a weight is not above 0, or they
+            do not sum to 1_000_000_000.
+    """
+    accounts = [one.account for one in parents]
+    weights = [one.weight_ppb for one in parents]
+    if accounts != sorted(set(accounts)):
+        raise VerificationError("the parents of a release are not in rising order, each once")
+    if parents and (min(weights) <= 0 or sum(weights) != PARTS_PER_BILLION):
+        raise VerificationError("the parents of a release do not divide one part among them")
+
+
+def inherited(members: Sequence[Ancestor]) -> tuple[Parent, ...]:
+    """How the parent part of a merge is divided: by what each member added to it.
+
+    Where none added anything, equally. A member that is a merge itself shares its part with its own
+    parents as its terms share builder and parent part.
+
+    Args:
+        members: in rising order of their releases.
+
+    Raises:
+        NothingToSplitError: there is no member.
+    """
+    gains = [max(0, one.added_micronats) for one in members]
+    shares = apportion(PARTS_PER_BILLION, gains if sum(gains) else [1] * len(members))
+    earned: dict[Account, int] = {}
+    for member, share in zip(members, shares, strict=True):
+        for account, part in _among(member, share):
+            earned[account] = earned.get(account, 0) + part
+    return tuple(Parent(account, earned[account]) for account in sorted(earned) if earned[account])
+
+
+def _among(member: Ancestor, share: int) -> list[tuple[Account, int]]:
+    """A member's part, over its builder and its own parents."""
+    if not (member.parents and member.policy.parent):
+        return [(member.builder, share)]
+    own, theirs = apportion(share, [member.policy.builder, member.policy.parent])
+    parts = apportion(theirs, [one.weight_ppb for one in member.parents])
+    others = [(one.account, part) for one, part in zip(member.parents, parts, strict=True)]
+    return [(member.builder, own), *others]
 
 
 def _builder_parts(amount: int, roles: Roles, member_ppb: Sequence[int]) -> list[Part]:
@@ -91,6 +164,19 @@ def _builder_parts(amount: int, roles: Roles, member_ppb: Sequence[int]) -> list
         for place, part in zip(order, earned, strict=True)
     ]
     return [*parts, Part(COMMONS, roles.commons, Wei(nobody))]
+
+
+def _parent_parts(amount: int, roles: Roles, member_ppb: Sequence[int]) -> list[Part]:
+    """Each member's parents divide what it earns; one that is no merge leaves it to commons."""
+    earned: dict[Account, int] = {}
+    for parents, ppb in zip(roles.parent or ((),) * len(member_ppb), member_ppb, strict=True):
+        for one in parents:
+            earned[one.account] = earned.get(one.account, 0) + ppb * one.weight_ppb
+    accounts = sorted(earned)
+    weights = [earned[account] for account in accounts]
+    *parts, nobody = apportion(amount, [*weights, PARTS_PER_BILLION**2 - sum(weights)])
+    paid = [Part(PARENT, account, Wei(part)) for account, part in zip(accounts, parts, strict=True)]
+    return [*paid, Part(COMMONS, roles.commons, Wei(nobody))]
 
 
 def _data_parts(amount: int, commons: Account, attribution: Attribution) -> list[Part]:

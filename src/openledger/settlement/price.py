@@ -41,6 +41,9 @@ class SplitPolicy(msgspec.Struct, frozen=True):
             raise InvalidInputError(f"the platform part is at least {MIN_PLATFORM_BPS} bps")
 
 
+MERGED_POLICY = SplitPolicy(builder=1_000, parent=1_000)  # the default one, of a merge
+
+
 class Terms(msgspec.Struct, frozen=True):
     """Price and split of a release, as one version on chain."""
 
@@ -91,6 +94,37 @@ def mixed_terms(terms: Sequence[Terms]) -> Terms:
         request=max(price.request for price in prices),
     )
     return Terms(MIX_TERMS_VERSION, highest, first.policy)
+
+
+def check_merged(price: Price, policy: SplitPolicy, members: Sequence[Terms]) -> None:
+    """Check that a release merged from others takes nothing from them.
+
+    It costs no less than the dearest of them, pays data no less, and leaves at least half of what
+    theirs leave to builders to the builders of these.
+
+    Args:
+        price: of the merge.
+        policy: of the merge.
+        members: the terms in force of the releases that it was merged from.
+
+    Raises:
+        InvalidInputError: it does; the message says which term to raise.
+    """
+    for name in Price.__struct_fields__:
+        least = max(getattr(terms.price, name) for terms in members)
+        if getattr(price, name) < least:
+            raise InvalidInputError(
+                f"the {name} price of a merge is at least the highest of its members', "
+                f"{least} wei: raise it"
+            )
+    data = max(terms.policy.data for terms in members)
+    parent = max(-(-(terms.policy.builder + terms.policy.parent) // 2) for terms in members)
+    for name, least in (("data", data), ("parent", parent)):
+        if getattr(policy, name) < least:
+            raise InvalidInputError(
+                f"the {name} part of this merge is at least {least} basis points, by the terms of "
+                "its members: raise it"
+            )
 
 
 def fee(price: Price, input_tokens: int, output_tokens: int) -> Wei:
