@@ -21,7 +21,7 @@ from openledger.attribution.state import AttributionState
 from openledger.core.errors import VerificationError
 from openledger.core.types import BASIS_POINTS, PARTS_PER_BILLION, Account, Share, Wei
 from openledger.lm.base import BaseModel
-from openledger.settlement.parts import Roles, fee_parts
+from openledger.settlement.parts import Parent, Roles, fee_parts
 from openledger.settlement.price import MIN_PLATFORM_BPS, SplitPolicy
 from openledger.settlement.shares import (
     PLACEBO_MICRONATS_PER_TOKEN,
@@ -268,12 +268,14 @@ def _gain(market: Market, text: str, state: AttributionState) -> int:
 def test_whoever_pays_for_his_own_answers_loses_the_platform_part(
     weights: list[int], share: int, fee: int
 ) -> None:
-    """Builder, node and sole contributor in one, under any policy, at any attribution."""
+    """Builder, parent, node and sole contributor in one, under any policy, at any attribution."""
     free = BASIS_POINTS - MIN_PLATFORM_BPS
     parts = [free * weight // sum(weights) for weight in weights]
     policy = SplitPolicy(BASIS_POINTS - sum(parts), *parts)
     farmer, platform = account(1), account(2)
-    roles = Roles(account(3), platform, (farmer,), *[farmer] * 4)
+    others = dict.fromkeys(("node", "verifiers", "stakers", "base_owner"), farmer)
+    merged = ((Parent(farmer, PARTS_PER_BILLION),),)
+    roles = Roles(account(3), platform, (farmer,), parent=merged, **others)
     mine = (Share(farmer, share),) if share else ()
 
     made = Attribution(mine, PARTS_PER_BILLION - share)

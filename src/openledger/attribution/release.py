@@ -54,6 +54,7 @@ from openledger.attribution.state import (
 from openledger.core.errors import InvalidInputError
 from openledger.core.types import Account, Digest
 from openledger.lm.frozen import hidden_cache
+from openledger.settlement.parts import Parent
 from openledger.settlement.shares import CreditPart
 
 _UNSET = Digest("0" * 64)  # of a file that is not written yet
@@ -83,6 +84,7 @@ class Recipe(msgspec.Struct, frozen=True):
     adapter: Digest
     early: Digest  # the adapter after a quarter of its training
     seed: Digest
+    parents: tuple[Parent, ...] = ()  # of a merge
 
 
 def build(
@@ -137,6 +139,7 @@ def build(
         factors=_UNSET,
         null_model=digest_of_row(counts),
         signatures=digest_of_row(rows.signatures),
+        parents=recipe.parents or msgspec.UNSET,
     )
     stream = np.random.Generator(np.random.Philox(key=key_of(recipe.seed, "sense")))
     owned = parts_of(model, documents, elsewhere, stream)

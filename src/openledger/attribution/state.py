@@ -38,6 +38,7 @@ from openledger.core.errors import (
 from openledger.core.merkle import Tree
 from openledger.core.types import Account, Digest
 from openledger.lm.base import digest_file
+from openledger.settlement.parts import Parent
 from openledger.settlement.shares import CreditPart
 
 MANIFEST = "manifest.json"
@@ -96,6 +97,8 @@ class Commitment(msgspec.Struct, frozen=True):
     null_model: Digest  # of the token counts
     signatures: Digest  # of the runs of tokens that do not count
     audit: Audit | msgspec.UnsetType = msgspec.UNSET  # where there are half-data adapters
+    # Of a merge: who built what it was made of, and how the parent part of its fees is divided.
+    parents: tuple[Parent, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class StateManifest(msgspec.Struct, frozen=True):

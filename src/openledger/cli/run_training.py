@@ -1,7 +1,7 @@
-"""`openledger run`: train an adapter on Datanets, watch it, list runs."""
+"""`openledger run`: train an adapter on Datanets, merge releases into one, watch, list runs."""
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 import typer
@@ -11,6 +11,9 @@ from openledger.cli.output import table, told
 
 if TYPE_CHECKING:
     from openledger.operations.models import RunView
+    from openledger.operations.operation import Operation
+
+Arguments = TypeVar("Arguments", bound=msgspec.Struct)
 
 app = typer.Typer(no_args_is_help=True, help="Fine-tune an adapter on the data of Datanets.")
 
@@ -47,12 +50,30 @@ def start(  # noqa: PLR0913 - one option a choice of the builder
             leaves_out=leave_out,
         )
         # The same name is the same run, so that an interrupted one goes on.
-        new = NewRun(tuple(datanet), name, name, builder, choice)
-        if here.server() is None:
-            _train_here(here, new)
-        else:
-            made = here.act(START, new)
-            here.output.result(made, f"run {made.name} is queued; openledger run watch {made.name}")
+        _perform(here, START, NewRun(tuple(datanet), name, name, builder, choice))
+
+
+@app.command(
+    epilog='Example: openledger run merge "mix:me/tunes*0.6+you/reels@2*0.4" --name both --as me'
+)
+def merge(  # noqa: PLR0913 - one option a choice of the builder
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A mix of releases, as a call would name it.")],
+    name: Annotated[str, typer.Option(help="A name for the run.")],
+    builder: Annotated[str, typer.Option("--as", help="Account that builds.")] = "operator",
+    way: Annotated[str, typer.Option(help="svd, ties or dare.")] = "svd",
+    rank: Annotated[int, typer.Option(help="Rank of the new adapter.")] = 16,
+    density: Annotated[
+        float, typer.Option(help="Part of each release's numbers that ties and dare keep.")
+    ] = 0.5,
+) -> None:
+    """Make one new adapter of several releases, without training; their builders share its fees."""
+    from openledger.core.types import BASIS_POINTS
+    from openledger.operations.models import MERGE, NewMerge
+
+    with told((here := of(context)).output):
+        kept = round(density * BASIS_POINTS)
+        _perform(here, MERGE, NewMerge(model, name, name, builder, way, rank, kept))
 
 
 @app.command(epilog="Example: openledger run watch first")
@@ -86,15 +107,23 @@ def list_all(context: typer.Context) -> None:
         here.output.result(found, table(["run", "state", "step", "on chain"], rows))
 
 
-def _train_here(here: Context, new: msgspec.Struct) -> None:
-    from openledger.operations.models import NewRun, WhichRun
-    from openledger.web.operations.models import show_run, start
+def _perform(here: Context, operation: "Operation[Arguments, RunView]", new: Arguments) -> None:
+    if here.server() is None:
+        _work_here(here, operation, new)
+    else:
+        made = here.act(operation, new)
+        here.output.result(made, f"run {made.name} is queued; openledger run watch {made.name}")
+
+
+def _work_here(here: Context, operation: "Operation[Arguments, RunView]", new: Arguments) -> None:
+    from openledger.operations.models import WhichRun
+    from openledger.web.operations.models import show_run
+    from openledger.web.operations.registry import run
     from openledger.web.work import worker_of
     from openledger.wiring.platform import open_platform
 
-    assert isinstance(new, NewRun)
     with open_platform(here.settings) as platform:
-        made = start(platform, new)
+        made = run(platform, operation, new)
         platform.models.tell = lambda step: here.output.talk(
             f"  {step.stage} {step.done}/{step.total}"
             + (f", loss {step.loss:.2f}" if step.loss is not None else "")
@@ -112,13 +141,24 @@ def _progress(run: "RunView") -> str:
 
 def _summary(run: "RunView") -> str:
     metrics = msgspec.json.decode(run.metrics)
+    merged = metrics.get("merge")
     if run.state != "trained":
         why = f": {run.error}" if run.error else ""
         again = "" if run.retry_at is None else f"; {_RETRIED}"
         return f"run {run.name} is {run.state}{why}{again}"
+    how = "trained" if merged is None else f"merged, {_lost(merged)}"
     return (
-        f"run {run.name} is trained: held-out perplexity {metrics['base_perplexity']:.1f} -> "
+        f"run {run.name} is {how}: held-out perplexity {metrics['base_perplexity']:.1f} -> "
         f"{metrics['perplexity']:.1f} on {metrics['held_out_tokens']} tokens, "
         f"{metrics['contributors']} contributors; publish it with\n"
         f"  openledger model publish {run.name} --name OWNER/NAME"
     )
+
+
+def _lost(merged: dict[str, Any]) -> str:
+    """What each member added, and what the cut to the rank left out."""
+    added = ", ".join(
+        f"{one['name']} adds {one['added_micronats'] / 1e6:.2f} nats a token"
+        for one in merged["members"]
+    )
+    return f"{added}; the cut to rank {merged['rank']} left {merged['lost_ppm'] / 1e4:.1f} % out"

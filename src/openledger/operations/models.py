@@ -31,6 +31,19 @@ class NewRun(msgspec.Struct, frozen=True):
     choice: RecipeChoice = RecipeChoice()
 
 
+class NewMerge(msgspec.Struct, frozen=True):
+    """Releases to make one of; the same key is the same run."""
+
+    model: str  # a mix, or one release to cut to a rank
+    name: str
+    key: str
+    builder: str = "operator"
+    way: str = "svd"  # svd | ties | dare
+    rank: int = 16
+    density_bps: int = 5_000  # how much of each release TIES and DARE keep
+    scored_tunes: int = 4  # written and judged afterwards, where the texts are tunes
+
+
 class WhichRun(msgspec.Struct, frozen=True):
     """A run by name or id."""
 
@@ -73,7 +86,7 @@ class NewRelease(msgspec.Struct, frozen=True):
     run: str
     name: str  # owner/name
     price: Price = Price(Wei(10**17), Wei(5 * 10**17), Wei(10**16))
-    policy: SplitPolicy = SplitPolicy()
+    policy: SplitPolicy | None = None  # None: the default, that of a merge if it is one
 
 
 class ReleaseView(msgspec.Struct, frozen=True):
@@ -149,6 +162,7 @@ class OpeningList(msgspec.Struct, frozen=True):
 
 
 START = Operation("run.start", NewRun, RunView)
+MERGE = Operation("run.merge", NewMerge, RunView)
 SHOW_RUN = Operation("run.show", WhichRun, RunView)
 LIST_RUNS = Operation("run.list", Nothing, RunList)
 PUBLISH = Operation("model.publish", NewRelease, ReleaseView)

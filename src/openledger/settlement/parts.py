@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from openledger.core.encoding import decode
 from openledger.core.errors import VerificationError
 from openledger.core.types import PARTS_PER_BILLION, Account, Wei
 from openledger.settlement.price import SplitPolicy
@@ -41,6 +42,12 @@ class Roles(msgspec.Struct, frozen=True):
     base_owner: Account | None = None
     # Of each member of the mix those whose releases it was merged from; None: no member is a merge.
     parent: tuple[tuple[Parent, ...], ...] | None = None
+
+
+class Parents(msgspec.Struct, frozen=True):
+    """Who divides the parent part of a release, as it is stored."""
+
+    builders: tuple[Parent, ...]
 
 
 class Ancestor(msgspec.Struct, frozen=True):
@@ -121,6 +128,11 @@ def check_parents(parents: Sequence[Parent]) -> None:
         raise VerificationError("the parents of a release are not in rising order, each once")
     if parents and (min(weights) <= 0 or sum(weights) != PARTS_PER_BILLION):
         raise VerificationError("the parents of a release do not divide one part among them")
+
+
+def stored_parents(raw: bytes | None) -> tuple[Parent, ...]:
+    """Who divides a release's parent part, from canonical bytes; nobody where it is no merge."""
+    return () if raw is None else decode(raw, Parents).builders
 
 
 def inherited(members: Sequence[Ancestor]) -> tuple[Parent, ...]:

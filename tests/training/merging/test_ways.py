@@ -166,8 +166,8 @@ def test_ties_keeps_the_largest_numbers_and_dare_makes_up_for_what_it_drops(
 def test_what_cannot_be_merged_is_refused(base: BaseModel, terms: list[Term]) -> None:
     with pytest.raises(InvalidInputError, match="at least one"):
         merge(base, [], Merging(Way.SVD), shape(4), SEED)
+    below = [terms[0], Term(terms[1].adapter, -0.5)]
     with pytest.raises(InvalidInputError, match="weigh each above 0"):
-        below = [terms[0], Term(terms[1].adapter, -0.5)]
         merge(base, below, Merging(Way.TIES), shape(4), SEED)
     for density in (0, -1, 10_001):
         with pytest.raises(InvalidInputError, match="density"):

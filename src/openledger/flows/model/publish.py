@@ -16,7 +16,8 @@ from openledger.core.encoding import encode
 from openledger.core.errors import ConflictError
 from openledger.core.ids import ReleaseName, parse_release_name
 from openledger.core.types import Digest
-from openledger.settlement.price import Price, SplitPolicy, Terms
+from openledger.settlement.parts import Parent, Parents
+from openledger.settlement.price import Price, SplitPolicy, Terms, check_merged
 from openledger.storage.database import Database
 from openledger.storage.home import Home
 from openledger.storage.records.data import accounts
@@ -48,6 +49,8 @@ class Offer(msgspec.Struct, frozen=True):
     card: Card
     price: Price
     policy: SplitPolicy
+    parents: tuple[Parent, ...] = ()  # of a merge, who divides its parent part
+    members: tuple[Terms, ...] = ()  # in force, of the releases that it was merged from
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,15 @@ class Publish:
         Raises:
             ConflictError: the run is not trained, or released with other terms, or another builder
                 has released under this name.
+            InvalidInputError: it is a merge at terms that take something from its members.
             ChainRejectedError: the contract refuses, for a data part below a Datanet's floor say.
         """
         run = offer.run
         if run.state is not RunState.TRAINED or run.adapter is None:
             raise ConflictError(f"the run {run.id} is {run.state.value}; train it to its end first")
         parse_release_name(f"{offer.name.owner}/{offer.name.name}")
+        if offer.members:
+            check_merged(offer.price, offer.policy, offer.members)
         new = releases.NewRelease(
             owner=offer.name.owner,
             name=offer.name.name,
@@ -83,6 +89,7 @@ class Publish:
             card=msgspec.json.encode(offer.card),
             folder=str(self.home.run(run.op).relative_to(self.home.root)),
             terms=encode(Terms(FIRST_TERMS, offer.price, offer.policy)),
+            parents=encode(Parents(offer.parents)) if offer.parents else None,
         )
         with self.database.transaction() as transaction:
             release = releases.create(transaction, new, self.clock())

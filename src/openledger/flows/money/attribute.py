@@ -16,7 +16,7 @@ from openledger.core.errors import NotFoundError, VerificationError
 from openledger.core.signing import digest_typed
 from openledger.core.types import Account, Precision, ReceiptId
 from openledger.settlement import receipt as receipts
-from openledger.settlement.parts import Roles
+from openledger.settlement.parts import Roles, stored_parents
 from openledger.settlement.receipt import Gateway, Private, SignedCall, SignedStatement
 from openledger.settlement.shares import MemberScores, Segment, Unscored, check_method
 from openledger.settlement.voucher import Channel, SignedVoucher, payer_key
@@ -191,11 +191,13 @@ class Attribute:
         return _Scored(members, Vectors(tuple(scores.vectors for scores in found)))
 
     def _roles(self, mix: Sequence[Member]) -> Roles:
+        parents = tuple(stored_parents(member.release.parents) for member in mix)
         return Roles(
             commons=self.commons,
             platform=self.platform,
             builders=tuple(member.release.builder for member in mix),
             node=self.gateway.account,
+            parent=parents if any(parents) else None,
         )
 
 

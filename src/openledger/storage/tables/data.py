@@ -177,6 +177,7 @@ releases = Table(
     number("training_size"),
     raw("card"),
     text("folder"),
+    raw("parents", required=False),
     number("terms_version"),  # in force
     number("number", required=False),  # on chain
     number("created_at"),

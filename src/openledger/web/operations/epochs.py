@@ -5,7 +5,7 @@ import structlog
 
 from openledger.core.errors import NotFoundError, OpenLedgerError
 from openledger.core.identity import Identity
-from openledger.core.types import Digest
+from openledger.core.types import Account, Digest
 from openledger.flows.money.verify.anchors import Anchors, ReleaseAnchor
 from openledger.operations.epochs import IDENTITY, SETTLE, SHOW, EpochView, Payout, WhichEpoch
 from openledger.operations.operation import Nothing
@@ -91,6 +91,7 @@ def _view(platform: Platform, epoch: rows.Epoch) -> EpochView:
 
 
 class _Release(msgspec.Struct, frozen=True):
+    owner: Account
     run: int
     base: Digest
     adapter: Digest
@@ -142,8 +143,15 @@ def release_on_chain(platform: Platform, number: int) -> ReleaseAnchor:
     contracts = platform.acts.contracts
     release = contracts.read(_Release, "Models", "releases", number)
     run = contracts.read(_Run, "Models", "runs", release.run)
-    made = {name: getattr(release, name) for name in _Release.__struct_fields__ if name != "run"}
-    return ReleaseAnchor(number=number, **made, **msgspec.structs.asdict(run))
+    return ReleaseAnchor(
+        number=number,
+        base=release.base,
+        adapter=release.adapter,
+        training_root=release.training_root,
+        training_size=release.training_size,
+        builder=release.owner,
+        **msgspec.structs.asdict(run),
+    )
 
 
 IMPLEMENTED = (

@@ -25,7 +25,7 @@ from openledger.operations.models import (
     WhichRun,
 )
 from openledger.operations.operation import Nothing
-from openledger.settlement.price import Terms
+from openledger.settlement.price import MERGED_POLICY, SplitPolicy, Terms
 from openledger.storage import jobs
 from openledger.storage.database import Transaction
 from openledger.storage.records.data import accounts, contributions, datanets, texts
@@ -60,7 +60,11 @@ def start(platform: Platform, new: NewRun) -> RunView:
         scored_tunes=new.choice.scored_tunes,
         card=_card_plan(new.choice),
     )
-    run = begin(platform.models.workshop, order)
+    return queue(platform, begin(platform.models.workshop, order))
+
+
+def queue(platform: Platform, run: Run) -> RunView:
+    """Have the worker train or merge a run that has begun."""
     with platform.database.transaction() as transaction:
         new_job = jobs.NewJob(TRAIN_JOB, run.id, run.id.encode())
         job = jobs.enqueue(transaction, new_job, now_us())
@@ -96,6 +100,7 @@ def publish(platform: Platform, new: NewRelease) -> ReleaseView:
     metrics = msgspec.json.decode(run.metrics, type=Metrics)
     models = platform.models
     plan = decode(run.recipe, Plan)
+    members = _merged_terms(platform, plan)
     offer = Offer(
         run=run,
         name=ReleaseName(name.owner, name.name, None),
@@ -109,7 +114,9 @@ def publish(platform: Platform, new: NewRelease) -> ReleaseView:
             is_audited=metrics.audit is not None and metrics.audit.calibration is not None,
         ),
         price=new.price,
-        policy=new.policy,
+        policy=new.policy or (MERGED_POLICY if members else SplitPolicy()),
+        parents=metrics.parents,
+        members=members,
     )
     release = platform.publish.run(offer)
     models.serve(release)
@@ -138,6 +145,17 @@ def deprecate(platform: Platform, which: WhichRelease) -> ReleaseView:
     if owner is None:
         raise NotFoundError(f"the builder of {release.full_name} is not an account of this home")
     return _view_of(platform, platform.publish.deprecate(release, owner))
+
+
+def _merged_terms(platform: Platform, plan: "Plan") -> tuple[Terms, ...]:
+    """The terms in force of what a run was merged from; none where it was trained."""
+    found = []
+    with platform.database.read() as transaction:
+        for member in plan.merge.members if plan.merge else ():
+            release = releases.by_number(transaction, member.release)
+            assert release is not None, "what was merged is a release of this home"
+            found.append(_terms(transaction, release))
+    return tuple(found)
 
 
 def _run(platform: Platform, name: str) -> Run:
@@ -226,7 +244,6 @@ def _view_of(platform: Platform, release: Release) -> ReleaseView:
 
 
 def _view(transaction: Transaction, release: Release) -> ReleaseView:
-    row = releases.terms_of(transaction, release.id, release.terms_version)
     return ReleaseView(
         name=release.full_name,
         number=release.number,
@@ -234,10 +251,15 @@ def _view(transaction: Transaction, release: Release) -> ReleaseView:
         base=release.base,
         adapter=release.adapter,
         training_root=release.training_root,
-        terms=msgspec.json.decode(row.terms, type=Terms, strict=False),
+        terms=_terms(transaction, release),
         is_deprecated=release.deprecated_at is not None,
         card=msgspec.Raw(release.card),
     )
+
+
+def _terms(transaction: Transaction, release: Release) -> Terms:
+    row = releases.terms_of(transaction, release.id, release.terms_version)
+    return msgspec.json.decode(row.terms, type=Terms, strict=False)
 
 
 IMPLEMENTED = (

@@ -1,4 +1,4 @@
-"""Begin on chain, draw the seed, train, build the attribution state.
+"""Begin on chain, draw the seed, train or merge, build the attribution state.
 
 Recipe, ordered manifest and Datanet versions are anchored before the seed exists, so nobody can
 choose data or recipe to suit a seed. Every step may be repeated: a killed run goes on from its
@@ -24,7 +24,15 @@ from openledger.core.types import BASIS_POINTS, Account, DatanetVersion, Digest,
 from openledger.flows.model.train.adapters import Subject, keep
 from openledger.flows.model.train.card import measure_card
 from openledger.flows.model.train.evidence import keep_evidence
+from openledger.flows.model.train.merge import (
+    Made,
+    MergeMetrics,
+    merge_releases,
+    seen_material,
+)
 from openledger.flows.model.train.plan import (
+    Material,
+    MergePlan,
     Order,
     Plan,
     Step,
@@ -43,6 +51,7 @@ from openledger.flows.model.train.plan import (
 )
 from openledger.flows.model.train.score import score
 from openledger.lm.frozen import forget_caches
+from openledger.settlement.parts import Parent
 from openledger.storage.blobs import write_atomically
 from openledger.storage.private.sealed_folder import SealedFolder, seal_folder
 from openledger.storage.records.data import accounts, datanets
@@ -80,6 +89,8 @@ class Metrics(msgspec.Struct, frozen=True):
     tunes: AbcScore | None = None  # the task score; None where the texts are no tunes
     self_supplied_bps: int = 0  # of the text trained on, how much the builder contributed
     audit: Audit | None = None  # None: attribution was not measured
+    merge: MergeMetrics | None = None  # None: it was trained
+    parents: tuple[Parent, ...] = ()  # of a merge, who divides its parent part
 
 
 def start(shop: Workshop, order: Order) -> Run:
@@ -127,18 +138,14 @@ def _trained(shop: Workshop, run: Run, folder: Path, tell: Tell) -> Run:
         wanted = tuple(datanets.get(transaction, one) for one in plan.datanets)
     material = as_begun(folder, gather(shop, wanted), run.manifest_root)
     seed = as_bytes(run.seed or Digest(""))
-    split = split_by_key(material.examples, seed, plan.held_out_bps)
-    base = shop.base(plan.recipe.precision)
     hear = _heard(shop, run, tell)
-    tuned = finetune(
-        base,
-        Task(plan.recipe, seed, split.training, split.held_out),
-        folder,
-        Watch(progress=lambda seen: hear(_step(seen))),
-    )
-    digest = keep(shop, tuned.adapter, base.name)
-    early = keep(shop, tuned.early, base.name)
-    recipe = AttributionRecipe(digest, early, run.seed or Digest(""))
+    if isinstance(plan.merge, MergePlan):
+        made = merge_releases(shop, plan, material, seed, folder, hear)
+    else:
+        made = _finetuned(shop, plan, material, seed, folder, hear)
+    tuned, split = made.tuned, made.split
+    recipe = _kept(shop, run, made)
+    digest = recipe.adapter
     others = elsewhere(shop, material, split, plan)
     subject = Subject(folder, plan, split, seed, digest)
     state = _attribution(shop, run, subject, others, recipe, hear)
@@ -148,12 +155,30 @@ def _trained(shop: Workshop, run: Run, folder: Path, tell: Tell) -> Run:
     metrics = _metrics(plan, split, tuned, state, attribution_folder(folder))
     by_builder = _part_of(run.builder, split)
     scored = msgspec.json.encode(
-        msgspec.structs.replace(metrics, tunes=written, self_supplied_bps=by_builder)
+        msgspec.structs.replace(
+            metrics, tunes=written, self_supplied_bps=by_builder, merge=made.merge
+        )
     )
     with shop.database.transaction() as transaction:
         trained = runs.Progress(tuned.steps, tuned.steps_planned, 0, None)
         runs.report(transaction, run.id, trained, shop.clock())
         return runs.finish(transaction, run.id, digest, scored, shop.clock())
+
+
+def _finetuned(
+    shop: Workshop, plan: Plan, material: Material, seed: bytes, folder: Path, hear: Tell
+) -> Made:
+    split = split_by_key(material.examples, seed, plan.held_out_bps)
+    task = Task(plan.recipe, seed, split.training, split.held_out)
+    watch = Watch(progress=lambda seen: hear(_step(seen)))
+    return Made(finetune(shop.base(plan.recipe.precision), task, folder, watch), split)
+
+
+def _kept(shop: Workshop, run: Run, made: Made) -> AttributionRecipe:
+    """Both adapters on disk, and what their attribution state is built from."""
+    name = shop.base(decode(run.recipe, Plan).recipe.precision).name
+    digest, early = keep(shop, made.tuned.adapter, name), keep(shop, made.tuned.early, name)
+    return AttributionRecipe(digest, early, run.seed or Digest(""), made.parents)
 
 
 def _known(shop: Workshop, op: Digest) -> Run | None:
@@ -163,6 +188,8 @@ def _known(shop: Workshop, op: Digest) -> Run | None:
 
 def _queued(shop: Workshop, order: Order, op: Digest) -> Run:
     material = gather(shop, order.datanets)
+    if order.merge is not None:
+        material = seen_material(shop, order.merge, material)
     if order.card is not None:
         # Sooner than at the end of the training; content clusters are known only then.
         check_units(len({one.document for one in material.examples}))
@@ -174,6 +201,7 @@ def _queued(shop: Workshop, order: Order, op: Digest) -> Run:
         base=shop.base_digest,
         datanets=tuple(one.id for one in order.datanets),
         card=order.card or msgspec.UNSET,
+        merge=order.merge or msgspec.UNSET,
     )
     new = runs.NewRun(
         op=op,
@@ -335,13 +363,14 @@ def _metrics(
         training_tokens=tuned.tokens // max(1, plan.recipe.epochs),
         training_documents=len({one.document for one in split.training}),
         contributors=len({one.account for one in split.training}),
-        epochs=plan.recipe.epochs,
+        epochs=plan.recipe.epochs if tuned.steps_planned else 0,  # a merge trains nothing
         steps=tuned.steps,
         stopped_early=tuned.stopped_early,
         training_root=state.training_root,
         training_size=state.training_size,
         attribution_bytes=state_bytes(folder),
         audit=state.manifest.audit or None,
+        parents=state.manifest.commitment.parents or (),
     )
 
 

@@ -28,6 +28,7 @@ from openledger.storage.records.data import contributions, datanets, texts
 from openledger.storage.records.data.accounts import LocalAccount
 from openledger.storage.records.data.contributions import ContributionState
 from openledger.storage.vault import Sealer, Vault
+from openledger.training.merging.ways import Merging
 from openledger.training.recipe import Recipe
 from openledger.training.rows import Example
 from openledger.training.split import Split
@@ -43,8 +44,28 @@ class CardPlan(msgspec.Struct, frozen=True):
     leaves_out: bool  # also one adapter without each contributor
 
 
+class MergedRelease(msgspec.Struct, frozen=True):
+    """A release that a run merges with others."""
+
+    release: int  # its number on chain
+    adapter: Digest
+    early: Digest  # the adapter after a quarter of its training
+    weight_ppb: int
+
+
+class MergePlan(msgspec.Struct, frozen=True):
+    """What a run is made of, where it trains nothing."""
+
+    merging: Merging
+    members: tuple[MergedRelease, ...]  # in rising order of their releases
+
+
 class Plan(msgspec.Struct, frozen=True):
-    """The whole recipe of a run; its digest goes on chain."""
+    """The whole recipe of a run; its digest goes on chain.
+
+    Of a merge the recipe says the shape of the adapter, the length of rows and the precision, and
+    what is held out follows from its members.
+    """
 
     recipe: Recipe
     held_out_bps: int  # of the text, whole titles at a time
@@ -53,6 +74,7 @@ class Plan(msgspec.Struct, frozen=True):
     datanets: tuple[str, ...]  # row ids
     method: int = METHOD_VERSION
     card: CardPlan | msgspec.UnsetType = msgspec.UNSET  # unset: the card says "not measured"
+    merge: MergePlan | msgspec.UnsetType = msgspec.UNSET  # unset: the run trains
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -101,6 +123,7 @@ class Order(msgspec.Struct, frozen=True):
     held_out_bps: int = 1_000
     scored_tunes: int = 4
     card: CardPlan | None = None
+    merge: MergePlan | None = None
 
 
 class Material(msgspec.Struct, frozen=True):
@@ -198,12 +221,14 @@ def check_same(stored: Plan, order: Order) -> None:
         "held-out basis points": order.held_out_bps,
         "scored tunes": order.scored_tunes,
         "adapters of the card": order.card or msgspec.UNSET,
+        "merge": order.merge or msgspec.UNSET,
         "Datanets": tuple(one.id for one in order.datanets),
     }
     had = msgspec.structs.asdict(stored.recipe) | {
         "held-out basis points": stored.held_out_bps,
         "scored tunes": stored.scored_tunes,
         "adapters of the card": stored.card,
+        "merge": stored.merge,
         "Datanets": stored.datanets,
     }
     other = [

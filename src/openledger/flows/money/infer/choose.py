@@ -41,7 +41,9 @@ class _Card(msgspec.Struct, frozen=True):
     is_audited: bool = False
 
 
-class _Offered(msgspec.Struct, frozen=True):
+class Offered(msgspec.Struct, frozen=True):
+    """A release that may be called, at its weight in what was asked for."""
+
     release: releases.Release
     number: int
     weight_ppb: int
@@ -62,13 +64,7 @@ def choose(
         ModelNotFoundError: a release does not exist, or is still being published.
         NotAllowedError: a release is deprecated, or cannot be audited.
     """
-    wanted = parse_model(model)
-    if len(wanted) > max_mix:  # before any is looked up
-        raise InvalidInputError(
-            f"a mix has at most {max_mix} members here, not {len(wanted)}; leave some out"
-        )
-    found = sorted((_offered(transaction, one) for one in wanted), key=lambda one: one.number)
-    _check_together([one.release for one in found])
+    found = find_offered(transaction, model, max_mix)
     if is_audited:
         for one in found:
             _check_audited(one.release)
@@ -88,7 +84,26 @@ def choose(
     return Choice(mix, chosen[0].base, mixed_terms([one.terms for one in found]), chosen)
 
 
-def _offered(transaction: Transaction, wanted: WeightedName) -> _Offered:
+def find_offered(transaction: Transaction, model: str, max_mix: int) -> list[Offered]:
+    """The releases of a mix, in rising order of their numbers.
+
+    Raises:
+        InvalidInputError: no model's name; more members than `max_mix`, one twice, or of several
+            base models.
+        ModelNotFoundError: a release does not exist, or is still being published.
+        NotAllowedError: a release is deprecated.
+    """
+    wanted = parse_model(model)
+    if len(wanted) > max_mix:  # before any is looked up
+        raise InvalidInputError(
+            f"a mix has at most {max_mix} members here, not {len(wanted)}; leave some out"
+        )
+    found = sorted((_offered(transaction, one) for one in wanted), key=lambda one: one.number)
+    _check_together([one.release for one in found])
+    return found
+
+
+def _offered(transaction: Transaction, wanted: WeightedName) -> Offered:
     release = releases.by_name(transaction, wanted.name)
     if release.number is None:
         raise ModelNotFoundError(
@@ -98,7 +113,7 @@ def _offered(transaction: Transaction, wanted: WeightedName) -> _Offered:
         raise NotAllowedError(f"{release.full_name} is deprecated; call a newer version")
     row = releases.terms_of(transaction, release.id, release.terms_version)
     terms = msgspec.convert(msgspec.json.decode(row.terms), Terms, strict=False)
-    return _Offered(release, release.number, wanted.weight_ppb, terms)
+    return Offered(release, release.number, wanted.weight_ppb, terms)
 
 
 def _check_together(members: Sequence[releases.Release]) -> None:

@@ -20,6 +20,7 @@ class ReleaseAnchor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     manifest_root: Digest
     manifest_size: int
     seed: Digest
+    builder: Account | None = None  # who owns the release; None: whom the receipt names is taken
 
 
 class Anchors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -122,11 +122,16 @@ def audit(
 
     Raises:
         InvalidInputError: the receipts are of another method or of several releases, or the release
-            has one contributor.
+            has one contributor or was merged from others.
         NotFoundError: the export holds no texts.
         VerificationError: the texts are not those that were trained on.
     """
     plan, seed = read_plan(export), as_bytes(export.body.release.seed)
+    if plan.merge is not None:
+        raise InvalidInputError(
+            "this release was merged from others and never trained: audit those, "
+            "and check its own receipts to level 2"
+        )
     base = load(plan.recipe.precision)
     for bundle in bundles:
         the_only_member(bundle)

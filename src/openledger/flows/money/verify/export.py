@@ -200,7 +200,9 @@ def _check_release(
     stated = (member.name, base, member.adapter, member.training_root)
     if stated != (body.name, release.base, release.adapter, release.training_root):
         raise VerificationError(f"this export of {body.name} is not the release of the receipt")
-    known = anchors and anchors.release(release.number)
+    known = None if anchors is None else anchors.release(release.number)
+    if known is not None and known.builder is None:
+        known = msgspec.structs.replace(known, builder=release.builder)
     if known is not None and known != release:
         raise VerificationError(f"this export of {body.name} is not what stands on chain")
 

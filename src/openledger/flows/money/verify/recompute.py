@@ -176,6 +176,7 @@ class AuditPlan(msgspec.Struct, frozen=True):
     recipe: Recipe
     held_out_bps: int
     card: CardPlan | None = None
+    merge: dict[str, object] | None = None  # what it was merged from; None: it was trained
 
 
 def read_plan(export: Export) -> AuditPlan:
@@ -202,6 +203,15 @@ def _check_planned(export: Export, state: AttributionState) -> None:
         )
 
 
+def _check_parents(bundle: Bundle, release: int, state: AttributionState) -> None:
+    """Who built what a merge was made of stands under its training root."""
+    places = [member.release for member in bundle.receipt.call.body.mix]
+    parents = bundle.receipt.statement.body.roles.parent
+    paid = () if parents is None else parents[places.index(release)]
+    if paid != (state.manifest.commitment.parents or ()):
+        raise VerificationError(f"release {release} was merged from others' work than is paid")
+
+
 def check_method(bundle: Bundle) -> None:
     """Check that this program's method is the one of a receipt; only that one can be computed.
 
@@ -221,7 +231,7 @@ def exported_state(bundle: Bundle, export: Export) -> AttributionState:
 
     Raises:
         VerificationError: it is of another adapter or seed, has other half-data adapters than were
-            planned, or does not agree with itself.
+            planned or other parents than are paid, or does not agree with itself.
     """
     check_method(bundle)
     release = export.body.release
@@ -231,6 +241,7 @@ def exported_state(bundle: Bundle, export: Export) -> AttributionState:
     if made != (release.base, release.adapter, release.seed):
         raise VerificationError("the attribution state is of another base, adapter or seed")
     _check_planned(export, state)
+    _check_parents(bundle, release.number, state)
     check_sums(state)
     return state
 

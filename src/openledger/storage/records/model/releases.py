@@ -33,6 +33,7 @@ class NewRelease(msgspec.Struct, frozen=True):
     card: bytes  # JSON, for people
     folder: str  # of its attribution index, relative to the home
     terms: bytes  # canonical bytes of the first terms
+    parents: bytes | None = None  # canonical bytes; of a merge, who divides its parent part
 
 
 class Release(msgspec.Struct, frozen=True):
@@ -54,6 +55,7 @@ class Release(msgspec.Struct, frozen=True):
     number: int | None
     created_at: int
     deprecated_at: int | None
+    parents: bytes | None  # canonical bytes; of a merge, who divides its parent part
 
     @property
     def full_name(self) -> str:
