@@ -48,6 +48,17 @@ class Merging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The part of all numbers that is kept, above 0 and at most 1."""
         return self.density_bps / BASIS_POINTS
 
+    def check_weights(self, weights: Sequence[float]) -> None:
+        """Check that adapters of these weights can be merged in this way.
+
+        Raises:
+            InvalidInputError: there is none, or TIES meets a weight that is not above 0.
+        """
+        if not weights:
+            raise InvalidInputError("a merge needs at least one adapter")
+        if self.way is Way.TIES and min(weights) <= 0:
+            raise InvalidInputError("TIES lets the members elect a sign: weigh each above 0")
+
 
 class Term(msgspec.Struct, frozen=True):
     """One member of a merge."""
@@ -80,10 +91,7 @@ def merge(
     Raises:
         InvalidInputError: there is no term, or TIES meets a weight that is not above 0.
     """
-    if not terms:
-        raise InvalidInputError("a merge needs at least one adapter")
-    if merging.way is Way.TIES and min(term.weight for term in terms) <= 0:
-        raise InvalidInputError("TIES lets the members elect a sign: weigh each above 0")
+    merging.check_weights([term.weight for term in terms])
     pairs, kept, whole = {}, 0.0, 0.0
     for site in shape.sites:
         added = _added(base, terms, merging, site, seed)

@@ -104,6 +104,9 @@ def start(shop: Workshop, order: Order) -> Run:
         StorageFullError: the disk is full; start again when there is room.
     """
     op = op_id("run", order.builder.address, order.key)
+    # The chain wants them rising, and in whatever order they were named it is one run.
+    rising = tuple(sorted(order.datanets, key=lambda one: one.number or 0))
+    order = msgspec.structs.replace(order, datanets=rising)
     run = _known(shop, op)
     if run is None:
         run = _queued(shop, order, op)

@@ -93,15 +93,16 @@ def plan_merge(
         recipe: rank and precision; its layers, targets and row length become those of all members.
 
     Raises:
-        InvalidInputError: a release was not trained here.
+        InvalidInputError: a release was not trained here, or the way does not take the weights.
         ConflictError: a release is of another base model than this home's.
     """
+    merging.check_weights([weight / PARTS_PER_BILLION for _, weight in wanted])
     plans, members = [], []
     with shop.database.transaction() as transaction:
         for release, weight in wanted:
             run = runs.get(transaction, release.run)
-            plans.append(decode(run.recipe, Plan))
             early = _commitment(shop, release, run).early
+            plans.append(decode(run.recipe, Plan))
             members.append(MergedRelease(release.number or 0, release.adapter, early, weight))
     for (release, _), plan in zip(wanted, plans, strict=True):
         if plan.base != shop.base_digest:

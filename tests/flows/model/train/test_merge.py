@@ -1,0 +1,395 @@
+"""Releases are merged by a run, and whoever built them is paid for what came of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from openledger.attribution.state import AttributionState
+from openledger.core.encoding import decode
+from openledger.core.errors import (
+    ConflictError,
+    InvalidInputError,
+    ModelNotFoundError,
+    NotAllowedError,
+    NotFoundError,
+    OpenLedgerError,
+    StoppedError,
+    VerificationError,
+)
+from openledger.core.types import PARTS_PER_BILLION, ReceiptId, Wei
+from openledger.datanet.extract import Document
+from openledger.datanet.rules import Rules
+from openledger.datanet.sources import tiny
+from openledger.datanet.sources.contributors import SourceContributor
+from openledger.datanet.text.titles import title_key
+from openledger.flows.data.contribute.flow import contribute
+from openledger.flows.data.contribute.submission import Submission
+from openledger.flows.model.train import flow
+from openledger.flows.model.train.merge import MERGING
+from openledger.flows.model.train.plan import MergePlan, Plan, Step, gather
+from openledger.flows.money.verify.bundle import Bundle, read_bundle
+from openledger.flows.money.verify.export import Export, open_export
+from openledger.flows.money.verify.public import verify_bundle
+from openledger.flows.money.verify.recompute import exported_state, recompute
+from openledger.operations.epochs import WhichEpoch
+from openledger.operations.models import (
+    NewExport,
+    NewMerge,
+    NewRelease,
+    NewRun,
+    RunView,
+    WhichRelease,
+    WhichRun,
+)
+from openledger.operations.receipts import ShowReceipt
+from openledger.operations.wallets import Name
+from openledger.settlement.parts import PARENT, Parent
+from openledger.settlement.price import MERGED_POLICY, Price, SplitPolicy
+from openledger.storage.records.data import accounts, datanets
+from openledger.storage.records.model import releases, runs
+from openledger.storage.records.model.openings import Purpose
+from openledger.storage.records.model.releases import Release
+from openledger.web.operations import epochs, exports, merging, models, receipts, wallets
+from openledger.web.work import worker_of
+from openledger.wiring.platform import Platform
+from tests import market as fair
+from tests.audited import PROMPTS, ask
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+TIDES = Rules("tides", "When the water comes.", (tiny.LICENCE,))
+PLACES = ("the old pier", "the north bar", "Gull Rock", "the ferry slip", "the salt marsh")
+MIX = "mix:alice/tunes*0.6+bob/tunes*0.8"
+NAME = "carol/both"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("merged")
+
+
+@pytest.fixture(scope="module")
+def merged(market_home: Path, root: Path) -> Iterator[Platform]:
+    """Alice trained on tunes and Bob on tides; Carol merged their releases, and published."""
+    with fair.open_copy(market_home, root / "home") as platform:
+        for name in ("alice", "bob", "carol"):
+            wallets.new(platform, Name(name))
+        bring_tides(platform)
+        for name, datanet in (("alice", fair.DATANET), ("bob", TIDES.name)):
+            models.start(platform, NewRun((datanet,), name, name, name))
+            worker_of(platform).drain()
+            models.publish(platform, NewRelease(name, f"{name}/tunes"))
+        assert merge(platform, "carol").state == "trained"
+        models.publish(platform, NewRelease("carol", NAME))
+        yield platform
+
+
+def bring_tides(platform: Platform) -> None:
+    """A second Datanet, whose texts have nothing in common with tunes."""
+    owner = fair.operator(platform)
+    platform.create_datanet.run(owner, "Tides", TIDES)
+    with platform.database.read() as transaction:
+        tides = datanets.by_slug(transaction, TIDES.name)
+    documents = [
+        Document(
+            f"Tide at {place}",
+            f"High water at {place} is {hour} hours after the moon has passed. "
+            f"Low water at {place} is {hour + 6} hours after. Boats leave {place} at high water.",
+            tiny.LICENCE,
+            title_key(f"Tide at {place}"),
+            f"tides#{hour}",
+            "Harbour Master",
+        )
+        for hour, place in enumerate(PLACES, start=1)
+    ]
+    contributor = platform.account("behalf/tides", accounts.AccountKind.ON_BEHALF, "Harbour")
+    brought = SourceContributor("Harbour Master", tuple(documents))
+    submission = Submission(contributor, (brought.as_file(),), claim=2, on_behalf=True)
+    assert all(
+        one.refusal is None for one in contribute(platform.intake, tides, owner, [submission])
+    )
+
+
+def merge(platform: Platform, key: str, model: str = MIX, **choice: Any) -> RunView:
+    made = merging.merge(
+        platform, msgspec.structs.replace(NewMerge(model, key, key, "carol"), **choice)
+    )
+    worker_of(platform).drain()
+    return models.show_run(platform, WhichRun(made.id))
+
+
+def release_of(platform: Platform, name: str) -> Release:
+    with platform.database.read() as transaction:
+        return next(one for one in releases.list_all(transaction) if name in one.full_name)
+
+
+def address(platform: Platform, name: str) -> str:
+    return platform.account(f"user/{name}", accounts.AccountKind.USER, name).address
+
+
+def opened(platform: Platform, name: str) -> AttributionState:
+    release = release_of(platform, name)
+    return platform.models.open_state(release, Purpose.SCORING, platform.gateway.account)
+
+
+def test_a_merge_is_better_than_its_base_and_says_what_each_member_added(
+    merged: Platform,
+) -> None:
+    run = models.show_run(merged, WhichRun("carol"))
+    metrics = msgspec.json.decode(run.metrics, type=flow.Metrics)
+    found = metrics.merge
+
+    assert found is not None
+    assert metrics.perplexity < 0.9 * metrics.base_perplexity
+    assert [(one.name, one.weight_ppb) for one in found.members] == [
+        ("alice/tunes@1", 600_000_000),
+        ("bob/tunes@1", 800_000_000),
+    ]
+    assert all(one.added_micronats > 0 for one in found.members)
+    assert (metrics.epochs, metrics.steps, metrics.training_tokens) == (0, 0, 0)
+    assert found.unseen
+    assert found.lost_ppm < 20  # of two of rank 8 rank 16 loses nothing
+
+
+def test_a_merge_is_attributed_to_all_that_its_members_were_trained_on(merged: Platform) -> None:
+    seen = {
+        name: {one.digest for one in opened(merged, name).manifest.examples}
+        for name in ("alice", "bob", "carol")
+    }
+
+    assert seen["carol"] == seen["alice"] | seen["bob"]
+    assert min(map(len, seen.values())) > 3
+    assert not seen["alice"] & seen["bob"]
+
+
+def test_its_parents_stand_under_its_training_root_and_are_paid(
+    merged: Platform, root: Path
+) -> None:
+    commitment = opened(merged, "carol").manifest.commitment
+    parents = commitment.parents
+    assert isinstance(parents, tuple)
+    by_name = {name: address(merged, name) for name in ("alice", "bob")}
+    assert {one.account for one in parents} == set(by_name.values())
+    assert sum(one.weight_ppb for one in parents) == PARTS_PER_BILLION
+
+    bundle, export = settled(merged, root / "export")
+    body = bundle.receipt.statement.body
+    paid = {part.account: part.amount for part in body.parts if part.role == PARENT}
+    fee = bundle.receipt.call.call.fee
+
+    assert body.roles.parent == (parents,)
+    assert body.roles.builders == (address(merged, "carol"),)
+    assert set(paid) == set(by_name.values())
+    assert sum(paid.values()) == pytest.approx(fee * MERGED_POLICY.parent / 10_000, abs=1)
+    assert sum(part.amount for part in body.parts) == fee
+    anchors = epochs.show(merged, WhichEpoch()).anchors
+    assert verify_bundle(raw_of(merged, bundle), anchors).is_anchored
+    base = merged.models.base("float32")
+    assert recompute(bundle, [export], lambda _: base).distance_ppb == 0
+    thief = (Parent(by_name["alice"], PARTS_PER_BILLION),)  # type: ignore[arg-type]
+    for wrong in ((thief,), None):
+        with pytest.raises(VerificationError, match="merged from others' work than is paid"):
+            exported_state(with_parents(bundle, wrong), export)
+
+
+def settled(platform: Platform, folder: Path) -> tuple[Bundle, Export]:
+    asked = ask(platform, PROMPTS[0], NAME)
+    worker_of(platform).drain()
+    platform.settle.run()
+    exports.export(platform, NewExport(NAME, str(folder)))
+    raw = receipts.show(platform, ShowReceipt(asked, is_private=True)).bundle
+    anchors = epochs.show(platform, WhichEpoch()).anchors
+    bundle = read_bundle(raw)
+    return bundle, open_export(folder, bundle.receipt, anchors)
+
+
+def raw_of(platform: Platform, bundle: Bundle) -> bytes:
+    asked = ReceiptId(bundle.receipt.call.body.receipt_id)
+    return receipts.show(platform, ShowReceipt(asked)).bundle
+
+
+def with_parents(bundle: Bundle, parents: object) -> Bundle:
+    statement = bundle.receipt.statement
+    roles = msgspec.structs.replace(statement.body.roles, parent=parents)
+    body = msgspec.structs.replace(statement.body, roles=roles)
+    receipt = msgspec.structs.replace(
+        bundle.receipt, statement=msgspec.structs.replace(statement, body=body)
+    )
+    return msgspec.structs.replace(bundle, receipt=receipt)
+
+
+def test_another_builder_than_the_chains_is_found_by_the_anchors(
+    merged: Platform, root: Path
+) -> None:
+    bundle, _ = settled(merged, root / "again")
+    anchors = epochs.show(merged, WhichEpoch()).anchors
+    others = tuple(
+        msgspec.structs.replace(one, builder=merged.gateway.account) for one in anchors.releases
+    )
+    raw = raw_of(merged, bundle)
+
+    verify_bundle(raw, anchors)
+    with pytest.raises(VerificationError, match="another built release"):
+        verify_bundle(raw, msgspec.structs.replace(anchors, releases=others))
+    unknown = tuple(msgspec.structs.replace(one, builder=None) for one in anchors.releases)
+    verify_bundle(raw, msgspec.structs.replace(anchors, releases=unknown))
+
+
+@pytest.mark.parametrize(
+    ("choice", "lost"),
+    [({"rank": 2}, 10_000), ({"way": "ties"}, 1_000), ({"way": "dare", "density_bps": 9_000}, 1)],
+)
+def test_every_way_makes_another_adapter(
+    merged: Platform, choice: dict[str, object], lost: int
+) -> None:
+    key = "-".join(str(one) for one in choice.values())
+    run = merge(merged, key, **choice)
+    metrics = msgspec.json.decode(run.metrics, type=flow.Metrics)
+
+    assert metrics.merge is not None
+    assert metrics.merge.lost_ppm > lost
+    assert metrics.perplexity < metrics.base_perplexity
+    assert run.adapter != models.show_run(merged, WhichRun("carol")).adapter
+
+
+def test_a_merge_that_was_killed_goes_on_to_the_same_adapter(merged: Platform) -> None:
+    made = merging.merge(merged, NewMerge(MIX, "killed", "killed", "carol"))
+    # Between steps the worker would take up the job that is queued for this run.
+    shop = msgspec.structs.replace(merged.models.workshop, check_stop=lambda: None)
+    with merged.database.read() as transaction:
+        run = runs.get(transaction, made.id)
+
+    for stage in (MERGING, flow.BUILDING, flow.SCORING):
+
+        def dies(step: Step, stage: str = stage) -> None:
+            if step.stage == stage:
+                raise StoppedError("killed")
+
+        with pytest.raises(StoppedError):
+            flow.train(shop, run, dies)
+    ended = flow.train(shop, run, lambda _: None)
+    worker_of(merged).drain()
+
+    assert ended.adapter == models.show_run(merged, WhichRun("carol")).adapter
+
+
+def test_members_that_saw_each_others_texts_are_measured_on_what_one_did_not(
+    merged: Platform,
+) -> None:
+    for number in range(2):
+        models.start(merged, NewRun((TIDES.name,), f"twin{number}", f"twin{number}", "bob"))
+        worker_of(merged).drain()
+        models.publish(merged, NewRelease(f"twin{number}", f"bob/twin{number}"))
+    digests = [
+        {one.digest for one in opened(merged, f"twin{number}").manifest.examples}
+        for number in range(2)
+    ]
+
+    run = merge(merged, "twins", "mix:bob/twin0*0.5+bob/twin1*0.5")
+    metrics = msgspec.json.decode(run.metrics, type=flow.Metrics)
+
+    assert metrics.merge is not None
+    assert metrics.merge.unseen == (digests[0] == digests[1])
+    assert metrics.held_out_tokens > 10
+    assert [one.account for one in metrics.parents] == [address(merged, "bob")]
+
+
+def test_a_merge_of_a_merge_pays_the_grandparents(merged: Platform) -> None:
+    merge(merged, "grand", f"mix:{NAME}*1+bob/tunes*0.5", rank=4)
+    price = Price(Wei(10**18), Wei(10**18), Wei(10**18))
+
+    models.publish(merged, NewRelease("grand", "carol/grand", price))
+
+    found = opened(merged, "grand").manifest.commitment.parents
+    assert isinstance(found, tuple)
+    assert {one.account for one in found} == {
+        address(merged, name) for name in ("alice", "bob", "carol")
+    }
+
+
+def test_one_release_alone_may_be_cut_to_a_rank(merged: Platform) -> None:
+    run = merge(merged, "small", "alice/tunes", rank=3)
+    metrics = msgspec.json.decode(run.metrics, type=flow.Metrics)
+
+    assert metrics.merge is not None
+    # Held out by its only member: measured on texts that it never saw.
+    assert (metrics.merge.unseen, metrics.merge.rank) == (True, 3)
+    assert [one.account for one in metrics.parents] == [address(merged, "alice")]
+
+
+def test_what_takes_from_the_members_is_not_published(merged: Platform) -> None:
+    merge(merged, "greedy")
+    cheap = Price(Wei(0), Wei(0), Wei(0))
+
+    with pytest.raises(InvalidInputError, match="price of a merge is at least"):
+        models.publish(merged, NewRelease("greedy", "carol/greedy", cheap))
+    with pytest.raises(InvalidInputError, match="parent part of this merge"):
+        models.publish(merged, NewRelease("greedy", "carol/greedy", policy=SplitPolicy()))
+    shown = models.show(merged, WhichRelease(NAME))
+    assert shown.terms.policy == MERGED_POLICY
+
+
+@pytest.mark.parametrize(
+    ("model", "choice", "error", "says"),
+    [
+        ("alice/nothing", {}, ModelNotFoundError, "there is no model"),
+        ("mix:alice/tunes*1+bob/tunes*nan", {}, InvalidInputError, "nan"),
+        ("mix:alice/tunes*1+alice/tunes*1", {}, InvalidInputError, "add up its weights"),
+        ("mix:alice/tunes*1+bob/tunes*-0.5", {"way": "ties"}, InvalidInputError, "above 0"),
+        (MIX, {"way": "linear"}, InvalidInputError, "svd, ties, dare"),
+        (MIX, {"rank": 0}, InvalidInputError, "rank 0"),
+        (MIX, {"rank": 257}, InvalidInputError, "rank 257"),
+        (MIX, {"way": "dare", "density_bps": 0}, InvalidInputError, "density"),
+        (MIX, {"builder": "nobody"}, NotFoundError, "nobody"),
+        ("openledger/tiny-tunes", {}, InvalidInputError, "was not trained here"),
+    ],
+)
+def test_what_cannot_be_merged_is_refused_before_anything_stands_on_chain(
+    merged: Platform,
+    model: str,
+    choice: dict[str, object],
+    error: type[OpenLedgerError],
+    says: str,
+) -> None:
+    before = merged.acts.contracts.read(int, "Models", "run_count")
+    wanted = msgspec.structs.replace(NewMerge(model, "bad", "bad", "carol"), **choice)
+
+    with pytest.raises(error, match=says):
+        merging.merge(merged, wanted)
+
+    assert merged.acts.contracts.read(int, "Models", "run_count") == before
+
+
+def test_another_merge_under_the_same_name_is_refused(merged: Platform) -> None:
+    with pytest.raises(ConflictError, match=r"other choices \(merge\)"):
+        merging.merge(merged, NewMerge(MIX, "carol", "carol", "carol", "dare"))
+    again = merging.merge(merged, NewMerge(MIX, "carol", "carol", "carol"))
+    assert again.state == "trained"
+
+
+def test_a_merged_plan_names_its_members_as_they_stand_on_chain(merged: Platform) -> None:
+    release = release_of(merged, "carol/both")
+    with merged.database.read() as transaction:
+        run = runs.get(transaction, release.run)
+    plan = decode(run.recipe, Plan)
+
+    assert isinstance(plan.merge, MergePlan)
+    numbers = [release_of(merged, f"{name}/tunes").number for name in ("alice", "bob")]
+    assert [one.release for one in plan.merge.members] == numbers
+    with merged.database.read() as transaction:
+        both = [datanets.by_slug(transaction, name) for name in (fair.DATANET, TIDES.name)]
+    material = gather(merged.models.workshop, both)
+    assert run.manifest_root == material.root  # all that its members knew, in order
+
+
+def test_a_deprecated_release_is_not_merged(merged: Platform) -> None:
+    models.start(merged, NewRun((fair.DATANET,), "old", "old", "alice"))
+    worker_of(merged).drain()
+    models.publish(merged, NewRelease("old", "alice/old"))
+    models.deprecate(merged, WhichRelease("alice/old@1"))
+
+    with pytest.raises(NotAllowedError, match="deprecated"):
+        merging.merge(merged, NewMerge("alice/old@1", "late", "late", "carol"))
