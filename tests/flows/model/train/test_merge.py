@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -113,7 +112,7 @@ def bring_tides(platform: Platform) -> None:
     )
 
 
-def merge(platform: Platform, key: str, model: str = MIX, **choice: Any) -> RunView:
+def merge(platform: Platform, key: str, model: str = MIX, **choice: object) -> RunView:
     made = merging.merge(
         platform, msgspec.structs.replace(NewMerge(model, key, key, "carol"), **choice)
     )
@@ -246,7 +245,7 @@ def test_every_way_makes_another_adapter(
     merged: Platform, choice: dict[str, object], lost: int
 ) -> None:
     key = "-".join(str(one) for one in choice.values())
-    run = merge(merged, key, **choice)
+    run = merge(merged, key, MIX, **choice)
     metrics = msgspec.json.decode(run.metrics, type=flow.Metrics)
 
     assert metrics.merge is not None
