@@ -15,6 +15,7 @@ WITH_SERVER = (
     "how-to/train-and-publish.md",
     "how-to/bring-a-base.md",
     "how-to/call-with-openai.md",
+    "how-to/merge-releases.md",
     "how-to/settle-and-claim.md",
     "how-to/other-chains.md",
 )

@@ -1,13 +1,17 @@
 """`openledger model`: release a trained run, list releases, look at one or its card, deprecate."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from openledger.cli.context import of
 from openledger.cli.output import moment, open_amount, short, table, told
 from openledger.core.money import from_open
+
+if TYPE_CHECKING:
+    from openledger.operations.models import ReleaseView
 
 app = typer.Typer(no_args_is_help=True, help="Release adapters and see what is released.")
 
@@ -69,6 +73,7 @@ def show(
             f"  base          {found.base}",
             f"  adapter       {found.adapter}",
             f"  training root {found.training_root}",
+            *_lineage(found),
             f"  card          {bytes(found.card).decode()}",
         ]
         here.output.result(found, "\n".join(lines))
@@ -135,3 +140,24 @@ def openings(
             for one in found.openings
         ]
         here.output.result(found, table(["when", "who", "what for", "subject"], rows))
+
+
+def _lineage(release: "ReleaseView") -> list[str]:
+    """What a release was merged from, and who divides its parent part."""
+    metrics = msgspec.json.decode(release.card).get("metrics", {})
+    merged = metrics.get("merge")
+    if merged is None:
+        return []
+    members = (
+        f"{one['name']} * {one['weight_ppb'] / 1e9:g}, "
+        f"adds {one['added_micronats'] / 1e6:.2f} nats a token"
+        for one in merged["members"]
+    )
+    parents = (
+        f"{one['account']} has {one['weight_ppb'] / 1e7:.2f} % of the parent part"
+        for one in metrics["parents"]
+    )
+    return [
+        *(f"  merged from   {line}" for line in members),
+        *(f"  parent        {line}" for line in parents),
+    ]

@@ -6,6 +6,7 @@ import msgspec
 
 from openledger.core.errors import InvalidInputError
 from openledger.core.ids import model_text
+from openledger.core.money import to_open
 from openledger.core.types import BASIS_POINTS, Digest, Wei
 
 TOKENS_PER_PRICE = 1_000
@@ -19,6 +20,13 @@ class Price(msgspec.Struct, frozen=True):
     input_1k: Wei  # wei per 1,000 input tokens
     output_1k: Wei  # wei per 1,000 output tokens
     request: Wei  # wei per request
+
+
+_PRICE_NAMES = {
+    "input_1k": "for 1,000 input tokens",
+    "output_1k": "for 1,000 output tokens",
+    "request": "for a request",
+}
 
 
 class SplitPolicy(msgspec.Struct, frozen=True):
@@ -114,8 +122,8 @@ def check_merged(price: Price, policy: SplitPolicy, members: Sequence[Terms]) ->
         least = max(getattr(terms.price, name) for terms in members)
         if getattr(price, name) < least:
             raise InvalidInputError(
-                f"the {name} price of a merge is at least the highest of its members', "
-                f"{least} wei: raise it"
+                f"{_PRICE_NAMES[name]} a merge costs at least what its dearest member costs, "
+                f"{to_open(Wei(least))} OPEN: raise that price"
             )
     data = max(terms.policy.data for terms in members)
     parent = max(-(-(terms.policy.builder + terms.policy.parent) // 2) for terms in members)

@@ -323,7 +323,7 @@ def test_what_takes_from_the_members_is_not_published(merged: Platform) -> None:
     merge(merged, "greedy")
     cheap = Price(Wei(0), Wei(0), Wei(0))
 
-    with pytest.raises(InvalidInputError, match="price of a merge is at least"):
+    with pytest.raises(InvalidInputError, match="for 1,000 input tokens a merge costs at least"):
         models.publish(merged, NewRelease("greedy", "carol/greedy", cheap))
     with pytest.raises(InvalidInputError, match="parent part of this merge"):
         models.publish(merged, NewRelease("greedy", "carol/greedy", policy=SplitPolicy()))
