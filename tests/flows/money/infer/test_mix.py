@@ -165,6 +165,8 @@ WRONG: tuple[tuple[str, type[OpenLedgerError], str], ...] = (
     (f"mix:{TUNES}+openledger/other@2", NotFoundError, "no model openledger/other@2"),
     (f"mix:{TUNES}*0.7+openledger/tiny-tunes*0.3", InvalidInputError, "add up its weights"),
     (f"mix:{TUNES}*0+{OTHER}*0", InvalidInputError, "not 0"),
+    (f"mix:{TUNES}*0", InvalidInputError, "not 0"),
+    (f"mix:{TUNES}*0.5+{OTHER}*-0.5", InvalidInputError, "sum to 0.*unevenly"),
     (f"mix:{TUNES}*nan+{OTHER}", InvalidInputError, "no weight"),
     (f"mix:{TUNES}*11+{OTHER}", InvalidInputError, "between -10 and 10"),
     (f"mix:{NINE}", InvalidInputError, "at most 8 members here, not 9"),
