@@ -38,6 +38,7 @@ def parts(platform: Platform, tokenizer: Tokenizer) -> Parts:
         books=GatewayBooks(platform.database, gateway),
         pace=lambda payer: None,
         stats=desk.engine.stats,
+        answered=desk.meter.answered,
         unready=Readiness(platform.database, desk.engine, platform.chain.client.ping).reason,
     )
 

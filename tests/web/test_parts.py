@@ -156,6 +156,7 @@ def ask(  # the routes, over the real parts
         books=GatewayBooks(desk.database, GATEWAY.account),
         pace=lambda payer: None,
         stats=desk.engine.stats,
+        answered=desk.meter.answered,
         unready=Readiness(desk.database, desk.engine, ask_chain).reason,
     )
     transport = httpx.ASGITransport(create_app(parts, Config()))

@@ -148,6 +148,33 @@ class OpeningList(msgspec.Struct, frozen=True):
     openings: tuple[OpeningView, ...]
 
 
+class WhichUsage(msgspec.Struct, frozen=True):
+    """Releases by name: owner/name is all its versions; None: every release."""
+
+    name: str | None = None
+
+
+class UsageView(msgspec.Struct, frozen=True):
+    """What a release was called for; a mix counts in full for each of its members."""
+
+    name: str
+    alone: int  # calls that it answered by itself, at whatever weight
+    mixed: int  # calls that it answered with others
+    refunded: int  # calls that cost nothing for a fault on our side; of no other number here
+    pending: int  # calls whose attribution is not done yet, whatever they cost
+    input_tokens: int
+    output_tokens: int
+    fees: Wei  # of those calls
+    builder: Wei  # what it earned who built it, by the statements made so far
+    data: Wei  # and those whose data it was trained on; what went to commons is in neither
+
+
+class UsageList(msgspec.Struct, frozen=True):
+    """Usage by name and version."""
+
+    releases: tuple[UsageView, ...]
+
+
 START = Operation("run.start", NewRun, RunView)
 SHOW_RUN = Operation("run.show", WhichRun, RunView)
 LIST_RUNS = Operation("run.list", Nothing, RunList)
@@ -158,3 +185,4 @@ DEPRECATE = Operation("model.deprecate", WhichRelease, ReleaseView)
 CARD = Operation("model.card", WhichRelease, CardView)
 EXPORT = Operation("model.export", NewExport, ExportView)
 OPENINGS = Operation("model.openings", WhichRelease, OpeningList)
+USAGE = Operation("model.usage", WhichUsage, UsageList)
