@@ -160,8 +160,8 @@ class UsageView(msgspec.Struct, frozen=True):
     name: str
     alone: int  # calls that it answered by itself, at whatever weight
     mixed: int  # calls that it answered with others
-    refunded: int  # calls that cost nothing for a fault on our side; of no other number here
-    pending: int  # calls whose attribution is not done yet, whatever they cost
+    refunded: int  # calls that cost nothing, since no answer arrived; of the others only in pending
+    pending: int  # calls whose attribution is not done yet
     input_tokens: int
     output_tokens: int
     fees: Wei  # of those calls

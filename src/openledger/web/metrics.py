@@ -33,8 +33,6 @@ _COUNTERS = {
     "adapter_evictions": "Adapters dropped to make room",
     "adapter_load_s": "Seconds spent reading adapters",
 }
-
-
 _RELEASE_COUNTERS = {
     "answers": "Answers that a release gave, alone or in a mix",
     "mixed_answers": "Of the answers, those given with other releases",

@@ -13,10 +13,9 @@ import msgspec
 from openledger.core.ids import parse_release_name
 from openledger.core.types import Wei
 from openledger.operations.models import USAGE, UsageList, UsageView, WhichUsage
-from openledger.settlement.parts import BUILDER, DATA, Earned, Part, Roles, earned_by_member
-from openledger.settlement.price import SplitPolicy
-from openledger.settlement.receipt import StatedMethod
-from openledger.settlement.shares import Attribution, MemberScores, check_method
+from openledger.settlement.parts import BUILDER, DATA, Earned, Part, earned_by_member
+from openledger.settlement.receipt import CallBody, SignedCall, SignedStatement, StatedMethod
+from openledger.settlement.shares import check_method
 from openledger.storage.database import Transaction
 from openledger.storage.records.model import releases
 from openledger.storage.records.money import calls
@@ -33,8 +32,9 @@ def usage(platform: Platform, which: WhichUsage) -> UsageList:
         numbers = {one.number for one in wanted if one.number is not None}
         counts = tally(calls.metered(transaction, platform.gateway.account), numbers)
     never = Count()  # of one that is still being published
-    views = (_view(one, never if one.number is None else counts[one.number]) for one in wanted)
-    return UsageList(tuple(views))
+    found = [never if one.number is None else counts[one.number] for one in wanted]
+    pairs = zip(wanted, found, strict=True)
+    return UsageList(tuple(UsageView(one.full_name, **vars(count)) for one, count in pairs))
 
 
 @dataclass
@@ -64,48 +64,14 @@ def tally(metered: Iterable[calls.Metered], numbers: Iterable[int]) -> dict[int,
     return counts
 
 
-class _Member(msgspec.Struct, frozen=True):
-    release: int
-
-
-class _Terms(msgspec.Struct, frozen=True):
-    policy: SplitPolicy
-
-
-class _Body(msgspec.Struct, frozen=True):
-    """What of a call's body is counted."""
-
-    mix: tuple[_Member, ...]
-    terms: _Terms
-    input_tokens: int
-    output_tokens: int
-    refund: str | None
-
-
-class _Call(msgspec.Struct, frozen=True):
-    body: _Body
-
-
 class _Parts(msgspec.Struct, frozen=True):
-    """What is counted of a statement about one release, of whatever method."""
-
     parts: tuple[Part, ...]
 
 
-class _Scores(msgspec.Struct, frozen=True):
-    """What is counted of a statement about a mix."""
-
-    members: tuple[MemberScores, ...]
-    attribution: Attribution
-    roles: Roles
-
-
 class _StatedParts(msgspec.Struct, frozen=True):
+    """What is counted of a statement about one release, of whatever method."""
+
     body: _Parts
-
-
-class _StatedScores(msgspec.Struct, frozen=True):
-    body: _Scores
 
 
 def _wanted(transaction: Transaction, name: str | None) -> list[releases.Release]:
@@ -115,7 +81,7 @@ def _wanted(transaction: Transaction, name: str | None) -> list[releases.Release
 
 
 def _count(call: calls.Metered, counts: Mapping[int, Count]) -> None:
-    body = _read(call.record, _Call).body
+    body = _read(call.record, SignedCall).body
     named = [counts.get(member.release) for member in body.mix]
     if not any(named):
         return
@@ -137,12 +103,12 @@ def _count(call: calls.Metered, counts: Mapping[int, Count]) -> None:
             count.data += earned[place].data
 
 
-def _earned(fee: Wei, body: _Body, stated: bytes) -> Sequence[Earned]:
+def _earned(fee: Wei, body: CallBody, stated: bytes) -> Sequence[Earned]:
     if len(body.mix) == 1:  # all of the parts is its own: no need to read its many scores
         parts = _read(stated, _StatedParts).body.parts
         return (Earned(_sum(parts, BUILDER), _sum(parts, DATA)),)
     check_method(_read(stated, StatedMethod).body.method)
-    said = _read(stated, _StatedScores).body
+    said = _read(stated, SignedStatement).body
     return earned_by_member(fee, body.terms.policy, said.roles, said.members, said.attribution)
 
 
@@ -153,21 +119,6 @@ def _read(raw: bytes, kind: type[Record]) -> Record:
 
 def _sum(parts: Sequence[Part], role: str) -> Wei:
     return Wei(sum(part.amount for part in parts if part.role == role))
-
-
-def _view(release: releases.Release, count: Count) -> UsageView:
-    return UsageView(
-        name=release.full_name,
-        alone=count.alone,
-        mixed=count.mixed,
-        refunded=count.refunded,
-        pending=count.pending,
-        input_tokens=count.input_tokens,
-        output_tokens=count.output_tokens,
-        fees=Wei(count.fees),
-        builder=Wei(count.builder),
-        data=Wei(count.data),
-    )
 
 
 IMPLEMENTED = (Implementation(USAGE, usage),)

@@ -1,6 +1,6 @@
 """Counts what each release answered since the start, for whoever watches the process.
 
-Only releases that answered have counts, so there are never more than the home has on sale. What
+Only releases that answered have counts, so there are never more than the home has released. What
 was ever called, and what it earned, the receipts tell (operation `model.usage`).
 """
 
