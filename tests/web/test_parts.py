@@ -209,6 +209,25 @@ def test_a_paid_call_is_answered_charged_and_signed(desk: Desk) -> None:
     assert call.api_key == KEY[:12]
 
 
+def test_metrics_count_what_a_release_answered(desk: Desk) -> None:
+    before = ask(desk, "GET", "/metrics").text
+    used = [
+        ask(desk, "POST", "/v1/chat/completions", CHAT | more).json()["usage"]
+        for more in ({}, {"max_tokens": 2})
+    ]
+    lines = ask(desk, "GET", "/metrics").text.splitlines()
+
+    assert "{release=" not in before
+    for name, count in (
+        ("answers", 2),
+        ("mixed_answers", 0),
+        ("input_tokens", sum(one["prompt_tokens"] for one in used)),
+        ("output_tokens", sum(one["completion_tokens"] for one in used)),
+    ):
+        line = f'openledger_release_{name}_total{{release="folk/reels@1"}} {float(count)}'
+        assert line in lines
+
+
 def test_a_stream_pays_the_same_and_the_balance_shows_it(desk: Desk) -> None:
     answer = ask(desk, "POST", "/v1/chat/completions", CHAT | {"stream": True})
     lines = [line.removeprefix("data: ") for line in answer.text.split("\n") if line]

@@ -259,6 +259,7 @@ def test_a_mix_is_charged_once_under_one_key(market: Platform, desk: Desk) -> No
 
     assert "".join(again) == text
     assert (again.result(), again.mix, again.terms) == (first.result(), first.mix, first.terms)
+    assert {one.answers for one in desk.meter.answered().values()} == {1}
     with pytest.raises(ConflictError):
         answer.start(desk, ask(market, f"mix:{TUNES}*0.6+{OTHER}*0.4", idempotency_key="once"))
 
