@@ -171,6 +171,16 @@ def publish(platform: Platform, run: Run) -> releases.Release:
     return platform.publish.run(offer(run))
 
 
+def publish_another(platform: Platform, name: str, raw: bytes, **terms: object) -> releases.Release:
+    """A release of the market's operator, with an adapter of its own."""
+    adapter = Digest(sha256(raw).hexdigest())
+    folder = platform.home.adapter(adapter)
+    folder.mkdir(parents=True)
+    (folder / FAKE_ADAPTER_FILE).write_bytes(raw)
+    made = offer(trained(platform, name, adapter), name)
+    return platform.publish.run(msgspec.structs.replace(made, **terms))
+
+
 class Scorer:
     """Says of every answer: three quarters by the first account, one by the second."""
 
@@ -202,6 +212,20 @@ class Scorer:
         return (AnswerAttribution(None, 800_000 * len(segments), segments),)
 
 
+class PairScorer(Scorer):
+    """The second member added a third of what the first did."""
+
+    def attribute(
+        self, prompt_ids: Sequence[int], answer_ids: Sequence[int]
+    ) -> tuple[AnswerAttribution, ...]:
+        [found] = super().attribute(prompt_ids, answer_ids)
+        replace = msgspec.structs.replace
+        return (
+            replace(found, leave_one_out_micronats=600_000),
+            replace(found, leave_one_out_micronats=200_000),
+        )
+
+
 def desk(platform: Platform, tokenizer: Tokenizer, engine: FakeEngine | None = None) -> Desk:
     """Calls without a model: every answer is the same tune."""
     engine = engine or FakeEngine(_CONTEXT, tokenizer.size, script=tokenizer.encode("X:1 reel"))
@@ -216,6 +240,14 @@ def desk(platform: Platform, tokenizer: Tokenizer, engine: FakeEngine | None = N
         clock=now_us,
         random=lambda size: sha256(b"%d %d" % (now_us(), next(numbers))).digest()[:size],
     )
+
+
+def desk_of_two(platform: Platform, tokenizer: Tokenizer, **terms: object) -> Desk:
+    """`openledger/other` on sale beside `MODEL`; what is answered is a function of the mix."""
+    other = publish_another(platform, "other", b"other", **terms)
+    made = desk(platform, tokenizer, FakeEngine(_CONTEXT, tokenizer.size))
+    made.engine.load(AdapterRef(other.adapter, platform.home.adapter(other.adapter)))
+    return made
 
 
 def call(desk: Desk, payer: Account, **changes: object) -> CallResult:

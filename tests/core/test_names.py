@@ -92,7 +92,7 @@ RELEASES = st.builds(ids.ReleaseName, OWNERS, NAMES, st.none() | st.integers(1, 
 MOST = ids.MOST_WEIGHT * types.PARTS_PER_BILLION
 MEMBERS = st.lists(
     st.builds(ids.WeightedName, RELEASES, st.integers(-MOST, MOST)), min_size=1, max_size=8
-).filter(lambda members: any(member.weight_ppb for member in members))
+).filter(lambda members: sum(member.weight_ppb for member in members) != 0)
 
 
 def written(members: Iterable[ids.WeightedName]) -> str:
@@ -141,6 +141,8 @@ def test_models_as_callers_write_them(text: str, printed: str) -> None:
         ("mix:a/b*" + "9" * 9_000, "between -10 and 10"),
         ("mix:a/b*0", "weight is not 0"),
         ("mix:a/b*-0.0+c/d*0", "weight is not 0"),
+        ("mix:a/b+c/d*-1", "weights of a mix sum to 0.*weigh its members unevenly"),
+        ("mix:a/b*0.1+c/d*0.2+e/f*-0.3", "weights of a mix sum to 0"),  # no float decides that
     ],
 )
 def test_what_is_no_model_is_refused(text: str, message: str) -> None:

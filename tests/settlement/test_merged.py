@@ -171,9 +171,7 @@ def test_a_merge_takes_nothing_from_its_members() -> None:
     check_merged(price, MERGED_POLICY, [plain, dear])
     for name in Price.__struct_fields__:
         cheap = msgspec.structs.replace(price, **{name: getattr(price, name) - 1})
-        with pytest.raises(
-            InvalidInputError, match="a merge costs at least what its dearest"
-        ):
+        with pytest.raises(InvalidInputError, match="a merge costs at least what its dearest"):
             check_merged(cheap, MERGED_POLICY, [plain, dear])
     greedy = SplitPolicy(builder=1_001, parent=999)
     with pytest.raises(InvalidInputError, match="parent part of this merge is at least 1000"):

@@ -21,6 +21,7 @@ from openledger.core.errors import (
 )
 from openledger.core.ids import did_you_mean, parse_model, receipt_id
 from openledger.core.types import Account, ReceiptId, Wei
+from openledger.flows.money.infer.meter import Meter
 from openledger.settlement.price import Price
 from openledger.web.app import Config, Parts, create_app
 from openledger.web.embeddings import EmbeddingCall, Vectors
@@ -128,6 +129,7 @@ class Server:
         self.breaks = False
         self.reason: str | None = None
         self.engine = FakeEngine()
+        self.meter = Meter()
         self.rpc_calls: list[bytes] = []
         self.embeddings = ScriptedEmbeddings(self)
 
@@ -139,6 +141,7 @@ class Server:
             books=self,
             pace=self.pace,
             stats=self.engine.stats,
+            answered=self.meter.answered,
             unready=lambda: self.reason,
             embeddings=self.embeddings,
             rpc=self.rpc,

@@ -7,6 +7,7 @@ import pytest
 
 from openledger.core.errors import ConflictError, EngineFullError
 from openledger.core.ids import receipt_id
+from openledger.flows.money.infer.meter import Answered
 from openledger.web.app import Config, create_app
 from openledger.web.errors import RateLimitedError
 from openledger.web.inference import InferenceRequest, Payer
@@ -156,11 +157,29 @@ def test_metrics_are_prometheus_text(server: Server) -> None:
 
 def test_steps_are_counted_by_rows_in_order() -> None:
     stats = msgspec.structs.replace(FakeEngine().stats(), batches={32: 1, 4: 2})
-    lines = [line for line in exposition(stats).decode().splitlines() if "batches_total{" in line]
+    text = exposition(stats, {}).decode()
+    lines = [line for line in text.splitlines() if "batches_total{" in line]
 
     assert lines == [
         'openledger_engine_batches_total{rows="4"} 2.0',
         'openledger_engine_batches_total{rows="32"} 1.0',
+    ]
+
+
+def test_answers_are_counted_by_release_in_order() -> None:
+    answered = {"me/tunes@2": Answered(3, 1, 50, 70), "me/airs@1": Answered(1, 1, 20, 30)}
+    text = exposition(FakeEngine().stats(), answered).decode()
+    lines = [line for line in text.splitlines() if "_release_" in line and "#" not in line]
+
+    assert lines == [
+        'openledger_release_answers_total{release="me/airs@1"} 1.0',
+        'openledger_release_answers_total{release="me/tunes@2"} 3.0',
+        'openledger_release_mixed_answers_total{release="me/airs@1"} 1.0',
+        'openledger_release_mixed_answers_total{release="me/tunes@2"} 1.0',
+        'openledger_release_input_tokens_total{release="me/airs@1"} 20.0',
+        'openledger_release_input_tokens_total{release="me/tunes@2"} 50.0',
+        'openledger_release_output_tokens_total{release="me/airs@1"} 30.0',
+        'openledger_release_output_tokens_total{release="me/tunes@2"} 70.0',
     ]
 
 

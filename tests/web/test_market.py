@@ -8,7 +8,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from openledger.core.errors import NotFoundError
+from openledger.core.errors import InvalidInputError, NotFoundError
 from openledger.core.money import from_open
 from openledger.core.types import WEI_PER_OPEN, Wei
 from openledger.lm.tokenizer import Tokenizer
@@ -38,6 +38,7 @@ def parts(platform: Platform, tokenizer: Tokenizer) -> Parts:
         books=GatewayBooks(platform.database, gateway),
         pace=lambda payer: None,
         stats=desk.engine.stats,
+        answered=desk.meter.answered,
         unready=Readiness(platform.database, desk.engine, platform.chain.client.ping).reason,
     )
 
@@ -105,6 +106,8 @@ def test_a_mix_can_be_asked_what_it_costs_and_stands_in_no_list(
     assert [one.name for one in catalogue.models()] == ["openledger/tiny-tunes@1"]
     with pytest.raises(NotFoundError, match="did you mean openledger/tiny-tunes@1"):
         catalogue.model("mix:openledger/tiny-tunes+openledger/tiny-tune")
+    with pytest.raises(InvalidInputError, match="sum to 0"):
+        catalogue.model("mix:openledger/tiny-tunes+openledger/tiny-tune*-1")
 
 
 def test_the_pool_is_what_contributors_and_commons_get_together(

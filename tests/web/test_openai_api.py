@@ -233,8 +233,8 @@ ONE = {"model": MODEL}
         ),
         (mixed(ONE | {"weight": "-0.000000001"}, ONE), f"mix:{MODEL}*-0.000000001+{MODEL}*1"),
         (mixed(ONE), MODEL),
-        # They are not divided by their sum, so that it may be 0: a difference of two releases.
-        (mixed(ONE, ONE | {"weight": -1}), f"mix:{MODEL}*1+{MODEL}*-1"),
+        # A difference is weighed unevenly, by as little as one likes.
+        (mixed(ONE, ONE | {"weight": "-0.999999999"}), f"mix:{MODEL}*1+{MODEL}*-0.999999999"),
         ({"model": MODEL, "openledger": {"mix": None}}, MODEL),
     ],
 )
@@ -255,6 +255,14 @@ def test_a_mix_is_one_name_however_it_is_asked_for(
         (mixed(ONE, model=f"mix:{MODEL}"), "model", "contradicts openledger.mix"),
         (mixed(), "openledger", "not 0"),
         (mixed(ONE | {"weight": 0}), "openledger", "not 0"),
+        (mixed(ONE | {"weight": 0}, ONE | {"weight": -0.0}), "openledger", "not 0"),
+        (mixed(ONE, ONE | {"weight": -1}), "openledger", "sum to 0"),
+        ({"model": f"mix:{MODEL}+folk/reels*-1"}, None, "sum to 0"),
+        (
+            mixed(ONE | {"weight": 0.1}, ONE | {"weight": 0.2}, ONE | {"weight": "-0.3"}),
+            "openledger",
+            "sum to 0",
+        ),
         (mixed(ONE | {"weight": 0.1 + 0.2}), "openledger", "at most 9 decimals"),
         (mixed(ONE | {"weight": 1e300}), "openledger", "between -10 and 10"),
         (mixed(ONE | {"weight": "nan"}), "openledger", "no finite number"),
@@ -265,7 +273,7 @@ def test_a_mix_is_one_name_however_it_is_asked_for(
     ],
 )
 def test_a_mix_that_is_none_is_a_400_that_says_why(
-    server: Server, asked: dict[str, object], param: str, reason: str
+    server: Server, asked: dict[str, object], param: str | None, reason: str
 ) -> None:
     response = post(server, "/v1/chat/completions", CHAT | asked)
     error = response.json()["error"]

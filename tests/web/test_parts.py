@@ -156,6 +156,7 @@ def ask(  # the routes, over the real parts
         books=GatewayBooks(desk.database, GATEWAY.account),
         pace=lambda payer: None,
         stats=desk.engine.stats,
+        answered=desk.meter.answered,
         unready=Readiness(desk.database, desk.engine, ask_chain).reason,
     )
     transport = httpx.ASGITransport(create_app(parts, Config()))
@@ -206,6 +207,25 @@ def test_a_paid_call_is_answered_charged_and_signed(desk: Desk) -> None:
     assert float(details["data"]) == pytest.approx(usage["cost"] / 2)
     assert "base_owner" not in details
     assert call.api_key == KEY[:12]
+
+
+def test_metrics_count_what_a_release_answered(desk: Desk) -> None:
+    before = ask(desk, "GET", "/metrics").text
+    used = [
+        ask(desk, "POST", "/v1/chat/completions", CHAT | more).json()["usage"]
+        for more in ({}, {"max_tokens": 2})
+    ]
+    lines = ask(desk, "GET", "/metrics").text.splitlines()
+
+    assert "{release=" not in before
+    for name, count in (
+        ("answers", 2),
+        ("mixed_answers", 0),
+        ("input_tokens", sum(one["prompt_tokens"] for one in used)),
+        ("output_tokens", sum(one["completion_tokens"] for one in used)),
+    ):
+        line = f'openledger_release_{name}_total{{release="folk/reels@1"}} {float(count)}'
+        assert line in lines
 
 
 def test_a_stream_pays_the_same_and_the_balance_shows_it(desk: Desk) -> None:

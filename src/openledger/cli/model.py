@@ -1,4 +1,4 @@
-"""`openledger model`: release a trained run, list releases, look at one or its card, deprecate."""
+"""`openledger model`: release a trained run, list releases, look at one, deprecate it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +12,11 @@ from openledger.core.money import from_open
 
 if TYPE_CHECKING:
     from openledger.operations.models import ReleaseView
+
+_USAGE = (
+    *("model", "alone", "in mixes", "tokens in", "tokens out"),
+    *("OPEN fees", "to builder", "to data", "pending", "refunded"),
+)
 
 app = typer.Typer(no_args_is_help=True, help="Release adapters and see what is released.")
 
@@ -140,6 +145,31 @@ def openings(
             for one in found.openings
         ]
         here.output.result(found, table(["when", "who", "what for", "subject"], rows))
+
+
+@app.command(epilog="Example: openledger model usage me/tunes")
+def usage(
+    context: typer.Context,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="owner/name for all its versions, or owner/name@2; without: all."),
+    ] = None,
+) -> None:
+    """Show how much releases are called and what they earned; a mix counts for each member."""
+    from openledger.operations.models import USAGE, WhichUsage
+
+    with told((here := of(context)).output):
+        found = here.act(USAGE, WhichUsage(name))
+        rows = [
+            [
+                one.name,
+                *map(str, (one.alone, one.mixed, one.input_tokens, one.output_tokens)),
+                *map(open_amount, (one.fees, one.builder, one.data)),
+                *map(str, (one.pending, one.refunded)),
+            ]
+            for one in found.releases
+        ]
+        here.output.result(found, table(_USAGE, rows))
 
 
 def _lineage(release: "ReleaseView") -> list[str]:

@@ -98,7 +98,8 @@ def parse_model(text: str) -> tuple[WeightedName, ...]:
     """Read what a caller may name as a model: a release, or a mix of releases in any order.
 
     Raises:
-        InvalidInputError: it is neither, or weights are finer or larger than they may be.
+        InvalidInputError: it is neither, weights are finer or larger than they may be, or they
+            sum to 0.
     """
     stripped = text.strip()
     if not stripped.startswith(MIX):
@@ -110,10 +111,15 @@ def checked_mix(members: Sequence[WeightedName]) -> tuple[WeightedName, ...]:
     """These members, if they can be a mix by themselves.
 
     Raises:
-        InvalidInputError: there is none, or none weighs anything.
+        InvalidInputError: there is none, none weighs anything, or the weights sum to 0.
     """
     if not any(member.weight_ppb for member in members):
         raise InvalidInputError("a mix needs a release whose weight is not 0; give it one")
+    if sum(member.weight_ppb for member in members) == 0:
+        raise InvalidInputError(
+            "the weights of a mix sum to 0, so it has no direction of its own; weigh its members "
+            "unevenly"
+        )
     return tuple(members)
 
 

@@ -161,6 +161,33 @@ class OpeningList(msgspec.Struct, frozen=True):
     openings: tuple[OpeningView, ...]
 
 
+class WhichUsage(msgspec.Struct, frozen=True):
+    """Releases by name: owner/name is all its versions; None: every release."""
+
+    name: str | None = None
+
+
+class UsageView(msgspec.Struct, frozen=True):
+    """What a release was called for; a mix counts in full for each of its members."""
+
+    name: str
+    alone: int  # calls that it answered by itself, at whatever weight
+    mixed: int  # calls that it answered with others
+    refunded: int  # calls that cost nothing, since no answer arrived; of the others only in pending
+    pending: int  # calls whose attribution is not done yet
+    input_tokens: int
+    output_tokens: int
+    fees: Wei  # of those calls
+    builder: Wei  # what it earned who built it, by the statements made so far
+    data: Wei  # and those whose data it was trained on; what went to commons is in neither
+
+
+class UsageList(msgspec.Struct, frozen=True):
+    """Usage by name and version."""
+
+    releases: tuple[UsageView, ...]
+
+
 START = Operation("run.start", NewRun, RunView)
 MERGE = Operation("run.merge", NewMerge, RunView)
 SHOW_RUN = Operation("run.show", WhichRun, RunView)
@@ -172,3 +199,4 @@ DEPRECATE = Operation("model.deprecate", WhichRelease, ReleaseView)
 CARD = Operation("model.card", WhichRelease, CardView)
 EXPORT = Operation("model.export", NewExport, ExportView)
 OPENINGS = Operation("model.openings", WhichRelease, OpeningList)
+USAGE = Operation("model.usage", WhichUsage, UsageList)

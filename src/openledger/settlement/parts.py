@@ -14,7 +14,7 @@ from openledger.core.encoding import decode
 from openledger.core.errors import VerificationError
 from openledger.core.types import PARTS_PER_BILLION, Account, Wei
 from openledger.settlement.price import SplitPolicy
-from openledger.settlement.shares import Attribution
+from openledger.settlement.shares import Attribution, MemberScores, member_ppb, owed_ppb
 from openledger.settlement.split import apportion
 
 COMMONS = "commons"
@@ -67,11 +67,18 @@ class Part(msgspec.Struct, frozen=True):
     amount: Wei
 
 
+class Earned(msgspec.Struct, frozen=True):
+    """What one member of a mix made of a fee; what went to commons is not in it."""
+
+    builder: Wei  # for who built it
+    data: Wei  # for those whose data it was trained on
+
+
 def fee_parts(
     fee: Wei,
     policy: SplitPolicy,
     roles: Roles,
-    member_ppb: Sequence[int],
+    earned_ppb: Sequence[int],
     attribution: Attribution,
 ) -> tuple[Part, ...]:
     """Divide a fee among roles, and its data part among contributors.
@@ -79,22 +86,53 @@ def fee_parts(
     Builder and parent part go to the members of the mix, by what each of them earns. Roles come in
     the policy's order, contributors by account; parts of zero are left out.
     """
-    names = policy.__struct_fields__
-    amounts = apportion(fee, [getattr(policy, name) for name in names])
     parts: list[Part] = []
-    for name, amount in zip(names, amounts, strict=True):
+    for name, amount in role_amounts(fee, policy).items():
         if name == DATA:
             parts += _data_parts(amount, roles.commons, attribution)
         elif name == BUILDER:
-            parts += _builder_parts(amount, roles, member_ppb)
+            parts += _builder_parts(amount, roles, earned_ppb)
         elif name == PARENT:
-            parts += _parent_parts(amount, roles, member_ppb)
+            parts += _parent_parts(amount, roles, earned_ppb)
         else:
             account = getattr(roles, name)
             filled = account is not None
             payee = account if filled else roles.commons
             parts.append(Part(name if filled else COMMONS, payee, Wei(amount)))
     return _merged(parts)
+
+
+def role_amounts(fee: Wei, policy: SplitPolicy) -> dict[str, Wei]:
+    """What the policy sets aside of a fee for each role, in its order; it sums to the fee."""
+    names = policy.__struct_fields__
+    amounts = apportion(fee, [getattr(policy, name) for name in names])
+    return {name: Wei(amount) for name, amount in zip(names, amounts, strict=True)}
+
+
+def earned_by_member(
+    fee: Wei,
+    policy: SplitPolicy,
+    roles: Roles,
+    members: Sequence[MemberScores],
+    attribution: Attribution,
+) -> tuple[Earned, ...]:
+    """Divide what builders and contributors have of a fee among the members of its mix.
+
+    An account that earns by several members has of each what that member is owed for it.
+
+    Invariant: over the members, each account's amounts sum to its parts of the fee.
+    """
+    amounts = role_amounts(fee, policy)
+    builder = _by_builder(amounts[BUILDER], roles, member_ppb(members))
+    owed = owed_ppb(members)
+    data = [0] * len(members)
+    for part in _data_parts(amounts[DATA], roles.commons, attribution):
+        if part.role == DATA:
+            pieces = apportion(
+                part.amount, [by_account.get(part.account, 0) for by_account in owed]
+            )
+            data = [sum(pair) for pair in zip(data, pieces, strict=True)]
+    return tuple(Earned(Wei(builder[place]), Wei(amount)) for place, amount in enumerate(data))
 
 
 def check_roles(roles: Roles, gateway: Account, members: int) -> None:
@@ -166,26 +204,30 @@ def _among(member: Ancestor, share: int) -> list[tuple[Account, int]]:
     return [(member.builder, own), *others]
 
 
-def _builder_parts(amount: int, roles: Roles, member_ppb: Sequence[int]) -> list[Part]:
-    # By account: with equal remainders the order of the members decides nothing.
-    order = sorted(range(len(member_ppb)), key=lambda place: (roles.builders[place], place))
-    weights = [member_ppb[place] for place in order]
-    *earned, nobody = apportion(amount, [*weights, PARTS_PER_BILLION - sum(weights)])
-    parts = [
-        Part(BUILDER, roles.builders[place], Wei(part))
-        for place, part in zip(order, earned, strict=True)
-    ]
+def _builder_parts(amount: int, roles: Roles, earned_ppb: Sequence[int]) -> list[Part]:
+    earned = _by_builder(amount, roles, earned_ppb)
+    nobody = amount - sum(earned.values())
+    parts = [Part(BUILDER, roles.builders[place], Wei(part)) for place, part in earned.items()]
     return [*parts, Part(COMMONS, roles.commons, Wei(nobody))]
 
 
-def _parent_parts(amount: int, roles: Roles, member_ppb: Sequence[int]) -> list[Part]:
+def _by_builder(amount: int, roles: Roles, earned_ppb: Sequence[int]) -> dict[int, int]:
+    """What each place in the mix has of the builder part, by account; the rest is nobody's."""
+    # By account: with equal remainders the order of the members decides nothing.
+    order = sorted(range(len(earned_ppb)), key=lambda place: (roles.builders[place], place))
+    weights = [earned_ppb[place] for place in order]
+    *earned, _ = apportion(amount, [*weights, PARTS_PER_BILLION - sum(weights)])
+    return dict(zip(order, earned, strict=True))
+
+
+def _parent_parts(amount: int, roles: Roles, earned_ppb: Sequence[int]) -> list[Part]:
     """Each member's parents divide what it earns; one that is no merge leaves it to commons."""
-    earned: dict[Account, int] = {}
-    for parents, ppb in zip(roles.parent or ((),) * len(member_ppb), member_ppb, strict=True):
+    owed: dict[Account, int] = {}
+    for parents, ppb in zip(roles.parent or ((),) * len(earned_ppb), earned_ppb, strict=True):
         for one in parents:
-            earned[one.account] = earned.get(one.account, 0) + ppb * one.weight_ppb
-    accounts = sorted(earned)
-    weights = [earned[account] for account in accounts]
+            owed[one.account] = owed.get(one.account, 0) + ppb * one.weight_ppb
+    accounts = sorted(owed)
+    weights = [owed[account] for account in accounts]
     *parts, nobody = apportion(amount, [*weights, PARTS_PER_BILLION**2 - sum(weights)])
     paid = [Part(PARENT, account, Wei(part)) for account, part in zip(accounts, parts, strict=True)]
     return [*paid, Part(COMMONS, roles.commons, Wei(nobody))]

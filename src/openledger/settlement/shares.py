@@ -237,15 +237,26 @@ def member_ppb(members: Sequence[MemberScores]) -> list[int]:
     return [by_place[place] for place in range(len(members))]
 
 
+def owed_ppb(members: Sequence[MemberScores]) -> list[dict[Account, int]]:
+    """What of the whole answer each member of its mix owes to whom, in parts per billion."""
+    found: list[dict[Account, int]] = []
+    for member, part in zip(members, member_ppb(members), strict=True):
+        owed: dict[Account, int] = {}
+        # Without scores there is nothing to divide.
+        lengths = [segment.tokens for segment in member.segments]
+        pieces = apportion(part, lengths) if lengths else []
+        for segment, piece in zip(member.segments, pieces, strict=True):
+            _divide(segment, piece, owed)
+        found.append(owed)
+    return found
+
+
 def combine(members: Sequence[MemberScores]) -> Attribution:
     """The shares of a whole answer, from the scores of all members of its mix."""
     earned: dict[Account, int] = {}
-    for member, part in zip(members, member_ppb(members), strict=True):
-        if not member.segments:
-            continue
-        pieces = apportion(part, [segment.tokens for segment in member.segments])
-        for segment, piece in zip(member.segments, pieces, strict=True):
-            _divide(segment, piece, earned)
+    for owed in owed_ppb(members):
+        for account, part in owed.items():
+            earned[account] = earned.get(account, 0) + part
     paid = tuple(Share(account, earned[account]) for account in sorted(earned) if earned[account])
     return Attribution(paid, PARTS_PER_BILLION - sum(share.weight_ppb for share in paid))
 

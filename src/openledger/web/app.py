@@ -1,6 +1,6 @@
 """The HTTP application, put together from what `wiring` hands over."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import cast
 
@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from openledger.core.errors import NotFoundError, OpenLedgerError, UnavailableError
+from openledger.flows.money.infer.meter import Answered
 from openledger.serving.engine import Stats
 from openledger.web.description import describe
 from openledger.web.embeddings import Embeddings, EmbeddingsApi
@@ -50,6 +51,7 @@ class Parts(msgspec.Struct, frozen=True):
     books: Books
     pace: Pace
     stats: Callable[[], Stats]
+    answered: Callable[[], Mapping[str, Answered]]  # by release, since the start
     unready: Callable[[], str | None]  # why not ready; None: ready
     embeddings: Embeddings | None = None
     evidence: EvidenceOf | None = None
@@ -111,7 +113,8 @@ class _Operations:
         return json_response(Health("ready"))
 
     async def metrics(self, _: Request) -> Response:
-        text = exposition(await run_sync(self._parts.stats))
+        stats = await run_sync(self._parts.stats)
+        text = exposition(stats, self._parts.answered())
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def rpc(self, request: Request) -> Response:

@@ -1,11 +1,12 @@
-"""The engine's counters as Prometheus reads them."""
+"""Counters of the engine, and of each release that answered, as Prometheus reads them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from openledger.flows.money.infer.meter import Answered
 from openledger.serving.engine import Stats
 
 _GAUGES = {
@@ -32,12 +33,19 @@ _COUNTERS = {
     "adapter_evictions": "Adapters dropped to make room",
     "adapter_load_s": "Seconds spent reading adapters",
 }
+_RELEASE_COUNTERS = {
+    "answers": "Answers that a release gave, alone or in a mix",
+    "mixed_answers": "Of the answers, those given with other releases",
+    "input_tokens": "Prompt tokens of its answers",
+    "output_tokens": "Tokens of its answers that callers took",
+}
 
 
-def exposition(stats: Stats) -> bytes:
-    """The text format."""
+def exposition(stats: Stats, releases: Mapping[str, Answered]) -> bytes:
+    """The text format; `releases` by name."""
     registry = CollectorRegistry()
     registry.register(_Engine(stats))
+    registry.register(_Releases(releases))
     return generate_latest(registry)
 
 
@@ -60,6 +68,18 @@ class _Engine(Collector):
         for finish, count in self._stats.finished.items():
             finished.add_metric([finish], count)
         yield finished
+
+
+class _Releases(Collector):
+    def __init__(self, releases: Mapping[str, Answered]) -> None:
+        self._releases = sorted(releases.items())
+
+    def collect(self) -> Iterable[Metric]:
+        for field, text in _RELEASE_COUNTERS.items():
+            family = CounterMetricFamily(f"openledger_release_{field}", text, labels=["release"])
+            for name, answered in self._releases:
+                family.add_metric([name], getattr(answered, field))
+            yield family
 
 
 def _name(field: str) -> str:

@@ -120,6 +120,7 @@ def parts(platform: Platform, token: str) -> Parts:
         books=GatewayBooks(platform.database, platform.gateway.account),
         pace=_no_limit,
         stats=desk.engine.stats,
+        answered=desk.meter.answered,
         embeddings=embeddings,
         unready=Readiness(platform.database, desk.engine, platform.chain.client.ping).reason,
         evidence=lambda asked: evidence_of(platform.database, models.show_evidence, asked),

@@ -120,9 +120,11 @@ def every(transaction: Transaction, query: Select[Any], kind: type[Row]) -> list
     return [_record(row, kind) for row in transaction.connection.execute(query).mappings()]
 
 
-def stream(transaction: Transaction, query: Select[Any], kind: type[Row]) -> Iterator[Row]:
-    """All rows as records, a few at a time in memory."""
-    few = query.execution_options(yield_per=_ROWS_AT_ONCE)
+def stream(
+    transaction: Transaction, query: Select[Any], kind: type[Row], at_once: int = _ROWS_AT_ONCE
+) -> Iterator[Row]:
+    """All rows as records, so many at a time in memory."""
+    few = query.execution_options(yield_per=at_once)
     # A reader may stop in the middle; PostgreSQL's cursor must not outlive it.
     with closing(transaction.connection.execute(few)) as result:
         for row in result.mappings():

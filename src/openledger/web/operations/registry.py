@@ -15,6 +15,7 @@ from openledger.web.operations import (
     models,
     receipts,
     sources,
+    usage,
     wallets,
 )
 from openledger.web.operations.implementation import Implementation
@@ -31,6 +32,7 @@ _SUBJECTS: tuple[tuple[Implementation[Any, Any], ...], ...] = (
     bases.IMPLEMENTED,
     cards.IMPLEMENTED,
     exports.IMPLEMENTED,
+    usage.IMPLEMENTED,
     wallets.IMPLEMENTED,
     epochs.IMPLEMENTED,
     receipts.IMPLEMENTED,

@@ -11,8 +11,8 @@ from openledger.flows.money.infer import answer
 from openledger.flows.money.infer.request import CallRequest, Decoding, Desk
 from openledger.lm.tokenizer import ChatMessage
 from openledger.serving.request import SEED_BYTES, Finish, Sampling
+from openledger.settlement.parts import role_amounts
 from openledger.settlement.price import MixMember, SplitPolicy, model_name
-from openledger.settlement.split import apportion
 from openledger.storage.database import Transaction
 from openledger.storage.records.money import calls, epochs
 from openledger.web.inference import InferenceRequest, InferenceResult, RolePart
@@ -107,10 +107,10 @@ def _settled(transaction: Transaction, call: calls.Call) -> int | None:
 
 
 def _parts(fee: Wei, policy: SplitPolicy) -> tuple[RolePart, ...]:
-    weights = {role: getattr(policy, role) for role in policy.__struct_fields__}
-    amounts = apportion(fee, list(weights.values()))
-    parts = zip(weights, amounts, strict=True)
-    return tuple(RolePart(role, Wei(amount)) for role, amount in parts if weights[role])
+    amounts = role_amounts(fee, policy)
+    return tuple(
+        RolePart(role, amount) for role, amount in amounts.items() if getattr(policy, role)
+    )
 
 
 def _check_ranges(request: InferenceRequest) -> None:

@@ -166,6 +166,7 @@ def test_a_broken_engine_costs_nothing_and_leaves_a_receipt(
     with market.database.read() as transaction:
         call = calls.get(transaction, made.receipt_id)
     assert (call.fee, made.result().refund) == (0, "engine_fault")
+    assert made._desk.meter.answered() == {}  # type: ignore[union-attr]  # of no replay
     assert position(market).held == 0
 
 
@@ -188,6 +189,9 @@ def test_a_dropped_stream_pays_for_what_was_handed_out(
     assert 0 < made.result().output_tokens < whole.output_tokens
     assert 0 < made.result().fee < whole.fee
     assert (dropped.result().fee, dropped.result().refund) == (0, "not_delivered")
+    [metered] = desk.meter.answered().values()
+    assert metered.answers == 2
+    assert metered.output_tokens == whole.output_tokens + made.result().output_tokens
 
 
 def test_a_stop_word_ends_the_answer_and_is_left_out(

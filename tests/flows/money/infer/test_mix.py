@@ -1,12 +1,10 @@
 """Calls of a weighted sum of releases: what is asked, held, signed, attributed and refused."""
 
-from collections.abc import Sequence
 from hashlib import sha256
 
 import msgspec
 import pytest
 
-from openledger.attribution.attribute import AnswerAttribution
 from openledger.core.encoding import decode, digest_of
 from openledger.core.errors import (
     ConflictError,
@@ -19,11 +17,11 @@ from openledger.core.errors import (
 )
 from openledger.core.types import PARTS_PER_BILLION, Digest, ReceiptId, Wei
 from openledger.flows.money.infer import answer
+from openledger.flows.money.infer.meter import Answered
 from openledger.flows.money.infer.request import CallRequest, Decoding, Desk
 from openledger.flows.money.verify.public import verify_bundle
 from openledger.lm.tokenizer import Tokenizer
 from openledger.operations.receipts import ShowReceipt
-from openledger.serving.engine import AdapterRef
 from openledger.serving.request import MixMember as EngineMember
 from openledger.settlement.parts import BUILDER
 from openledger.settlement.price import MIX_TERMS_VERSION, Price, SplitPolicy, Terms, fee
@@ -33,7 +31,6 @@ from openledger.storage.records.money import balances, calls
 from openledger.web.operations import receipts
 from openledger.wiring.platform import Platform
 from tests import market as fair
-from tests.fakes import FAKE_ADAPTER_FILE, FakeEngine
 
 TUNES, OTHER = "openledger/tiny-tunes@1", "openledger/other@1"
 BOTH = f"mix:{TUNES}*0.7+{OTHER}*0.3"
@@ -44,23 +41,9 @@ DEAREST = Price(Wei(3 * 10**15), Wei(5 * 10**15), Wei(10**14))
 GREEDY = Decoding(temperature_milli=0)
 
 
-def publish(market: Platform, name: str, raw: bytes, **terms: object) -> releases.Release:
-    """A release of the market's operator, with an adapter of its own."""
-    adapter = Digest(sha256(raw).hexdigest())
-    folder = market.home.adapter(adapter)
-    folder.mkdir(parents=True)
-    (folder / FAKE_ADAPTER_FILE).write_bytes(raw)
-    offer = fair.offer(fair.trained(market, name, adapter), name)
-    return market.publish.run(msgspec.structs.replace(offer, **terms))
-
-
 @pytest.fixture
 def desk(market: Platform, tokenizer: Tokenizer) -> Desk:
-    """A second release on sale, and an engine whose answers are a function of the mix."""
-    publish(market, "other", b"other", price=OTHER_PRICE)
-    desk = fair.desk(market, tokenizer, FakeEngine(256, tokenizer.size))
-    desk.engine.load(AdapterRef(OTHER_ADAPTER, market.home.adapter(OTHER_ADAPTER)))
-    return desk
+    return fair.desk_of_two(market, tokenizer, price=OTHER_PRICE)
 
 
 def ask(market: Platform, model: str = BOTH, **changes: object) -> CallRequest:
@@ -165,6 +148,8 @@ WRONG: tuple[tuple[str, type[OpenLedgerError], str], ...] = (
     (f"mix:{TUNES}+openledger/other@2", NotFoundError, "no model openledger/other@2"),
     (f"mix:{TUNES}*0.7+openledger/tiny-tunes*0.3", InvalidInputError, "add up its weights"),
     (f"mix:{TUNES}*0+{OTHER}*0", InvalidInputError, "not 0"),
+    (f"mix:{TUNES}*0", InvalidInputError, "not 0"),
+    (f"mix:{TUNES}*0.5+{OTHER}*-0.5", InvalidInputError, "sum to 0.*unevenly"),
     (f"mix:{TUNES}*nan+{OTHER}", InvalidInputError, "no weight"),
     (f"mix:{TUNES}*11+{OTHER}", InvalidInputError, "between -10 and 10"),
     (f"mix:{NINE}", InvalidInputError, "at most 8 members here, not 9"),
@@ -181,6 +166,20 @@ def test_a_wrong_mix_is_refused_and_holds_nothing(market: Platform, desk: Desk) 
 
     assert (has.held, has.fees) == (0, 0)
     assert text_of(desk, ask(market, idempotency_key="once"))  # the key is free
+
+
+def test_each_member_of_a_mix_is_metered_for_itself(market: Platform, desk: Desk) -> None:
+    mixed, alone = answer.start(desk, ask(market)), answer.start(desk, ask(market, TUNES))
+    texts = ["".join(one) for one in (mixed, alone)]
+    both, one = mixed.result(), alone.result()
+
+    assert all(texts)
+    assert desk.meter.answered() == {
+        OTHER: Answered(1, 1, both.input_tokens, both.output_tokens),
+        TUNES: Answered(
+            2, 1, both.input_tokens + one.input_tokens, both.output_tokens + one.output_tokens
+        ),
+    }
 
 
 def deprecate_other(market: Platform) -> None:
@@ -222,7 +221,9 @@ def test_a_member_that_cannot_answer_is_named(market: Platform, desk: Desk) -> N
 def test_releases_that_divide_fees_in_different_ways_are_not_mixed(
     market: Platform, desk: Desk
 ) -> None:
-    publish(market, "generous", b"generous", policy=SplitPolicy(builder=1_000, data=6_000))
+    fair.publish_another(
+        market, "generous", b"generous", policy=SplitPolicy(builder=1_000, data=6_000)
+    )
 
     with pytest.raises(InvalidInputError, match="in different ways"):
         answer.start(desk, ask(market, f"mix:{TUNES}+openledger/generous"))
@@ -258,22 +259,9 @@ def test_a_mix_is_charged_once_under_one_key(market: Platform, desk: Desk) -> No
 
     assert "".join(again) == text
     assert (again.result(), again.mix, again.terms) == (first.result(), first.mix, first.terms)
+    assert {one.answers for one in desk.meter.answered().values()} == {1}
     with pytest.raises(ConflictError):
         answer.start(desk, ask(market, f"mix:{TUNES}*0.6+{OTHER}*0.4", idempotency_key="once"))
-
-
-class PairScorer(fair.Scorer):
-    """The second member added a third of what the first did."""
-
-    def attribute(
-        self, prompt_ids: Sequence[int], answer_ids: Sequence[int]
-    ) -> tuple[AnswerAttribution, ...]:
-        [found] = super().attribute(prompt_ids, answer_ids)
-        replace = msgspec.structs.replace
-        return (
-            replace(found, leave_one_out_micronats=600_000),
-            replace(found, leave_one_out_micronats=200_000),
-        )
 
 
 def test_a_receipt_of_a_mix_says_what_each_member_earned_and_holds_to_level_1(
@@ -282,7 +270,7 @@ def test_a_receipt_of_a_mix_says_what_each_member_earned_and_holds_to_level_1(
     made = answer.start(desk, ask(market))
     list(made)
     pending = receipts.show(market, ShowReceipt(made.receipt_id))
-    fair.attribution(market, PairScorer(fair.contributors(market))).run([made.receipt_id])
+    fair.attribution(market, fair.PairScorer(fair.contributors(market))).run([made.receipt_id])
     market.settle.run()
     shown = receipts.show(market, ShowReceipt(made.receipt_id))
 

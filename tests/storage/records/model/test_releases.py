@@ -75,6 +75,18 @@ def test_a_deprecated_release_is_found_by_version_only(database: Database) -> No
             releases.by_name(transaction, ReleaseName("anna", "tunes", None))
 
 
+def test_versions_are_found_whatever_became_of_them(database: Database) -> None:
+    with database.transaction() as transaction:
+        first, second = _published(transaction, 1), _published(transaction, 2)
+        gone = releases.deprecate(transaction, first.id, 50)
+        versions = releases.versions
+
+        assert versions(transaction, ReleaseName("anna", "tunes", None)) == [gone, second]
+        assert versions(transaction, ReleaseName("anna", "tunes", 1)) == [gone]
+        with pytest.raises(NotFoundError, match="did you mean anna/tunes@"):
+            versions(transaction, ReleaseName("anna", "tunes", 3))
+
+
 def test_the_number_on_chain_is_final(database: Database) -> None:
     with database.transaction() as transaction:
         made = _published(transaction, 1)

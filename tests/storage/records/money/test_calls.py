@@ -11,7 +11,7 @@ from openledger.core.types import Account, Wei
 from openledger.storage.database import Database
 from openledger.storage.records.money import balances, calls
 from openledger.storage.records.money.balances import HoldState
-from openledger.storage.records.money.calls import NO_PREVIOUS, Statement
+from openledger.storage.records.money.calls import NO_PREVIOUS, Metered, Statement
 from tests.storage.rows import (
     GATEWAY,
     OTHER,
@@ -170,6 +170,21 @@ def test_whole_receipts_end_at_the_first_gap(database: Database) -> None:
         ]
         assert calls.digests(transaction, GATEWAY, 1, 2) == both
         assert calls.digests(transaction, GATEWAY, 2, 1) == both[1:]
+
+
+def test_metered_calls_come_in_order_with_and_without_statement(database: Database) -> None:
+    with database.transaction() as transaction:
+        fund(transaction, 100)
+        for number in range(1, 4):
+            charge(transaction, number, fee=number)
+        calls.state(transaction, statement_of(2))
+
+        assert list(calls.metered(transaction, GATEWAY)) == [
+            Metered(Wei(1), b"record 1", None),
+            Metered(Wei(2), b"record 2", b"shares 2"),
+            Metered(Wei(3), b"record 3", None),
+        ]
+        assert list(calls.metered(transaction, OTHER)) == []
 
 
 def test_private_bytes_are_erased_after_their_time(database: Database) -> None:

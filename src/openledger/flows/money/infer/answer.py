@@ -163,7 +163,12 @@ class Inference:
                     # when it has room again. Until then the hold waits, and expires.
                     self._ending = _fault("gateway_fault")
                     raise
+                self._count(self._result)
             return self._result
+
+    def _count(self, result: CallResult) -> None:
+        if result.refund is None:
+            self._desk.meter.count(self.mix, result.input_tokens, result.output_tokens)
 
 
 def _fault(reason: str) -> Ending:

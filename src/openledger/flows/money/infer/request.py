@@ -8,6 +8,7 @@ from openledger.attribution.method import METHOD_VERSION
 from openledger.core.encoding import encode
 from openledger.core.types import Account, ReceiptId, Wei
 from openledger.flows.money.infer.choose import Choice
+from openledger.flows.money.infer.meter import Meter
 from openledger.lm.tokenizer import ChatMessage, Tokenizer
 from openledger.serving.engine import Engine
 from openledger.serving.request import Sampling
@@ -97,6 +98,7 @@ class Desk(msgspec.Struct, frozen=True):
     clock: Callable[[], int]  # microseconds since 1970
     random: Callable[[int], bytes]
     config: Config = Config()
+    meter: Meter = msgspec.field(default_factory=Meter)
 
 
 class StoredAnswer(msgspec.Struct, frozen=True):

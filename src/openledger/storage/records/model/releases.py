@@ -177,9 +177,22 @@ def by_name(transaction: Transaction, name: ReleaseName) -> Release:
         query = query.where(releases.c.version == name.version)
     found = first(transaction, query.order_by(releases.c.version.desc()), Release)
     if found is None:
-        known = sorted({release.full_name for release in list_all(transaction)})
-        near = did_you_mean(str(name), known)
-        raise ModelNotFoundError(f"there is no model {name}{near}", param="model")
+        raise _not_found(transaction, name)
+    return found
+
+
+def versions(transaction: Transaction, name: ReleaseName) -> list[Release]:
+    """All releases of this name by version, or the one that it names.
+
+    Raises:
+        ModelNotFoundError: none; the message holds the nearest names.
+    """
+    known = list_all(transaction)
+    found = [one for one in known if (one.owner, one.name) == (name.owner, name.name)]
+    if name.version is not None:
+        found = [one for one in found if one.version == name.version]
+    if not found:
+        raise _not_found(transaction, name)
     return found
 
 
@@ -203,6 +216,12 @@ def list_served(transaction: Transaction) -> list[Release]:
     """Published releases that are not deprecated, by name and version."""
     served = [row for row in list_all(transaction) if row.number is not None]
     return [row for row in served if row.deprecated_at is None]
+
+
+def _not_found(transaction: Transaction, name: ReleaseName) -> ModelNotFoundError:
+    known = sorted({release.full_name for release in list_all(transaction)})
+    near = did_you_mean(str(name), known)
+    return ModelNotFoundError(f"there is no model {name}{near}", param="model")
 
 
 def _require_name_of(transaction: Transaction, new: NewRelease) -> None:

@@ -32,6 +32,7 @@ from openledger.storage.records.rows import (
 from openledger.storage.tables import call_receipts, gateway_books, payer_books, statements
 
 NO_PREVIOUS = Digest("0" * 64)
+_STATEMENTS_AT_ONCE = 32  # one holds the scores of all of a release's clusters
 
 
 class GatewayBook(msgspec.Struct, frozen=True):
@@ -95,6 +96,14 @@ class Pair(msgspec.Struct, frozen=True):
 
     call: Call
     statement: Statement
+
+
+class Metered(msgspec.Struct, frozen=True):
+    """What tells who answered a call and who earned by it."""
+
+    fee: Wei
+    record: bytes  # of the call, as in `NewCall`
+    stated: bytes | None  # the statement's; None: the call is not attributed yet
 
 
 def tip(transaction: Transaction, gateway: Account, payer: Account) -> Tip:
@@ -234,6 +243,18 @@ def pairs(
         call = Call(**{name: getattr(row, name) for name in Call.__struct_fields__})
         said = Statement(row.id, row.stated_digest, row.stated_record, row.stated_at)
         yield Pair(call, said)
+
+
+def metered(transaction: Transaction, gateway: Account) -> Iterator[Metered]:
+    """All of a gateway's calls, in order, with their statements where they are made."""
+    rows = call_receipts.c
+    query = (
+        select(rows.fee, rows.record, statements.c.record.label("stated"))
+        .outerjoin(statements, statements.c.receipt == rows.id)
+        .where(rows.gateway == gateway)
+        .order_by(rows.gateway_sequence)
+    )
+    return stream(transaction, query, Metered, _STATEMENTS_AT_ONCE)
 
 
 def digests(
