@@ -28,6 +28,7 @@ from openledger.settlement.shares import (
     Attribution,
     ClusterScore,
     Gain,
+    MemberScores,
     check_members,
     combine,
     is_paid,
@@ -274,12 +275,13 @@ def test_whoever_pays_for_his_own_answers_loses_the_platform_part(
     policy = SplitPolicy(BASIS_POINTS - sum(parts), *parts)
     farmer, platform = account(1), account(2)
     others = dict.fromkeys(("node", "verifiers", "stakers", "base_owner"), farmer)
-    merged = ((Parent(farmer, PARTS_PER_BILLION),),)
+    merged = ((Parent(1, farmer),),)
+    alone = MemberScores(2, PARTS_PER_BILLION, 1, None, (), (1,))
     roles = Roles(account(3), platform, (farmer,), parent=merged, **others)
     mine = (Share(farmer, share),) if share else ()
 
     made = Attribution(mine, PARTS_PER_BILLION - share)
-    found = fee_parts(Wei(fee), policy, roles, [PARTS_PER_BILLION], made)
+    found = fee_parts(Wei(fee), policy, roles, [alone], made)
 
     back = sum(part.amount for part in found if part.account == farmer)
     assert back <= fee - fee * MIN_PLATFORM_BPS // BASIS_POINTS

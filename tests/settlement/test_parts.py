@@ -45,7 +45,7 @@ def built_mixes(draw: st.DrawFn) -> tuple[list[MemberScores], Roles]:
 def parts_of(
     fee: Wei, policy: SplitPolicy, roles: Roles, mix: list[MemberScores]
 ) -> tuple[Part, ...]:
-    return fee_parts(fee, policy, roles, member_ppb(mix), combine(mix))
+    return fee_parts(fee, policy, roles, mix, combine(mix))
 
 
 def paid(parts: tuple[Part, ...], role: str) -> dict[Account, int]:
@@ -90,7 +90,7 @@ def test_a_member_that_added_nothing_earns_nothing(
     earned = earned_by_member(fee, policy, roles, mix, combine(mix))
 
     for part, one in zip(member_ppb(mix), earned, strict=True):
-        assert part or one == Earned(Wei(0), Wei(0))
+        assert part or one == Earned(Wei(0), Wei(0), Wei(0))
 
 
 def test_data_money_goes_by_member_where_two_have_the_same_contributor() -> None:
@@ -107,5 +107,8 @@ def test_data_money_goes_by_member_where_two_have_the_same_contributor() -> None
     earned = earned_by_member(Wei(1_600), policy, roles, mix, combine(mix))
 
     assert sum(share.weight_ppb for share in combine(mix).shares) == PARTS_PER_BILLION // 2
-    assert earned == (Earned(Wei(160), Wei(100)), Earned(Wei(480), Wei(300)))
+    assert earned == (
+        Earned(Wei(160), Wei(100), Wei(0)),
+        Earned(Wei(480), Wei(300), Wei(0)),
+    )
     assert paid(parts_of(Wei(1_600), policy, roles, mix), DATA) == {ALICE: 250, BOB: 150}

@@ -34,7 +34,6 @@ from openledger.settlement.shares import (
     MemberScores,
     Unscored,
     combine,
-    member_ppb,
 )
 from tests.settlement.ledger import (
     ALICE,
@@ -378,7 +377,7 @@ def test_the_parts_of_a_mix_sum_to_the_fee_in_whatever_order_its_members_stand(
     def divided(places: Sequence[int]) -> tuple[Part, ...]:
         mix = [members[place] for place in places]
         roles = msgspec.structs.replace(ROLES, builders=tuple(builders[p] for p in places))
-        return fee_parts(fee, SplitPolicy(), roles, member_ppb(mix), combine(mix))
+        return fee_parts(fee, SplitPolicy(), roles, mix, combine(mix))
 
     places = list(range(len(added)))
     plain = divided(places)
@@ -414,7 +413,7 @@ def test_the_platform_part_never_returns_to_the_gateway() -> None:
 def test_parts_sum_to_the_fee(fee: Wei, alice: int, bob: int) -> None:
     members = scores(alice, bob)
 
-    parts = fee_parts(fee, SplitPolicy(), ROLES, member_ppb(members), combine(members))
+    parts = fee_parts(fee, SplitPolicy(), ROLES, members, combine(members))
 
     assert sum(part.amount for part in parts) == fee
 
@@ -422,9 +421,8 @@ def test_parts_sum_to_the_fee(fee: Wei, alice: int, bob: int) -> None:
 def test_what_nobody_earns_goes_to_commons() -> None:
     alone = Roles(commons=PAYOUTS, platform=ROLES.platform, builders=ROLES.builders)
 
-    parts = fee_parts(
-        Wei(10_000), SplitPolicy(), alone, [10**9], Attribution((), PARTS_PER_BILLION)
-    )
+    nobody = Attribution((), PARTS_PER_BILLION)
+    parts = fee_parts(Wei(10_000), SplitPolicy(), alone, scores(), nobody)
 
     assert {part.role: part.amount for part in parts} == {
         "platform": 1_000,

@@ -66,6 +66,7 @@ class AnswerAttribution(msgspec.Struct, frozen=True):
     leave_one_out_micronats: int  # gain of the mix over the mix without this member
     segments: tuple[Segment, ...]  # of all clusters, in order; without any where nothing was owed
     vectors: tuple[str, ...] = ()  # the query vector of each segment, as `state.row_text` tells it
+    parents_micronats: tuple[int, ...] = ()  # of a merge: what each of its parents added
 
     @property
     def attribution(self) -> Attribution:
@@ -75,7 +76,8 @@ class AnswerAttribution(msgspec.Struct, frozen=True):
     def of(self, release: int, weight_ppb: int) -> MemberScores:
         """What a statement says of it, as the part of a release at its weight in the mix."""
         added = self.leave_one_out_micronats
-        return MemberScores(release, weight_ppb, added, self.unscored, self.segments)
+        parents = self.parents_micronats or msgspec.UNSET
+        return MemberScores(release, weight_ppb, added, self.unscored, self.segments, parents)
 
 
 class Chances(msgspec.Struct, frozen=True):

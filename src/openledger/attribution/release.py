@@ -42,6 +42,7 @@ from openledger.attribution.state import (
     AttributionState,
     ClusterEntry,
     Commitment,
+    CommittedParent,
     DocumentEntry,
     ExampleEntry,
     PlaceboEntry,
@@ -54,7 +55,6 @@ from openledger.attribution.state import (
 from openledger.core.errors import InvalidInputError
 from openledger.core.types import Account, Digest
 from openledger.lm.frozen import hidden_cache
-from openledger.settlement.parts import Parent
 from openledger.settlement.shares import CreditPart
 
 _UNSET = Digest("0" * 64)  # of a file that is not written yet
@@ -84,7 +84,7 @@ class Recipe(msgspec.Struct, frozen=True):
     adapter: Digest
     early: Digest  # the adapter after a quarter of its training
     seed: Digest
-    parents: tuple[Parent, ...] = ()  # of a merge
+    parents: tuple[CommittedParent, ...] = ()  # of a merge
 
 
 def build(

@@ -38,7 +38,6 @@ from openledger.core.errors import (
 from openledger.core.merkle import Tree
 from openledger.core.types import Account, Digest
 from openledger.lm.base import digest_file
-from openledger.settlement.parts import Parent
 from openledger.settlement.shares import CreditPart
 
 MANIFEST = "manifest.json"
@@ -82,6 +81,14 @@ class PlaceboEntry(msgspec.Struct, frozen=True):
     row: Digest
 
 
+class CommittedParent(msgspec.Struct, frozen=True):
+    """A release that went into a merge."""
+
+    release: int  # its number on chain
+    account: Account  # who built it
+    without: Digest | None  # the adapter that the others make without it; None: there is no other
+
+
 class Commitment(msgspec.Struct, frozen=True):
     """What the rows were made with."""
 
@@ -97,8 +104,8 @@ class Commitment(msgspec.Struct, frozen=True):
     null_model: Digest  # of the token counts
     signatures: Digest  # of the runs of tokens that do not count
     audit: Audit | msgspec.UnsetType = msgspec.UNSET  # where there are half-data adapters
-    # Of a merge: who built what it was made of, and how the parent part of its fees is divided.
-    parents: tuple[Parent, ...] | msgspec.UnsetType = msgspec.UNSET
+    # What it was merged from, in rising order; unset: it was trained.
+    parents: tuple[CommittedParent, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class StateManifest(msgspec.Struct, frozen=True):

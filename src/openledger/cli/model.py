@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _USAGE = (
     *("model", "alone", "in mixes", "tokens in", "tokens out"),
-    *("OPEN fees", "to builder", "to data", "pending", "refunded"),
+    *("OPEN fees", "to builder", "to parents", "to data", "pending", "refunded"),
 )
 
 app = typer.Typer(no_args_is_help=True, help="Release adapters and see what is released.")
@@ -164,7 +164,7 @@ def usage(
             [
                 one.name,
                 *map(str, (one.alone, one.mixed, one.input_tokens, one.output_tokens)),
-                *map(open_amount, (one.fees, one.builder, one.data)),
+                *map(open_amount, (one.fees, one.builder, one.parent, one.data)),
                 *map(str, (one.pending, one.refunded)),
             ]
             for one in found.releases
@@ -173,21 +173,13 @@ def usage(
 
 
 def _lineage(release: "ReleaseView") -> list[str]:
-    """What a release was merged from, and who divides its parent part."""
+    """What a release was merged from, and whose builders divide its parent part."""
     metrics = msgspec.json.decode(release.card).get("metrics", {})
     merged = metrics.get("merge")
     if merged is None:
         return []
-    members = (
-        f"{one['name']} * {one['weight_ppb'] / 1e9:g}, "
-        f"adds {one['added_micronats'] / 1e6:.2f} nats a token"
-        for one in merged["members"]
-    )
-    parents = (
-        f"{one['account']} has {one['weight_ppb'] / 1e7:.2f} % of the parent part"
-        for one in metrics["parents"]
-    )
     return [
-        *(f"  merged from   {line}" for line in members),
-        *(f"  parent        {line}" for line in parents),
+        f"  merged from   {one['name']} * {one['weight_ppb'] / 1e9:g}, adds "
+        f"{one['added_micronats'] / 1e6:.2f} nats a token, built by {parent['account']}"
+        for one, parent in zip(merged["members"], metrics["parents"], strict=True)
     ]

@@ -64,14 +64,17 @@ def merge(  # noqa: PLR0913 - one option a choice of the builder
     way: Annotated[str, typer.Option(help="svd, ties or dare.")] = "svd",
     rank: Annotated[int, typer.Option(help="Rank of the new adapter.")] = 16,
     density: Annotated[
-        float, typer.Option(help="Part of each release's numbers that ties and dare keep.")
+        float, typer.Option(help="Of ties and dare: the part of each release that is kept.")
     ] = 0.5,
 ) -> None:
     """Make one new adapter of several releases, without training; their builders share its fees."""
+    from openledger.core.errors import InvalidInputError
     from openledger.core.types import BASIS_POINTS
     from openledger.operations.models import MERGE, NewMerge
 
     with told((here := of(context)).output):
+        if not 0 < density <= 1:
+            raise InvalidInputError(f"a density is above 0 and at most 1, not {density}")
         kept = round(density * BASIS_POINTS)
         _perform(here, MERGE, NewMerge(model, name, name, builder, way, rank, kept))
 

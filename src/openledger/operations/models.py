@@ -179,7 +179,8 @@ class UsageView(msgspec.Struct, frozen=True):
     output_tokens: int
     fees: Wei  # of those calls
     builder: Wei  # what it earned who built it, by the statements made so far
-    data: Wei  # and those whose data it was trained on; what went to commons is in neither
+    data: Wei  # and those whose data it was trained on; what went to commons is in none of them
+    parent: Wei  # and, of a merge, those who built what it was merged from
 
 
 class UsageList(msgspec.Struct, frozen=True):

@@ -24,10 +24,10 @@ PARENT = "parent"
 
 
 class Parent(msgspec.Struct, frozen=True):
-    """A builder whose release went into a merge, and his part of what the merge pays to such."""
+    """A release that went into a merge, and who built it."""
 
+    release: int  # its number in the contract `Models`
     account: Account
-    weight_ppb: int
 
 
 class Roles(msgspec.Struct, frozen=True):
@@ -40,23 +40,14 @@ class Roles(msgspec.Struct, frozen=True):
     verifiers: Account | None = None
     stakers: Account | None = None
     base_owner: Account | None = None
-    # Of each member of the mix those whose releases it was merged from; None: no member is a merge.
+    # Of each member of the mix what it was merged from, in rising order; None: no one is a merge.
     parent: tuple[tuple[Parent, ...], ...] | None = None
 
 
 class Parents(msgspec.Struct, frozen=True):
-    """Who divides the parent part of a release, as it is stored."""
+    """What a release was merged from, as it is stored."""
 
-    builders: tuple[Parent, ...]
-
-
-class Ancestor(msgspec.Struct, frozen=True):
-    """One release that goes into a merge, as far as money is concerned."""
-
-    builder: Account
-    policy: SplitPolicy  # in force
-    parents: tuple[Parent, ...]  # of its own, where it is a merge itself
-    added_micronats: int  # how much likelier the merge is to write held-out texts with it
+    releases: tuple[Parent, ...]
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -72,28 +63,30 @@ class Earned(msgspec.Struct, frozen=True):
 
     builder: Wei  # for who built it
     data: Wei  # for those whose data it was trained on
+    parent: Wei  # for who built what it was merged from
 
 
 def fee_parts(
     fee: Wei,
     policy: SplitPolicy,
     roles: Roles,
-    earned_ppb: Sequence[int],
+    members: Sequence[MemberScores],
     attribution: Attribution,
 ) -> tuple[Part, ...]:
     """Divide a fee among roles, and its data part among contributors.
 
-    Builder and parent part go to the members of the mix, by what each of them earns. Roles come in
-    the policy's order, contributors by account; parts of zero are left out.
+    Builder and parent part go to the members of the mix, by what each of them earns; a merge passes
+    its parent part on by what each of its parents added to the answer. Roles come in the policy's
+    order, contributors and parents by account; parts of zero are left out.
     """
     parts: list[Part] = []
     for name, amount in role_amounts(fee, policy).items():
         if name == DATA:
             parts += _data_parts(amount, roles.commons, attribution)
         elif name == BUILDER:
-            parts += _builder_parts(amount, roles, earned_ppb)
+            parts += _builder_parts(amount, roles, members)
         elif name == PARENT:
-            parts += _parent_parts(amount, roles, earned_ppb)
+            parts += _parent_parts(amount, roles, members)
         else:
             account = getattr(roles, name)
             filled = account is not None
@@ -116,14 +109,15 @@ def earned_by_member(
     members: Sequence[MemberScores],
     attribution: Attribution,
 ) -> tuple[Earned, ...]:
-    """Divide what builders and contributors have of a fee among the members of its mix.
+    """Divide what builders, parents and contributors have of a fee among the members of its mix.
 
     An account that earns by several members has of each what that member is owed for it.
 
     Invariant: over the members, each account's amounts sum to its parts of the fee.
     """
     amounts = role_amounts(fee, policy)
-    builder = _by_builder(amounts[BUILDER], roles, member_ppb(members))
+    builder = _by_member(amounts[BUILDER], roles, members)
+    parents = _by_parent(amounts[PARENT], roles, members) or [[] for _ in members]
     owed = owed_ppb(members)
     data = [0] * len(members)
     for part in _data_parts(amounts[DATA], roles.commons, attribution):
@@ -132,105 +126,91 @@ def earned_by_member(
                 part.amount, [by_account.get(part.account, 0) for by_account in owed]
             )
             data = [sum(pair) for pair in zip(data, pieces, strict=True)]
-    return tuple(Earned(Wei(builder[place]), Wei(amount)) for place, amount in enumerate(data))
+    return tuple(
+        Earned(Wei(builder[place]), Wei(amount), Wei(sum(part for _, part in parents[place])))
+        for place, amount in enumerate(data)
+    )
 
 
 def check_roles(roles: Roles, gateway: Account, members: int) -> None:
     """Refuse a split in which washing one's own calls could pay, or a builder is missing.
 
     Raises:
-        VerificationError: the platform part would return to the serving gateway, there are more or
-            fewer builders than members of the mix, or parents whose weights are no parts of one.
+        VerificationError: the platform part would return to the serving gateway, or there are
+            more or fewer builders than members of the mix.
     """
     if roles.platform == gateway:
         raise VerificationError("the platform part goes to the gateway that served the call")
     if len(roles.builders) != members:
         raise VerificationError(f"a mix of {members} has {len(roles.builders)} builders")
-    if roles.parent is not None:
-        if len(roles.parent) != members:
-            raise VerificationError(f"a mix of {members} names the parents of {len(roles.parent)}")
-        for parents in roles.parent:
-            check_parents(parents)
 
 
-def check_parents(parents: Sequence[Parent]) -> None:
-    """Check that some parents divide one part wholly; a release that is no merge has none.
+def check_parents(roles: Roles, members: Sequence[MemberScores]) -> None:
+    """Check that a statement says of each merge who built what is in it, and what that added.
 
     Raises:
-        VerificationError: an account stands twice or out of order, a weight is not above 0, or they
-            do not sum to 1_000_000_000.
+        VerificationError: parents are named for another number of members, or out of order; or a
+            member that has scores does not say once what each of them added.
     """
-    accounts = [one.account for one in parents]
-    weights = [one.weight_ppb for one in parents]
-    if accounts != sorted(set(accounts)):
-        raise VerificationError("the parents of a release are not in rising order, each once")
-    if parents and (min(weights) <= 0 or sum(weights) != PARTS_PER_BILLION):
-        raise VerificationError("the parents of a release do not divide one part among them")
+    named = ((),) * len(members) if roles.parent is None else roles.parent
+    if len(named) != len(members):
+        raise VerificationError(f"a mix of {len(members)} names the parents of {len(named)}")
+    for parents, member in zip(named, members, strict=True):
+        releases = [one.release for one in parents]
+        if releases != sorted(set(releases)):
+            raise VerificationError("the parents of a release are not in rising order, each once")
+        added = len(member.parents_micronats or ())
+        if added != (0 if member.unscored else len(parents)):
+            raise VerificationError(
+                f"release {member.release} has {len(parents)} parents and says of {added} what "
+                "they added"
+            )
 
 
 def stored_parents(raw: bytes | None) -> tuple[Parent, ...]:
-    """Who divides a release's parent part, from canonical bytes; nobody where it is no merge."""
-    return () if raw is None else decode(raw, Parents).builders
+    """What a release was merged from, from canonical bytes; nothing where it is no merge."""
+    return () if raw is None else decode(raw, Parents).releases
 
 
-def inherited(members: Sequence[Ancestor]) -> tuple[Parent, ...]:
-    """How the parent part of a merge is divided: by what each member added to it.
-
-    Where none added anything, equally. A member that is a merge itself shares its part with its own
-    parents as its terms share builder and parent part.
-
-    Args:
-        members: in rising order of their releases.
-
-    Raises:
-        NothingToSplitError: there is no member.
-    """
-    gains = [max(0, one.added_micronats) for one in members]
-    shares = apportion(PARTS_PER_BILLION, gains if sum(gains) else [1] * len(members))
-    earned: dict[Account, int] = {}
-    for member, share in zip(members, shares, strict=True):
-        for account, part in _among(member, share):
-            earned[account] = earned.get(account, 0) + part
-    return tuple(Parent(account, earned[account]) for account in sorted(earned) if earned[account])
-
-
-def _among(member: Ancestor, share: int) -> list[tuple[Account, int]]:
-    """A member's part, over its builder and its own parents."""
-    if not (member.parents and member.policy.parent):
-        return [(member.builder, share)]
-    own, theirs = apportion(share, [member.policy.builder, member.policy.parent])
-    parts = apportion(theirs, [one.weight_ppb for one in member.parents])
-    others = [(one.account, part) for one, part in zip(member.parents, parts, strict=True)]
-    return [(member.builder, own), *others]
-
-
-def _builder_parts(amount: int, roles: Roles, earned_ppb: Sequence[int]) -> list[Part]:
-    earned = _by_builder(amount, roles, earned_ppb)
+def _builder_parts(amount: int, roles: Roles, members: Sequence[MemberScores]) -> list[Part]:
+    earned = _by_member(amount, roles, members)
     nobody = amount - sum(earned.values())
     parts = [Part(BUILDER, roles.builders[place], Wei(part)) for place, part in earned.items()]
     return [*parts, Part(COMMONS, roles.commons, Wei(nobody))]
 
 
-def _by_builder(amount: int, roles: Roles, earned_ppb: Sequence[int]) -> dict[int, int]:
-    """What each place in the mix has of the builder part, by account; the rest is nobody's."""
+def _parent_parts(amount: int, roles: Roles, members: Sequence[MemberScores]) -> list[Part]:
+    owed: dict[Account, int] = {}
+    for parents in _by_parent(amount, roles, members):
+        for account, part in parents:
+            owed[account] = owed.get(account, 0) + part
+    nobody = amount - sum(owed.values())
+    parts = [Part(PARENT, account, Wei(owed[account])) for account in sorted(owed)]
+    return [*parts, Part(COMMONS, roles.commons, Wei(nobody))]
+
+
+def _by_parent(
+    amount: int, roles: Roles, members: Sequence[MemberScores]
+) -> list[list[tuple[Account, int]]]:
+    """What the parents of each member have of the parent part; the rest is nobody's."""
+    earned = _by_member(amount, roles, members)
+    found = []
+    for place, parents in enumerate(roles.parent or ()):
+        gains = [max(0, one) for one in members[place].parents_micronats or ()]
+        parts = apportion(earned[place] if sum(gains) else 0, gains)
+        accounts = [one.account for one in parents]
+        found.append([*zip(accounts, parts, strict=False)])  # no gains where it has no scores
+    return found
+
+
+def _by_member(amount: int, roles: Roles, members: Sequence[MemberScores]) -> dict[int, int]:
+    """What each place in the mix has of a part, by account; the rest is nobody's."""
+    earned_ppb = member_ppb(members)
     # By account: with equal remainders the order of the members decides nothing.
     order = sorted(range(len(earned_ppb)), key=lambda place: (roles.builders[place], place))
     weights = [earned_ppb[place] for place in order]
     *earned, _ = apportion(amount, [*weights, PARTS_PER_BILLION - sum(weights)])
     return dict(zip(order, earned, strict=True))
-
-
-def _parent_parts(amount: int, roles: Roles, earned_ppb: Sequence[int]) -> list[Part]:
-    """Each member's parents divide what it earns; one that is no merge leaves it to commons."""
-    owed: dict[Account, int] = {}
-    for parents, ppb in zip(roles.parent or ((),) * len(earned_ppb), earned_ppb, strict=True):
-        for one in parents:
-            owed[one.account] = owed.get(one.account, 0) + ppb * one.weight_ppb
-    accounts = sorted(owed)
-    weights = [owed[account] for account in accounts]
-    *parts, nobody = apportion(amount, [*weights, PARTS_PER_BILLION**2 - sum(weights)])
-    paid = [Part(PARENT, account, Wei(part)) for account, part in zip(accounts, parts, strict=True)]
-    return [*paid, Part(COMMONS, roles.commons, Wei(nobody))]
 
 
 def _data_parts(amount: int, commons: Account, attribution: Attribution) -> list[Part]:

@@ -20,7 +20,7 @@ from openledger.core.encoding import decode, digest_of, encode, from_wire, salte
 from openledger.core.errors import InvalidInputError, VerificationError
 from openledger.core.signing import Domain, TypedRecord, digest_typed, sign_typed, verify_typed
 from openledger.core.types import Account, Digest, Precision, ReceiptId, Wei, as_bytes
-from openledger.settlement.parts import Part, Roles, check_roles, fee_parts
+from openledger.settlement.parts import Part, Roles, check_parents, check_roles, fee_parts
 from openledger.settlement.price import MixMember, Terms, fee, mixed_terms
 from openledger.settlement.shares import (
     Attribution,
@@ -30,7 +30,6 @@ from openledger.settlement.shares import (
     check_members,
     check_method,
     combine,
-    member_ppb,
     segment_lengths,
 )
 
@@ -223,9 +222,7 @@ def make_statement(
 ) -> SignedStatement:
     """Derive shares and parts from integer scores, and sign them."""
     attribution = combine(members)
-    parts = fee_parts(
-        signed.call.fee, signed.body.terms.policy, roles, member_ppb(members), attribution
-    )
+    parts = fee_parts(signed.call.fee, signed.body.terms.policy, roles, members, attribution)
     body = StatementBody(
         receipt_id=signed.body.receipt_id,
         method=signed.body.method,
@@ -329,8 +326,9 @@ def verify_statement(domain: Domain, signed: SignedCall, statement: SignedStatem
     if combine(body.members) != body.attribution:
         raise VerificationError("the shares do not follow from the scores")
     check_roles(body.roles, signed.call.gateway, len(body.members))
-    policy, earned = signed.body.terms.policy, member_ppb(body.members)
-    if fee_parts(signed.call.fee, policy, body.roles, earned, body.attribution) != body.parts:
+    check_parents(body.roles, body.members)
+    policy = signed.body.terms.policy
+    if fee_parts(signed.call.fee, policy, body.roles, body.members, body.attribution) != body.parts:
         raise VerificationError("the parts do not follow from fee, policy and shares")
 
 

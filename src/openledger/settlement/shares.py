@@ -103,6 +103,8 @@ class MemberScores(msgspec.Struct, frozen=True):
     leave_one_out_micronats: int  # gain of the mix over the mix without this member
     unscored: Unscored | None  # why there are no segments
     segments: tuple[Segment, ...]
+    # Of a merge: gain of the mix over the mix with this member merged without each of its parents.
+    parents_micronats: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Attribution(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ import structlog
 from openledger.attribution.attribute import Attributor
 from openledger.attribution.card.panel import open_attributor
 from openledger.attribution.mix import Member as ReadyMember
-from openledger.attribution.mix import Mix
+from openledger.attribution.mix import Mix, open_member
 from openledger.attribution.state import AttributionState, load_state
 from openledger.chain.index.rows import StoredEvent
 from openledger.core.encoding import digest_of
@@ -187,11 +187,12 @@ class Models:
 
     def _ready(self, member: Member, *, is_audited: bool) -> ReadyMember:
         release, base = member.release, self.base(self.precision)
-        adapter = load_adapter(self._platform.home.adapter(release.adapter), base, release.adapter)
-        attributor = None
-        if release.training_root != NO_TRAINING_ROOT:
-            attributor = self._attributor(release, Purpose.SCORING, is_audited=is_audited)
-        return ReadyMember(adapter, member.weight_ppb, attributor)
+        folder_of, weight = self._platform.home.adapter, member.weight_ppb
+        if release.training_root == NO_TRAINING_ROOT:
+            adapter = load_adapter(folder_of(release.adapter), base, release.adapter)
+            return ReadyMember(adapter, weight, None)
+        state = self.open_state(release, Purpose.SCORING, self._platform.gateway.account)
+        return open_member(state, base, release.adapter, weight, folder_of, is_audited=is_audited)
 
     @cached_property
     def show_evidence(self) -> ShowEvidence:
@@ -202,16 +203,14 @@ class Models:
             open_private=lambda call: open_private(self._platform, call),
             tokenizer=self.base(self.precision).tokenizer,
             # One of its own: the worker's may be at work in another thread.
-            model_of=lambda release: self._attributor(release, Purpose.EVIDENCE),
+            model_of=self._attributor,
             home=self._platform.home.root,
         )
 
-    def _attributor(
-        self, release: Release, purpose: Purpose, *, is_audited: bool = False
-    ) -> Attributor:
-        state = self.open_state(release, purpose, self._platform.gateway.account)
+    def _attributor(self, release: Release) -> Attributor:
+        state = self.open_state(release, Purpose.EVIDENCE, self._platform.gateway.account)
         base, folder_of = self.base(self.precision), self._platform.home.adapter
-        return open_attributor(state, base, release.adapter, folder_of, is_audited=is_audited)
+        return open_attributor(state, base, release.adapter, folder_of, is_audited=False)
 
     def open_state(
         self, release: Release, purpose: Purpose, account: Account, subject: str = ""

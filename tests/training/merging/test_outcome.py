@@ -7,7 +7,7 @@ from openledger.core.errors import InvalidInputError, StoppedError
 from openledger.lm.base import BaseModel
 from openledger.lm.lora import MixedLinear
 from openledger.training.finetune import finetune
-from openledger.training.merging.outcome import Member, merge_members
+from openledger.training.merging.outcome import Member, Without, merge_members
 from openledger.training.merging.ways import Merging, Term, Way, merge
 from openledger.training.task import FineTuned, Task
 from tests.training.songs import QUICK, example, small_task
@@ -36,11 +36,12 @@ def test_a_merge_of_one_measures_what_its_training_did(
     )
 
     assert found.base == tuned.base
-    assert found.without == (tuned.base,)
+    assert found.without == (Without(None, tuned.base),)
     assert found.tuned.nats == pytest.approx(tuned.tuned.nats, rel=1e-4)
     assert found.tuned.tokens == tuned.tuned.tokens
     assert found.lost < 1e-4
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert {done for done, _ in told} == {0, 1, 3}  # before each weight of each adapter
+    assert {total for _, total in told} == {3}
     assert not any(isinstance(one, MixedLinear) for one in base.model.modules())
 
 
@@ -64,9 +65,13 @@ def test_a_member_that_does_nothing_adds_nothing(
     found = merge_members(base, [of(tuned), idle], SUM, small_task(), tmp_path)
 
     teacher, other = found.without
-    assert teacher.nats == pytest.approx(found.base.nats, rel=1e-6)
-    assert other.nats == pytest.approx(found.tuned.nats, rel=1e-6)
-    assert teacher.nats > 1.2 * other.nats
+    assert teacher.measured.nats == pytest.approx(found.base.nats, rel=1e-6)
+    assert other.measured.nats == pytest.approx(found.tuned.nats, rel=1e-6)
+    assert teacher.measured.nats > 1.2 * other.measured.nats
+    assert other.adapter is not None
+    for site, pair in found.adapter.pairs.items():
+        left = other.adapter.pairs[site]
+        assert torch.allclose(left.b @ left.a, pair.b @ pair.a, atol=1e-5)
 
 
 def test_without_texts_or_members_there_is_no_merge(
@@ -84,7 +89,7 @@ def test_whoever_listens_may_stop_it_and_the_base_is_plain_again(
     base: BaseModel, tuned: FineTuned, tmp_path: Path
 ) -> None:
     def stop(done: int, _: int) -> None:
-        if done == 2:
+        if done == 1:
             raise StoppedError("enough")
 
     with pytest.raises(StoppedError):

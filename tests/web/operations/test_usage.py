@@ -47,7 +47,7 @@ def paid(market: Platform, made: list[CallResult], role: str) -> int:
 
 
 def test_a_release_that_nobody_called_has_used_nothing(market: Platform) -> None:
-    assert of(market) == {TUNES: UsageView(TUNES, 0, 0, 0, 0, 0, 0, NONE, NONE, NONE)}
+    assert of(market) == {TUNES: UsageView(TUNES, 0, 0, 0, 0, 0, 0, *[NONE] * 4)}
 
 
 def test_each_member_of_a_mix_counts_all_its_tokens_and_what_it_earned_itself(
@@ -88,7 +88,7 @@ def test_a_call_that_cost_nothing_for_our_fault_is_no_use(
 ) -> None:
     fair.free_call(market, tokenizer)
 
-    assert of(market)[TUNES] == UsageView(TUNES, 0, 0, 1, 0, 0, 0, NONE, NONE, NONE)
+    assert of(market)[TUNES] == UsageView(TUNES, 0, 0, 1, 0, 0, 0, *[NONE] * 4)
 
 
 def test_usage_is_asked_for_by_name_or_version(market: Platform, desk: Desk) -> None:

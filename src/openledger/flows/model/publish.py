@@ -75,8 +75,6 @@ class Publish:
         if run.state is not RunState.TRAINED or run.adapter is None:
             raise ConflictError(f"the run {run.id} is {run.state.value}; train it to its end first")
         parse_release_name(f"{offer.name.owner}/{offer.name.name}")
-        if offer.members:
-            check_merged(offer.price, offer.policy, offer.members)
         new = releases.NewRelease(
             owner=offer.name.owner,
             name=offer.name.name,
@@ -92,6 +90,8 @@ class Publish:
             parents=encode(Parents(offer.parents)) if offer.parents else None,
         )
         with self.database.transaction() as transaction:
+            if offer.members and releases.by_run(transaction, run.id) is None:
+                check_merged(offer.price, offer.policy, offer.members)
             release = releases.create(transaction, new, self.clock())
             builder = accounts.by_address(transaction, run.builder)
         assert builder is not None, "a run's builder is an account of this home"

@@ -1,9 +1,4 @@
-"""One adapter made of several, measured: on texts that they did not see, and without each of them.
-
-What a member added is how much likelier those texts are under the merge than under the merge of the
-others: the same question that attribution asks of the members of a mix, asked once, of held-out
-texts instead of each answer.
-"""
+"""One adapter made of several, and the same without each of them, measured on held-out texts."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,11 +9,11 @@ from openledger.lm.base import BaseModel
 from openledger.lm.frozen import SplitModel, hidden_cache
 from openledger.lm.lora import Adapter, attached
 from openledger.training.evaluate import Measured, measure
-from openledger.training.merging.ways import Merging, Term, merge
+from openledger.training.merging.ways import Merged, Merging, Term, merge
 from openledger.training.rows import encode_rows
 from openledger.training.task import Task
 
-Hear = Callable[[int, int], None]  # models measured, models in all
+Hear = Callable[[int, int], None]  # adapters made, adapters in all; what it raises ends the merge
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -29,6 +24,13 @@ class Member(msgspec.Struct, frozen=True):
     weight: float
 
 
+class Without(msgspec.Struct, frozen=True):
+    """The merge of all members but one."""
+
+    adapter: Adapter | None  # None: there is no other
+    measured: Measured
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """What came of a merge."""
 
@@ -36,7 +38,7 @@ class Outcome(msgspec.Struct, frozen=True):
     early: Adapter  # the members' early adapters, merged in the same way
     base: Measured  # the base alone on all held-out tokens
     tuned: Measured  # with the merge
-    without: tuple[Measured, ...]  # with the merge of all but each member; of one, the base alone
+    without: tuple[Without, ...]  # each member
     lost: float  # by the cut to the rank, as a part of the whole norm
 
 
@@ -46,12 +48,12 @@ def merge_members(
     merging: Merging,
     task: Task,
     folder: Path,
-    hear: Hear | None = None,
+    hear: Hear = lambda *_: None,
 ) -> Outcome:
     """Merge, and measure on the task's held-out texts; its training texts are not looked at.
 
-    The base is changed while it runs and given back as it was; nobody else may use it meanwhile.
-    Interrupted, it is run again from its start, and on one machine makes the same bits.
+    The base is changed while it measures and given back as it was; nobody else may use it
+    meanwhile. Interrupted, it is run again from its start, and on one machine makes the same bits.
 
     Raises:
         InvalidInputError: there is no member or no held-out text, or a weight that the way of
@@ -59,35 +61,32 @@ def merge_members(
         StorageFullError: the disk is full.
     """
     shape = task.recipe.shape(base.layers)
+    total = len(members) + 2
+    made = 0
 
-    def merged(some: Sequence[Member], *, is_early: bool = False) -> tuple[Adapter, float]:
+    def merged(some: Sequence[Member], *, is_early: bool = False) -> Merged:
+        nonlocal made
         terms = [Term(one.early if is_early else one.adapter, one.weight) for one in some]
-        found = merge(base, terms, merging, shape, task.seed)
-        return found.adapter, found.lost
-
-    whole, lost = merged(members)
-    early, _ = merged(members, is_early=True)
-    rows = encode_rows(base.tokenizer, task.held_out, task.recipe.max_length)
-    first = shape.layers[0]
-    cache = hidden_cache(folder, base, first, [row.tokens for row in rows])
-    split = SplitModel(base.model, first)
-    done, total = 0, len(members) + 2
-
-    def measured(adapter: Adapter | None) -> Measured:
-        nonlocal done
-        if adapter is None:
-            found = measure(split, cache, rows)
-        else:
-            with attached(base.model, adapter):
-                found = measure(split, cache, rows)
-        done += 1
-        if hear is not None:
-            hear(done, total)
+        found = merge(base, terms, merging, shape, task.seed, lambda: hear(made, total))
+        made += 1
         return found
 
-    plain, tuned = measured(None), measured(whole)
+    whole, early = merged(members), merged(members, is_early=True)
+    rows = encode_rows(base.tokenizer, task.held_out, task.recipe.max_length)
+    cache = hidden_cache(folder, base, shape.layers[0], [row.tokens for row in rows])
+    split = SplitModel(base.model, shape.layers[0])
+
+    def measured(adapter: Adapter) -> Measured:
+        with attached(base.model, adapter):
+            return measure(split, cache, rows)
+
+    plain = measure(split, cache, rows)
     without = []
     for place in range(len(members)):
         others = [*members[:place], *members[place + 1 :]]
-        without.append(measured(merged(others)[0] if others else None))
-    return Outcome(whole, early, plain, tuned, tuple(without), lost)
+        rest = merged(others).adapter if others else None
+        without.append(Without(rest, plain if rest is None else measured(rest)))
+    hear(total, total)
+    return Outcome(
+        whole.adapter, early.adapter, plain, measured(whole.adapter), tuple(without), whole.lost
+    )

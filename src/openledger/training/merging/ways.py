@@ -6,14 +6,15 @@ cut to the rank by its largest singular values, the nearest matrix of that rank 
 1936). They are what peft calls `svd`, `ties_svd` and `dare_linear_svd`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
+from functools import reduce
 from hashlib import sha256
 from math import sqrt
 
 import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from openledger.core.errors import InvalidInputError
 from openledger.core.types import BASIS_POINTS
@@ -76,9 +77,17 @@ class Merged(msgspec.Struct, frozen=True):
 
 @torch.no_grad()
 def merge(
-    base: BaseModel, terms: Sequence[Term], merging: Merging, shape: LoraShape, seed: bytes
+    base: BaseModel,
+    terms: Sequence[Term],
+    merging: Merging,
+    shape: LoraShape,
+    seed: bytes,
+    pause: Callable[[], None] = lambda: None,
 ) -> Merged:
     """Make one adapter of several on one base.
+
+    TIES and DARE take the singular values of each whole weight, whose time grows with the third
+    power of its width.
 
     Args:
         base: whose layers say how large each weight is.
@@ -87,40 +96,84 @@ def merge(
         merging: how.
         shape: of the outcome; its sites are those of all members together.
         seed: which numbers DARE keeps follows from it.
+        pause: called before each weight; what it raises ends the merge.
 
     Raises:
         InvalidInputError: there is no term, or TIES meets a weight that is not above 0.
     """
     merging.check_weights([term.weight for term in terms])
-    pairs, kept, whole = {}, 0.0, 0.0
+    pairs, left, whole = {}, 0.0, 0.0
     for site in shape.sites:
-        added = _added(base, terms, merging, site, seed)
-        pairs[site] = _cut(added, shape.rank, shape.scale)
-        left = pairs[site].b @ pairs[site].a * shape.scale - added
-        kept, whole = kept + float(left.square().sum()), whole + float(added.square().sum())
-    lost = sqrt(kept / whole) if whole else 0.0
-    return Merged(Adapter(shape, base.digest, pairs), min(1.0, lost))
+        pause()
+        some = [(place, term) for place, term in enumerate(terms) if site in term.adapter.pairs]
+        found = _directions(some, merging, site, seed) if some else _NOTHING
+        pairs[site] = _pair(linear_at(base.model, site), found, shape)
+        squares = found.values.double().square()
+        left, whole = left + float(squares[shape.rank :].sum()), whole + float(squares.sum())
+    return Merged(Adapter(shape, base.digest, pairs), sqrt(left / whole) if whole else 0.0)
 
 
-def _added(
-    base: BaseModel, terms: Sequence[Term], merging: Merging, site: Site, seed: bytes
-) -> Tensor:
-    """(D_out, D_in) what the merge adds to the weight at a site, before it is cut to a rank."""
-    linear = linear_at(base.model, site)
-    total = torch.zeros(linear.out_features, linear.in_features)
-    some = [(place, term) for place, term in enumerate(terms) if site in term.adapter.pairs]
-    changes = [_change(term.adapter, site) for _, term in some]
-    weights = [term.weight for _, term in some]
+class _Directions(msgspec.Struct, frozen=True):
+    """A matrix by its singular values, the largest first."""
+
+    u: Tensor  # (D_out, K)
+    values: Tensor  # (K,)
+    v: Tensor  # (K, D_in)
+
+
+_Placed = Sequence[tuple[int, Term]]  # the terms that adapt a site, with their places in the merge
+_NOTHING = _Directions(torch.zeros(0, 0), torch.zeros(0), torch.zeros(0, 0))
+
+
+def _directions(some: _Placed, merging: Merging, site: Site, seed: bytes) -> _Directions:
+    """What the merge adds to the weight at a site, before it is cut to a rank."""
+    if merging.way is Way.SVD:
+        return _sum(some, site)
     if merging.way is Way.TIES:
-        changes, weights = _agreeing([_largest(one, merging.density) for one in changes], weights)
-    elif merging.way is Way.DARE:
-        changes = [
-            _random_part(one, merging.density, sha256(seed + f"{place} {site}".encode()).digest())
-            for one, (place, _) in zip(changes, some, strict=True)
-        ]
-    for change, weight in zip(changes, weights, strict=True):
-        total.add_(change, alpha=weight)
-    return total
+        added = _agreed(some, merging.density, site)
+    else:
+        added = _thinned(some, merging.density, site, seed)
+    return _Directions(*torch.linalg.svd(added, full_matrices=False))
+
+
+def _sum(some: _Placed, site: Site) -> _Directions:
+    """The weighted sum, from its factors side by side: the whole matrix is never made."""
+    pairs = [term.adapter.pairs[site] for _, term in some]
+    scales = [term.weight * term.adapter.shape.scale for _, term in some]
+    b = torch.cat([pair.b.float() * scale for pair, scale in zip(pairs, scales, strict=True)], 1)
+    a = torch.cat([pair.a.float() for pair in pairs])  # (all ranks, D_in)
+    left, outer = torch.linalg.qr(b)
+    right, inner = torch.linalg.qr(a.T)
+    u, values, v = torch.linalg.svd(outer @ inner.T, full_matrices=False)
+    return _Directions(left @ u, values, v @ right.T)
+
+
+def _agreed(some: _Placed, density: float, site: Site) -> Tensor:
+    """TIES: of each number the mean over those members whose sign has the larger sum."""
+
+    def largest() -> Iterator[tuple[Tensor, float]]:  # made twice: all at once take much memory
+        for _, term in some:
+            yield _largest(_change(term.adapter, site), density), term.weight
+
+    summed = reduce(torch.add, (one for one, _ in largest()))
+    elected = torch.where(summed >= 0, 1.0, -1.0)
+    total, count = torch.zeros_like(elected), torch.zeros_like(elected)
+    for one, weight in largest():
+        agrees = one.sign() == elected
+        total += weight * one * agrees
+        count += agrees
+    return total / count.clamp(min=1)
+
+
+def _thinned(some: _Placed, density: float, site: Site, seed: bytes) -> Tensor:
+    """DARE: the weighted sum of a random part of each."""
+
+    def parts() -> Iterator[Tensor]:
+        for place, term in some:
+            own = sha256(seed + f"{place} {site}".encode()).digest()
+            yield term.weight * _random_part(_change(term.adapter, site), density, own)
+
+    return reduce(torch.add, parts())
 
 
 def _change(adapter: Adapter, site: Site) -> Tensor:
@@ -136,17 +189,6 @@ def _largest(change: Tensor, density: float) -> Tensor:
     return kept.view(change.shape)
 
 
-def _agreeing(
-    changes: Sequence[Tensor], weights: Sequence[float]
-) -> tuple[list[Tensor], list[float]]:
-    """Of each number those of the sign that has the larger sum, divided by how many there are."""
-    stacked = torch.stack(list(changes))
-    elected = torch.where(stacked.sum(0) >= 0, 1.0, -1.0)
-    agrees = stacked.sign() == elected
-    counts = agrees.sum(0).clamp(min=1)
-    return list(stacked * agrees / counts), list(weights)
-
-
 def _random_part(change: Tensor, density: float, seed: bytes) -> Tensor:
     """A random part of all numbers, so much larger that their expected sum stays."""
     source = torch.Generator().manual_seed(int.from_bytes(seed[:8], "big") % _MOST_SEED)
@@ -154,12 +196,13 @@ def _random_part(change: Tensor, density: float, seed: bytes) -> Tensor:
     return change * kept / density
 
 
-def _cut(added: Tensor, rank: int, scale: float) -> LoraPair:
+def _pair(linear: nn.Linear, found: _Directions, shape: LoraShape) -> LoraPair:
     """The pair of this rank whose product is nearest; zeros where fewer directions are there."""
-    u, values, v = torch.linalg.svd(added, full_matrices=False)
-    size = min(rank, len(values))
-    root = (values[:size] / scale).sqrt()
-    a, b = torch.zeros(rank, added.shape[1]), torch.zeros(added.shape[0], rank)
-    a[:size] = root[:, None] * v[:size]
-    b[:, :size] = u[:, :size] * root
+    size = min(shape.rank, len(found.values))
+    a = torch.zeros(shape.rank, linear.in_features)
+    b = torch.zeros(linear.out_features, shape.rank)
+    if size:
+        root = (found.values[:size] / shape.scale).sqrt()
+        a[:size] = root[:, None] * found.v[:size]
+        b[:, :size] = found.u[:, :size] * root
     return LoraPair(a, b)

@@ -13,7 +13,7 @@ import msgspec
 from openledger.core.ids import parse_release_name
 from openledger.core.types import Wei
 from openledger.operations.models import USAGE, UsageList, UsageView, WhichUsage
-from openledger.settlement.parts import BUILDER, DATA, Earned, Part, earned_by_member
+from openledger.settlement.parts import BUILDER, DATA, PARENT, Earned, Part, earned_by_member
 from openledger.settlement.receipt import CallBody, SignedCall, SignedStatement, StatedMethod
 from openledger.settlement.shares import check_method
 from openledger.storage.database import Transaction
@@ -50,6 +50,7 @@ class Count:
     fees: int = 0
     builder: int = 0
     data: int = 0
+    parent: int = 0
 
 
 def tally(metered: Iterable[calls.Metered], numbers: Iterable[int]) -> dict[int, Count]:
@@ -101,12 +102,13 @@ def _count(call: calls.Metered, counts: Mapping[int, Count]) -> None:
         if earned is not None:
             count.builder += earned[place].builder
             count.data += earned[place].data
+            count.parent += earned[place].parent
 
 
 def _earned(fee: Wei, body: CallBody, stated: bytes) -> Sequence[Earned]:
     if len(body.mix) == 1:  # all of the parts is its own: no need to read its many scores
         parts = _read(stated, _StatedParts).body.parts
-        return (Earned(_sum(parts, BUILDER), _sum(parts, DATA)),)
+        return (Earned(*(_sum(parts, role) for role in (BUILDER, DATA, PARENT))),)
     check_method(_read(stated, StatedMethod).body.method)
     said = _read(stated, SignedStatement).body
     return earned_by_member(fee, body.terms.policy, said.roles, said.members, said.attribution)

@@ -18,7 +18,7 @@ from openledger.core.errors import (
     StoppedError,
     VerificationError,
 )
-from openledger.core.types import PARTS_PER_BILLION, ReceiptId, Wei
+from openledger.core.types import Account, ReceiptId, Wei
 from openledger.datanet.extract import Document
 from openledger.datanet.rules import Rules
 from openledger.datanet.sources import tiny
@@ -27,12 +27,13 @@ from openledger.datanet.text.titles import title_key
 from openledger.flows.data.contribute.flow import contribute
 from openledger.flows.data.contribute.submission import Submission
 from openledger.flows.model.train import flow
-from openledger.flows.model.train.merge import MERGING
-from openledger.flows.model.train.plan import MergePlan, Plan, Step, gather
+from openledger.flows.model.train.merge import MERGING, _texts
+from openledger.flows.model.train.plan import Material, MergePlan, Plan, Step, gather
+from openledger.flows.money.verify.anchors import Anchors
 from openledger.flows.money.verify.bundle import Bundle, read_bundle
 from openledger.flows.money.verify.export import Export, open_export
-from openledger.flows.money.verify.public import verify_bundle
-from openledger.flows.money.verify.recompute import exported_state, recompute
+from openledger.flows.money.verify.public import _check_anchors, verify_bundle
+from openledger.flows.money.verify.recompute import _check_planned, exported_state, recompute
 from openledger.operations.epochs import WhichEpoch
 from openledger.operations.models import (
     NewExport,
@@ -42,20 +43,23 @@ from openledger.operations.models import (
     RunView,
     WhichRelease,
     WhichRun,
+    WhichUsage,
 )
 from openledger.operations.receipts import ShowReceipt
 from openledger.operations.wallets import Name
 from openledger.settlement.parts import PARENT, Parent
 from openledger.settlement.price import MERGED_POLICY, Price, SplitPolicy
+from openledger.settlement.shares import ADDED_TOLERANCE_MICRONATS, MemberScores
 from openledger.storage.records.data import accounts, datanets
 from openledger.storage.records.model import releases, runs
 from openledger.storage.records.model.openings import Purpose
 from openledger.storage.records.model.releases import Release
-from openledger.web.operations import epochs, exports, merging, models, receipts, wallets
+from openledger.web.operations import epochs, exports, merging, models, receipts, usage, wallets
 from openledger.web.work import worker_of
 from openledger.wiring.platform import Platform
 from tests import market as fair
 from tests.audited import PROMPTS, ask
+from tests.training.songs import example
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -125,7 +129,7 @@ def release_of(platform: Platform, name: str) -> Release:
         return next(one for one in releases.list_all(transaction) if name in one.full_name)
 
 
-def address(platform: Platform, name: str) -> str:
+def address(platform: Platform, name: str) -> Account:
     return platform.account(f"user/{name}", accounts.AccountKind.USER, name).address
 
 
@@ -164,34 +168,107 @@ def test_a_merge_is_attributed_to_all_that_its_members_were_trained_on(merged: P
     assert not seen["alice"] & seen["bob"]
 
 
-def test_its_parents_stand_under_its_training_root_and_are_paid(
+def test_its_parents_stand_under_its_training_root_and_are_paid_by_answer(
     merged: Platform, root: Path
 ) -> None:
     commitment = opened(merged, "carol").manifest.commitment
-    parents = commitment.parents
-    assert isinstance(parents, tuple)
+    assert isinstance(commitment.parents, tuple)
+    known = [(one.release, one.account) for one in commitment.parents]
     by_name = {name: address(merged, name) for name in ("alice", "bob")}
-    assert {one.account for one in parents} == set(by_name.values())
-    assert sum(one.weight_ppb for one in parents) == PARTS_PER_BILLION
+    assert known == [(release_of(merged, f"{name}/").number, by_name[name]) for name in by_name]
 
     bundle, export = settled(merged, root / "export")
-    body = bundle.receipt.statement.body
+    body, fee = bundle.receipt.statement.body, bundle.receipt.call.call.fee
+    added = body.members[0].parents_micronats
     paid = {part.account: part.amount for part in body.parts if part.role == PARENT}
-    fee = bundle.receipt.call.call.fee
 
-    assert body.roles.parent == (parents,)
+    assert body.roles.parent == (tuple(Parent(*one) for one in known),)
     assert body.roles.builders == (address(merged, "carol"),)
-    assert set(paid) == set(by_name.values())
+    assert isinstance(added, tuple)
+    assert added[0] > max(0, added[1])  # a tune was asked for, of which Bob's release knows nothing
+    assert paid[by_name["alice"]] > paid.get(by_name["bob"], 0)
     assert sum(paid.values()) == pytest.approx(fee * MERGED_POLICY.parent / 10_000, abs=1)
     assert sum(part.amount for part in body.parts) == fee
-    anchors = epochs.show(merged, WhichEpoch()).anchors
-    assert verify_bundle(raw_of(merged, bundle), anchors).is_anchored
-    base = merged.models.base("float32")
-    assert recompute(bundle, [export], lambda _: base).distance_ppb == 0
-    thief = (Parent(by_name["alice"], PARTS_PER_BILLION),)  # type: ignore[arg-type]
-    for wrong in ((thief,), None):
+    (used,) = usage.usage(merged, WhichUsage(NAME)).releases
+    assert used.parent >= sum(paid.values())
+    assert verify_bundle(raw_of(merged, bundle), anchors_of(merged)).is_anchored
+    assert recompute(bundle, [export], merged.models.base).distance_ppb == 0
+
+
+def test_a_tide_is_paid_to_who_built_the_release_that_knows_tides(merged: Platform) -> None:
+    place = PLACES[0]
+    asked = ask(merged, f"High water at {place} is 1 hours after the moon has", NAME)
+    worker_of(merged).drain()
+    shown = receipts.show(merged, ShowReceipt(asked))
+    body = read_bundle(shown.bundle).receipt.statement.body
+    paid = {part.account: part.amount for part in body.parts if part.role == PARENT}
+
+    assert max(paid, key=paid.__getitem__) == address(merged, "bob")
+
+
+def test_parents_that_are_hidden_forged_or_given_more_are_found(
+    merged: Platform, root: Path
+) -> None:
+    bundle, export = settled(merged, root / "forged")
+    base, anchors = merged.models.base, anchors_of(merged)
+    (parents,) = bundle.receipt.statement.body.roles.parent or ()
+    carol = address(merged, "carol")
+
+    for wrong in (None, (parents[:1],), ((parents[0], Parent(parents[1].release, carol)),)):
         with pytest.raises(VerificationError, match="merged from others' work than is paid"):
-            exported_state(with_parents(bundle, wrong), export)
+            exported_state(with_roles(bundle, parent=wrong), export)
+    (member,) = bundle.receipt.statement.body.members
+    assert isinstance(member.parents_micronats, tuple)
+    most = ADDED_TOLERANCE_MICRONATS * bundle.receipt.call.body.output_tokens
+    first, *others = member.parents_micronats
+    for more, is_honest in ((most, True), (most + 1, False), (-most - 1, False)):
+        gains = (first + more, *others)
+        other = with_member(bundle, msgspec.structs.replace(member, parents_micronats=gains))
+        if is_honest:
+            assert recompute(other, [export], base).distance_ppb == 0
+        else:
+            with pytest.raises(VerificationError, match=f"parent 0 .* at most {most}"):
+                recompute(other, [export], base)
+    forged = with_roles(bundle, parent=((parents[0], Parent(parents[1].release, carol)),))
+    with pytest.raises(VerificationError, match=f"another built release {parents[1].release}"):
+        _check_anchors(forged.receipt, anchors)
+
+
+def test_a_state_that_names_other_parents_than_the_plan_is_refused(
+    merged: Platform, root: Path
+) -> None:
+    bundle, export = settled(merged, root / "unplanned")
+    state = exported_state(bundle, export)
+    commitment = state.manifest.commitment
+    assert isinstance(commitment.parents, tuple)
+    for parents in (msgspec.UNSET, commitment.parents[:1]):
+        manifest = msgspec.structs.replace(
+            state.manifest, commitment=msgspec.structs.replace(commitment, parents=parents)
+        )
+        with pytest.raises(VerificationError, match="its anchored plan"):
+            _check_planned(export, msgspec.structs.replace(state, manifest=manifest))
+
+
+def test_answers_of_a_mix_with_a_merge_pay_its_parents_too(merged: Platform) -> None:
+    model = f"mix:{NAME}*0.5+{NAME}*0.5"
+    with pytest.raises(InvalidInputError, match="add up its weights"):
+        ask(merged, PROMPTS[0], model)
+    merge(merged, "pair", MIX, way="ties")
+    models.publish(merged, NewRelease("pair", "carol/pair"))
+
+    asked = ask(merged, PROMPTS[0], f"mix:{NAME}*0.5+carol/pair*0.5")
+    worker_of(merged).drain()
+    body = read_bundle(receipts.show(merged, ShowReceipt(asked)).bundle).receipt.statement.body
+
+    assert body.roles.parent is not None
+    assert [len(parents) for parents in body.roles.parent] == [2, 2]
+    assert all(len(one.parents_micronats or ()) == 2 for one in body.members)
+    parts = {part.role: part.amount for part in body.parts}
+    assert parts[PARENT] > 0
+
+
+def anchors_of(platform: Platform) -> Anchors:
+    return epochs.show(platform, WhichEpoch()).anchors
 
 
 def settled(platform: Platform, folder: Path) -> tuple[Bundle, Export]:
@@ -210,10 +287,18 @@ def raw_of(platform: Platform, bundle: Bundle) -> bytes:
     return receipts.show(platform, ShowReceipt(asked)).bundle
 
 
-def with_parents(bundle: Bundle, parents: object) -> Bundle:
+def with_roles(bundle: Bundle, **changes: object) -> Bundle:
+    roles = msgspec.structs.replace(bundle.receipt.statement.body.roles, **changes)
+    return with_body(bundle, roles=roles)
+
+
+def with_member(bundle: Bundle, member: MemberScores) -> Bundle:
+    return with_body(bundle, members=(member,))
+
+
+def with_body(bundle: Bundle, **changes: object) -> Bundle:
     statement = bundle.receipt.statement
-    roles = msgspec.structs.replace(statement.body.roles, parent=parents)
-    body = msgspec.structs.replace(statement.body, roles=roles)
+    body = msgspec.structs.replace(statement.body, **changes)
     receipt = msgspec.structs.replace(
         bundle.receipt, statement=msgspec.structs.replace(statement, body=body)
     )
@@ -254,7 +339,12 @@ def test_every_way_makes_another_adapter(
     assert run.adapter != models.show_run(merged, WhichRun("carol")).adapter
 
 
-def test_a_merge_that_was_killed_goes_on_to_the_same_adapter(merged: Platform) -> None:
+def test_a_merge_that_was_killed_goes_on_to_the_same_adapter(
+    merged: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies_in_there(*_: object) -> None:
+        raise StoppedError("killed")
+
     made = merging.merge(merged, NewMerge(MIX, "killed", "killed", "carol"))
     # Between steps the worker would take up the job that is queued for this run.
     shop = msgspec.structs.replace(merged.models.workshop, check_stop=lambda: None)
@@ -269,6 +359,10 @@ def test_a_merge_that_was_killed_goes_on_to_the_same_adapter(merged: Platform) -
 
         with pytest.raises(StoppedError):
             flow.train(shop, run, dies)
+    monkeypatch.setattr(flow, "keep_evidence", dies_in_there)
+    with pytest.raises(StoppedError):
+        flow.train(shop, run, lambda _: None)
+    monkeypatch.undo()
     ended = flow.train(shop, run, lambda _: None)
     worker_of(merged).drain()
 
@@ -293,20 +387,26 @@ def test_members_that_saw_each_others_texts_are_measured_on_what_one_did_not(
     assert metrics.merge is not None
     assert metrics.merge.unseen == (digests[0] == digests[1])
     assert metrics.held_out_tokens > 10
-    assert [one.account for one in metrics.parents] == [address(merged, "bob")]
+    assert [one.account for one in metrics.parents] == [address(merged, "bob")] * 2
 
 
-def test_a_merge_of_a_merge_pays_the_grandparents(merged: Platform) -> None:
-    merge(merged, "grand", f"mix:{NAME}*1+bob/tunes*0.5", rank=4)
-    price = Price(Wei(10**18), Wei(10**18), Wei(10**18))
+def test_a_merge_of_a_merge_is_refused(merged: Platform) -> None:
+    with pytest.raises(InvalidInputError, match="is a merge itself: name its members"):
+        merging.merge(merged, NewMerge(f"mix:{NAME}*1+bob/tunes*0.5", "grand", "grand", "carol"))
 
-    models.publish(merged, NewRelease("grand", "carol/grand", price))
 
-    found = opened(merged, "grand").manifest.commitment.parents
-    assert isinstance(found, tuple)
-    assert {one.account for one in found} == {
-        address(merged, name) for name in ("alice", "bob", "carol")
-    }
+def test_titles_that_a_member_knows_are_not_measured_on(merged: Platform) -> None:
+    """A text under a title that some member was trained on is no unseen text."""
+    texts = [example(number, key="same" if number < 2 else None) for number in range(6)]
+    material = Material((), tuple(texts))
+
+    found = _texts(material, [set(texts[1:4])])
+
+    assert found.split.training == tuple(texts[1:4])
+    assert found.measured == found.split.held_out == tuple(texts[4:])
+    both = _texts(material, [set(texts[1:4]), {texts[0], *texts[4:]}])
+    assert both.split.held_out == ()
+    assert both.measured == tuple(texts[2:])
 
 
 def test_one_release_alone_may_be_cut_to_a_rank(merged: Platform) -> None:
@@ -317,6 +417,13 @@ def test_one_release_alone_may_be_cut_to_a_rank(merged: Platform) -> None:
     # Held out by its only member: measured on texts that it never saw.
     assert (metrics.merge.unseen, metrics.merge.rank) == (True, 3)
     assert [one.account for one in metrics.parents] == [address(merged, "alice")]
+    models.publish(merged, NewRelease("small", "carol/small"))
+    asked = ask(merged, PROMPTS[0], "carol/small")
+    worker_of(merged).drain()
+    body = read_bundle(receipts.show(merged, ShowReceipt(asked)).bundle).receipt.statement.body
+    (member,) = body.members
+    # Without its only parent it is nothing: that added all that the merge gains over the base.
+    assert member.parents_micronats == (member.leave_one_out_micronats,)
 
 
 def test_what_takes_from_the_members_is_not_published(merged: Platform) -> None:
@@ -363,10 +470,21 @@ def test_what_cannot_be_merged_is_refused_before_anything_stands_on_chain(
 
 
 def test_another_merge_under_the_same_name_is_refused(merged: Platform) -> None:
-    with pytest.raises(ConflictError, match=r"other choices \(merge\)"):
+    with pytest.raises(ConflictError, match="other choices"):
         merging.merge(merged, NewMerge(MIX, "carol", "carol", "carol", "dare"))
     again = merging.merge(merged, NewMerge(MIX, "carol", "carol", "carol"))
     assert again.state == "trained"
+    again = merging.merge(
+        merged, NewMerge("mix:bob/tunes@1*0.8+alice/tunes*0.6", "carol", "carol", "carol")
+    )
+    assert again.state == "trained"
+    for other in (
+        "mix:alice/tunes*0.6+bob/tunes*0.7",
+        "alice/tunes",
+        "mix:alice/tunes@2*0.6+bob/tunes*0.8",
+    ):
+        with pytest.raises(ConflictError, match="other choices"):
+            merging.merge(merged, NewMerge(other, "carol", "carol", "carol"))
 
 
 def test_a_merged_plan_names_its_members_as_they_stand_on_chain(merged: Platform) -> None:
@@ -388,7 +506,11 @@ def test_a_deprecated_release_is_not_merged(merged: Platform) -> None:
     models.start(merged, NewRun((fair.DATANET,), "old", "old", "alice"))
     worker_of(merged).drain()
     models.publish(merged, NewRelease("old", "alice/old"))
+    merged_before = merging.merge(merged, NewMerge("alice/old@1", "early", "early", "carol"))
     models.deprecate(merged, WhichRelease("alice/old@1"))
 
     with pytest.raises(NotAllowedError, match="deprecated"):
         merging.merge(merged, NewMerge("alice/old@1", "late", "late", "carol"))
+    # A merge that stands is found all the same.
+    again = merging.merge(merged, NewMerge("alice/old@1", "early", "early", "carol"))
+    assert again.id == merged_before.id

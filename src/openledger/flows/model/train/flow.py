@@ -55,6 +55,7 @@ from openledger.settlement.parts import Parent
 from openledger.storage.blobs import write_atomically
 from openledger.storage.private.sealed_folder import SealedFolder, seal_folder
 from openledger.storage.records.data import accounts, datanets
+from openledger.storage.records.data.accounts import LocalAccount
 from openledger.storage.records.model import openings, runs
 from openledger.storage.records.model.openings import Purpose
 from openledger.storage.records.model.runs import Run, RunState
@@ -90,7 +91,7 @@ class Metrics(msgspec.Struct, frozen=True):
     self_supplied_bps: int = 0  # of the text trained on, how much the builder contributed
     audit: Audit | None = None  # None: attribution was not measured
     merge: MergeMetrics | None = None  # None: it was trained
-    parents: tuple[Parent, ...] = ()  # of a merge, who divides its parent part
+    parents: tuple[Parent, ...] = ()  # of a merge, whose builders divide its parent part
 
 
 def start(shop: Workshop, order: Order) -> Run:
@@ -103,13 +104,12 @@ def start(shop: Workshop, order: Order) -> Run:
         ChainUnavailableError: the chain is down; start again, nothing is lost.
         StorageFullError: the disk is full; start again when there is room.
     """
-    op = op_id("run", order.builder.address, order.key)
     # The chain wants them rising, and in whatever order they were named it is one run.
     rising = tuple(sorted(order.datanets, key=lambda one: one.number or 0))
     order = msgspec.structs.replace(order, datanets=rising)
-    run = _known(shop, op)
+    run = known_run(shop, order.builder, order.key)
     if run is None:
-        run = _queued(shop, order, op)
+        run = _queued(shop, order, _op(order.builder, order.key))
     else:
         check_same(decode(run.recipe, Plan), order)
     if run.number is None:
@@ -184,9 +184,15 @@ def _kept(shop: Workshop, run: Run, made: Made) -> AttributionRecipe:
     return AttributionRecipe(digest, early, run.seed or Digest(""), made.parents)
 
 
-def _known(shop: Workshop, op: Digest) -> Run | None:
+def known_run(shop: Workshop, builder: LocalAccount, key: str) -> Run | None:
+    """The run that this builder has started under this key."""
+    op = _op(builder, key)
     with shop.database.read() as transaction:
         return next((run for run in runs.list_all(transaction) if run.op == op), None)
+
+
+def _op(builder: LocalAccount, key: str) -> Digest:
+    return op_id("run", builder.address, key)
 
 
 def _queued(shop: Workshop, order: Order, op: Digest) -> Run:
@@ -373,7 +379,9 @@ def _metrics(
         training_size=state.training_size,
         attribution_bytes=state_bytes(folder),
         audit=state.manifest.audit or None,
-        parents=state.manifest.commitment.parents or (),
+        parents=tuple(
+            Parent(one.release, one.account) for one in state.manifest.commitment.parents or ()
+        ),
     )
 
 

@@ -1,8 +1,9 @@
 """A run that merges releases instead of training.
 
-Its data are all that its members were trained on, its attribution state is built from their texts,
-at its own parameters, and who built them divides the parent part of its fees. It is measured on
-texts that none of them was trained on; where there are none, on those that some was not.
+Its data are all that its members were trained on, and its attribution state is built from their
+texts, at its own parameters. What it would be without each of them is kept, so that of every answer
+their builders divide the parent part by what each added. It is measured on texts that none of them
+was trained on; where there are none, on those that some was not.
 """
 
 from collections.abc import Sequence
@@ -11,10 +12,17 @@ from pathlib import Path
 import msgspec
 
 from openledger.attribution.card.figures import Committed
-from openledger.attribution.state import Commitment
+from openledger.attribution.state import Commitment, CommittedParent
 from openledger.core.encoding import decode
-from openledger.core.errors import ConflictError, InvalidInputError, NotFoundError
-from openledger.core.types import PARTS_PER_BILLION, as_bytes
+from openledger.core.errors import (
+    ConflictError,
+    DigestMismatchError,
+    InvalidInputError,
+    NotFoundError,
+)
+from openledger.core.ids import ReleaseName, WeightedName
+from openledger.core.types import PARTS_PER_BILLION, Digest, as_bytes
+from openledger.flows.model.train.adapters import keep
 from openledger.flows.model.train.plan import (
     MANIFEST,
     Material,
@@ -26,10 +34,8 @@ from openledger.flows.model.train.plan import (
     Workshop,
     committed_card,
 )
-from openledger.lm.checkpoint import load_adapter
+from openledger.lm.checkpoint import adapter_digest, load_adapter
 from openledger.lm.lora import TARGETS
-from openledger.settlement.parts import Ancestor, Parent, inherited, stored_parents
-from openledger.settlement.price import Terms
 from openledger.storage.records.model import releases, runs
 from openledger.storage.records.model.releases import Release
 from openledger.storage.records.model.runs import Run
@@ -50,13 +56,13 @@ class MergedFrom(msgspec.Struct, frozen=True):
     name: str  # owner/name@version
     release: int
     weight_ppb: int
-    added_micronats: int  # a token, on the texts that the merge was measured on
+    added_micronats: int  # a token, on the texts that the merge was measured on; for people
 
 
 class MergeMetrics(msgspec.Struct, frozen=True):
     """What a merge measured; printed on the model's card."""
 
-    way: str
+    way: Way
     density_bps: int
     rank: int
     lost_ppm: int  # of what the members add to the base, by norm, by the cut to the rank
@@ -78,7 +84,7 @@ class Made(msgspec.Struct, frozen=True):
     tuned: FineTuned
     split: Split
     merge: MergeMetrics | None = None
-    parents: tuple[Parent, ...] = ()
+    parents: tuple[CommittedParent, ...] = ()
 
 
 def plan_merge(
@@ -93,20 +99,22 @@ def plan_merge(
         recipe: rank and precision; its layers, targets and row length become those of all members.
 
     Raises:
-        InvalidInputError: a release was not trained here, or the way does not take the weights.
+        InvalidInputError: a release was not trained here or is a merge itself, or the way does not
+            take the weights.
+        NotFoundError: an adapter of a release is gone.
         ConflictError: a release is of another base model than this home's.
     """
     merging.check_weights([weight / PARTS_PER_BILLION for _, weight in wanted])
+    with shop.database.read() as transaction:
+        of_members = [runs.get(transaction, release.run) for release, _ in wanted]
     plans, members = [], []
-    with shop.database.transaction() as transaction:
-        for release, weight in wanted:
-            run = runs.get(transaction, release.run)
-            early = _commitment(shop, release, run).early
-            plans.append(decode(run.recipe, Plan))
-            members.append(MergedRelease(release.number or 0, release.adapter, early, weight))
-    for (release, _), plan in zip(wanted, plans, strict=True):
-        if plan.base != shop.base_digest:
-            raise ConflictError(f"{release.full_name} is made for another base model than this")
+    for (release, weight), run in zip(wanted, of_members, strict=True):
+        early = _commitment(shop, release, run).early
+        plan = decode(run.recipe, Plan)
+        _check_member(shop, release, plan, early)
+        _manifest(shop, release, run)
+        plans.append(plan)
+        members.append(MergedRelease(release.number or 0, release.adapter, early, weight))
     recipes = [plan.recipe for plan in plans]
     # A sum of adapters has no more directions than they have together.
     most = sum(one.rank for one in recipes) if merging.way is Way.SVD else recipe.rank
@@ -124,6 +132,28 @@ def plan_merge(
     return MergeWish(MergePlan(merging, tuple(members)), shape, datanets)
 
 
+def stored_merge(
+    shop: Workshop, run: Run, wanted: Sequence[WeightedName], merging: Merging
+) -> MergeWish:
+    """What a run that stands is to merge, whatever has become of its members' names since.
+
+    Raises:
+        ConflictError: the caller names other releases or another way.
+    """
+    plan = decode(run.recipe, Plan)
+    if isinstance(plan.merge, MergePlan) and plan.merge.merging == merging:
+        stands: dict[ReleaseName, int] = {}
+        for one, (release, _) in zip(plan.merge.members, _members(shop, plan.merge), strict=True):
+            for version in (None, release.version):
+                stands[ReleaseName(release.owner, release.name, version)] = one.weight_ppb
+        named = all(stands.get(one.name) == one.weight_ppb for one in wanted)
+        if named and len(wanted) == len(plan.merge.members):
+            return MergeWish(plan.merge, plan.recipe, plan.datanets)
+    raise ConflictError(
+        f"the run {run.name} was started with other choices; give the new one another name"
+    )
+
+
 def seen_material(shop: Workshop, merge: MergePlan, material: Material) -> Material:
     """What of the Datanets the members of a merge were trained on or held out.
 
@@ -133,11 +163,11 @@ def seen_material(shop: Workshop, merge: MergePlan, material: Material) -> Mater
     pairs = dict(zip(material.rows, material.examples, strict=True))
     seen = set()
     for release, run in _members(shop, merge):
-        for row in _manifest(shop, run).rows:
+        for row in _manifest(shop, release, run).rows:
             if row not in pairs:
                 raise ConflictError(
-                    f"contribution {row.contribution}, which {release.full_name} was trained on, "
-                    "was withdrawn; merge a release without it"
+                    f"contribution {row.contribution}, which {release.full_name} knew, was "
+                    "withdrawn; merge a release without it"
                 )
             seen.add(row)
     rows = tuple(row for row in material.rows if row in seen)
@@ -156,11 +186,7 @@ def merge_releases(
     assert isinstance(plan.merge, MergePlan)
     merge = plan.merge
     members = _members(shop, merge)
-    trained = [_trained_on(shop, run, material) for _, run in members]
-    by_any, by_all = set().union(*trained), set(trained[0]).intersection(*trained)
-    unseen = tuple(one for one in material.examples if one not in by_any)
-    split = Split(tuple(one for one in material.examples if one in by_any), unseen)
-    measured = unseen or tuple(one for one in material.examples if one not in by_all)
+    texts = _texts(material, [_trained_on(shop, *one, material) for one in members])
     base = shop.base(plan.recipe.precision)
     outcome = merge_members(
         base,
@@ -173,13 +199,13 @@ def merge_releases(
             for one in merge.members
         ],
         merge.merging,
-        Task(plan.recipe, seed, split.training, measured),
+        Task(plan.recipe, seed, texts.split.training, texts.measured),
         folder,
         lambda done, total: tell(Step(MERGING, done, total)),
     )
     added = _added(outcome)
     metrics = MergeMetrics(
-        way=merge.merging.way.value,
+        way=merge.merging.way,
         density_bps=merge.merging.density_bps,
         rank=plan.recipe.rank,
         lost_ppm=round(outcome.lost * _MICRO),
@@ -187,21 +213,52 @@ def merge_releases(
             MergedFrom(release.full_name, one.release, one.weight_ppb, gain)
             for one, (release, _), gain in zip(merge.members, members, added, strict=True)
         ),
-        unseen=bool(unseen),
+        unseen=bool(texts.split.held_out),
+    )
+    without = [
+        None if one.adapter is None else keep(shop, one.adapter, base.name)
+        for one in outcome.without
+    ]
+    parents = tuple(
+        CommittedParent(one.release, release.builder, digest)
+        for one, (release, _), digest in zip(merge.members, members, without, strict=True)
     )
     tuned = FineTuned(outcome.adapter, outcome.early, outcome.base, outcome.tuned, 0, 0, 0)
-    return Made(tuned, split, metrics, inherited(_ancestors(shop, members, added)))
+    return Made(tuned, texts.split, metrics, parents)
 
 
 def _members(shop: Workshop, merge: MergePlan) -> list[tuple[Release, Run]]:
     found = []
-    with shop.database.transaction() as transaction:
+    with shop.database.read() as transaction:
         for one in merge.members:
             release = releases.by_number(transaction, one.release)
             if release is None:
                 raise NotFoundError(f"release {one.release}, which is to be merged, is not here")
             found.append((release, runs.get(transaction, release.run)))
     return found
+
+
+class _Texts(msgspec.Struct, frozen=True):
+    split: Split  # held out are those that no member was trained on, of the same keys neither
+    measured: tuple[Example, ...]
+
+
+def _texts(material: Material, trained: Sequence[set[Example]]) -> _Texts:
+    by_any = set().union(*trained)
+    keys = [{one.key for one in some} for some in trained]
+    seen, by_all = set().union(*keys), keys[0].intersection(*keys[1:])
+    unseen = tuple(one for one in material.examples if one.key not in seen)
+    split = Split(tuple(one for one in material.examples if one in by_any), unseen)
+    return _Texts(split, unseen or tuple(x for x in material.examples if x.key not in by_all))
+
+
+def _check_member(shop: Workshop, release: Release, plan: Plan, early: Digest) -> None:
+    if plan.base != shop.base_digest:
+        raise ConflictError(f"{release.full_name} is made for another base model than this")
+    if plan.merge is not msgspec.UNSET:
+        raise InvalidInputError(f"{release.full_name} is a merge itself: name its members instead")
+    for adapter in (release.adapter, early):
+        adapter_digest(shop.home.adapter(adapter))
 
 
 def _commitment(shop: Workshop, release: Release, run: Run) -> Commitment:
@@ -214,37 +271,28 @@ def _commitment(shop: Workshop, release: Release, run: Run) -> Commitment:
     return decode(decode(path.read_bytes(), Committed).leaf.encode(), Commitment)
 
 
-def _ancestors(
-    shop: Workshop, members: Sequence[tuple[Release, Run]], added: Sequence[int]
-) -> list[Ancestor]:
-    found = []
-    with shop.database.read() as transaction:
-        for (release, _), gain in zip(members, added, strict=True):
-            row = releases.terms_of(transaction, release.id, release.terms_version)
-            policy = decode(row.terms, Terms).policy
-            parents = stored_parents(release.parents)
-            found.append(Ancestor(release.builder, policy, parents, gain))
-    return found
-
-
 def _added(outcome: Outcome) -> list[int]:
     """Micro-nats a token by which the measured texts are likelier with each member."""
     return [
-        round((less.nats - outcome.tuned.nats) / outcome.tuned.tokens * _MICRO)
+        round((less.measured.nats - outcome.tuned.nats) / outcome.tuned.tokens * _MICRO)
         for less in outcome.without
     ]
 
 
-def _trained_on(shop: Workshop, run: Run, material: Material) -> set[Example]:
-    plan = decode(run.recipe, Plan)
-    if isinstance(plan.merge, MergePlan):
-        parts = [_trained_on(shop, one, material) for _, one in _members(shop, plan.merge)]
-        return set().union(*parts)
-    pairs = dict(zip(material.rows, material.examples, strict=True))
-    examples = [pairs[row] for row in _manifest(shop, run).rows]
-    seed = as_bytes(run.seed) if run.seed else b""
+def _trained_on(shop: Workshop, release: Release, run: Run, material: Material) -> set[Example]:
+    plan, pairs = decode(run.recipe, Plan), dict(zip(material.rows, material.examples, strict=True))
+    examples = [pairs[row] for row in _manifest(shop, release, run).rows]
+    seed = as_bytes(run.seed or Digest(""))
     return set(split_by_key(examples, seed, plan.held_out_bps).training)
 
 
-def _manifest(shop: Workshop, run: Run) -> TrainingManifest:
-    return decode((shop.home.run(run.op) / MANIFEST).read_bytes(), TrainingManifest)
+def _manifest(shop: Workshop, release: Release, run: Run) -> TrainingManifest:
+    path = shop.home.run(run.op) / MANIFEST
+    if not path.is_file():
+        raise NotFoundError(f"the training manifest of {release.full_name} is gone from this home")
+    found = decode(path.read_bytes(), TrainingManifest)
+    if found.root != run.manifest_root:
+        raise DigestMismatchError(
+            f"the training manifest of {release.full_name} is not the one that was anchored"
+        )
+    return found

@@ -39,6 +39,7 @@ RELEASE = "release.json"
 _ADAPTER = "adapter"
 _EARLY = "early"  # the adapter after a quarter of its training, where influence is measured too
 _HALF = "half_{:03}"  # the half-data adapters that audited answers are corrected by, in their order
+_WITHOUT = "without_{:03}"  # of a merge, what the others make without each of its parents
 ATTRIBUTION = "attribution"
 PLAN = "training/plan.json"
 MANIFEST = "training/manifest.json"
@@ -122,6 +123,12 @@ def adapter_folders(manifest: StateManifest, released: Digest) -> dict[Digest, s
     audit = manifest.audit
     halves = audit.adapters if isinstance(audit, Audit) else ()
     named = {digest: _HALF.format(number) for number, digest in enumerate(halves)}
+    parents = manifest.commitment.parents or ()
+    named |= {
+        one.without: _WITHOUT.format(number)
+        for number, one in enumerate(parents)
+        if one.without is not None
+    }
     # A training of one step ends where its first quarter does: one adapter, both names' content.
     return {**named, manifest.commitment.early: _EARLY, released: _ADAPTER}
 
@@ -201,8 +208,9 @@ def _check_release(
     if stated != (body.name, release.base, release.adapter, release.training_root):
         raise VerificationError(f"this export of {body.name} is not the release of the receipt")
     known = None if anchors is None else anchors.release(release.number)
-    if known is not None and known.builder is None:
-        known = msgspec.structs.replace(known, builder=release.builder)
+    if known is not None and None in (known.builder, release.builder):
+        builder = known.builder or release.builder
+        known, release = (msgspec.structs.replace(one, builder=builder) for one in (known, release))
     if known is not None and known != release:
         raise VerificationError(f"this export of {body.name} is not what stands on chain")
 

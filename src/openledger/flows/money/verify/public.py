@@ -83,13 +83,20 @@ def _check_anchors(receipt: Receipt, anchors: Anchors) -> None:
     commons = receipt.statement.body.roles.commons
     if anchors.payouts not in (None, commons):
         raise VerificationError(f"the receipt sends commons' money to {commons}, no commons")
-    builders = receipt.statement.body.roles.builders
-    for place, member in enumerate(receipt.call.body.mix):
+    roles = receipt.statement.body.roles
+    paid = [(one.release, one.account) for parents in roles.parent or () for one in parents]
+    paid += [
+        (member.release, account)
+        for member, account in zip(receipt.call.body.mix, roles.builders, strict=False)
+    ]
+    for number, account in paid:
+        release = anchors.release(number)
+        if release is not None and release.builder not in (None, account):
+            raise VerificationError(f"another built release {number} than who is paid for it")
+    for member in receipt.call.body.mix:
         release = anchors.release(member.release)
         if release is None:
             continue
-        if release.builder not in (None, *builders[place : place + 1]):
-            raise VerificationError(f"another built release {member.release} than who is paid")
         named = (receipt.call.body.base, member.adapter, member.training_root)
         if named != (release.base, release.adapter, release.training_root):
             raise VerificationError(f"release {member.release} is another one on chain")

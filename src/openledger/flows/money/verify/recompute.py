@@ -14,9 +14,8 @@ from pathlib import Path
 import msgspec
 
 from openledger.attribution.card.figures import Audit
-from openledger.attribution.card.panel import open_attributor
 from openledger.attribution.method import METHOD_VERSION
-from openledger.attribution.mix import Member, Mix
+from openledger.attribution.mix import Member, Mix, open_member
 from openledger.attribution.state import AttributionState, load_state
 from openledger.attribution.sums import check_sums
 from openledger.core.encoding import digest_of, parse_json
@@ -25,8 +24,8 @@ from openledger.core.types import Digest, Precision
 from openledger.flows.money.verify.bundle import Bundle, Difference
 from openledger.flows.money.verify.export import PLAN, Export, adapter_folders
 from openledger.lm.base import DTYPES, MANIFEST, BaseModel, load_base, read_manifest
-from openledger.lm.checkpoint import load_adapter
 from openledger.lm.tiny import build_tiny
+from openledger.settlement.parts import Parent
 from openledger.settlement.price import MixMember
 from openledger.settlement.receipt import why_unscored
 from openledger.settlement.shares import (
@@ -141,9 +140,8 @@ def _ready(
     def folder_of(digest: Digest) -> Path:
         return export.folder / folders[digest]
 
-    attributor = open_attributor(state, base, member.adapter, folder_of, is_audited=is_audited)
-    adapter = load_adapter(folder_of(member.adapter), base, member.adapter)
-    return Member(adapter, member.weight_ppb, attributor)
+    weight = member.weight_ppb
+    return open_member(state, base, member.adapter, weight, folder_of, is_audited=is_audited)
 
 
 def _by_signed_addition(bundle: Bundle, found: Sequence[MemberScores]) -> list[MemberScores]:
@@ -151,13 +149,17 @@ def _by_signed_addition(bundle: Bundle, found: Sequence[MemberScores]) -> list[M
     signed = bundle.receipt.statement.body.members
     most = ADDED_TOLERANCE_MICRONATS * bundle.receipt.call.body.output_tokens
     for one, said in zip(found, signed, strict=True):
-        apart = abs(one.leave_one_out_micronats - said.leave_one_out_micronats)
-        if len(found) > 1 and apart > most:
-            raise VerificationError(
-                f"release {one.release} added {one.leave_one_out_micronats} micro-nats to this "
-                f"answer, {said.leave_one_out_micronats} were signed; honest machines differ by at "
-                f"most {most}"
-            )
+        pairs = [*zip(one.parents_micronats or (), said.parents_micronats or (), strict=False)]
+        whose = [f"parent {place} of release {one.release}" for place in range(len(pairs))]
+        if len(found) > 1:
+            pairs.append((one.leave_one_out_micronats, said.leave_one_out_micronats))
+            whose.append(f"release {one.release}")
+        for name, (here, there) in zip(whose, pairs, strict=True):
+            if abs(here - there) > most:
+                raise VerificationError(
+                    f"{name} added {here} micro-nats to this answer, {there} were signed; honest "
+                    f"machines differ by at most {most}"
+                )
     return [
         msgspec.structs.replace(one, leave_one_out_micronats=said.leave_one_out_micronats)
         for one, said in zip(found, signed, strict=True)
@@ -170,13 +172,25 @@ class CardPlan(msgspec.Struct, frozen=True):
     half_adapters: int
 
 
+class PlannedMember(msgspec.Struct, frozen=True):
+    """A release that was planned to be merged."""
+
+    release: int
+
+
+class PlannedMerge(msgspec.Struct, frozen=True):
+    """What was planned to be merged."""
+
+    members: tuple[PlannedMember, ...]
+
+
 class AuditPlan(msgspec.Struct, frozen=True):
     """What the anchored plan of a run says that can be checked; the rest concerns other steps."""
 
     recipe: Recipe
     held_out_bps: int
     card: CardPlan | None = None
-    merge: dict[str, object] | None = None  # what it was merged from; None: it was trained
+    merge: PlannedMerge | None = None  # None: it was trained
 
 
 def read_plan(export: Export) -> AuditPlan:
@@ -192,14 +206,21 @@ def read_plan(export: Export) -> AuditPlan:
 
 
 def _check_planned(export: Export, state: AttributionState) -> None:
-    """Nobody keeps only those of the half-data adapters that suit him."""
-    card = read_plan(export).card
+    """Nobody keeps only those of the half-data adapters that suit him, or hides a parent."""
+    plan = read_plan(export)
+    card = plan.card
     wanted = card.half_adapters if card else 0
     audit = state.manifest.audit
     made = len(audit.adapters) if isinstance(audit, Audit) else 0
     if wanted != made:
         raise VerificationError(
             f"the release has {made} half-data adapters, its anchored plan {wanted}"
+        )
+    merged = [one.release for one in plan.merge.members] if plan.merge else []
+    named = [one.release for one in state.manifest.commitment.parents or ()]
+    if merged != named:
+        raise VerificationError(
+            f"the release names releases {named} as its parents, its anchored plan {merged}"
         )
 
 
@@ -208,7 +229,8 @@ def _check_parents(bundle: Bundle, release: int, state: AttributionState) -> Non
     places = [member.release for member in bundle.receipt.call.body.mix]
     parents = bundle.receipt.statement.body.roles.parent
     paid = () if parents is None else parents[places.index(release)]
-    if paid != (state.manifest.commitment.parents or ()):
+    known = state.manifest.commitment.parents or ()
+    if paid != tuple(Parent(one.release, one.account) for one in known):
         raise VerificationError(f"release {release} was merged from others' work than is paid")
 
 
@@ -231,7 +253,7 @@ def exported_state(bundle: Bundle, export: Export) -> AttributionState:
 
     Raises:
         VerificationError: it is of another adapter or seed, has other half-data adapters than were
-            planned or other parents than are paid, or does not agree with itself.
+            planned or other parents than were planned or are paid, or does not agree with itself.
     """
     check_method(bundle)
     release = export.body.release
