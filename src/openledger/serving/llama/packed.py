@@ -38,7 +38,7 @@ _ALIGNMENT = 64
 _SUM_END = len(_MAGIC) + 16
 _LENGTH_END = _SUM_END + 4
 _NUMBER = np.dtype("<u2")  # a bfloat16's bits
-_SPARE_ROOMS = 2
+_SPARE_ROOMS = 2  # kept beyond what adapters may take
 _KNOWN_LAYOUTS = 64
 
 
@@ -172,7 +172,7 @@ class Rooms:
         memory = self._recycled(size + _ALIGNMENT)
         first = -memory.ctypes.data % _ALIGNMENT
         room = memory[first : first + size]
-        finalize(room, self._spare.append, memory).atexit = False  # when no view of it is left
+        finalize(room, self._spare.append, memory)  # when no view of it is left
         return room.data
 
     def _recycled(self, size: int) -> NDArray[np.uint8]:
