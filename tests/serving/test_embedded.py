@@ -284,6 +284,46 @@ def test_a_mix_longer_than_the_configuration_allows_is_refused(bench: Bench) -> 
         bench.engine.submit(ask(mix=mix))
 
 
+def serve_while_reading(bench: Bench, folder: Path, *, until_ended: bool) -> tuple[int, int]:
+    """How many tokens two answers get, the second of an adapter that is read meanwhile.
+
+    Reading it goes on when the first answer's first step has ended; or not until all of it has.
+    """
+    refs = [hash_adapter(folder / name, name) for name in ("a", "b")]
+    for ref in refs:
+        bench.engine.load(ref)  # of which one has room
+    reading, gate = bench.hold_reading()
+    bench.hold()
+    first = bench.engine.submit(ask((1, 1), max_tokens=3))
+    bench.runner.is_at_gate.wait(5)
+    second = bench.engine.submit(ask((2, 2), use(refs[0]), max_tokens=2))
+    reading.wait(5)
+    bench.now_s += 0.05 if until_ended else 10
+    bench.runner.gate.set()
+    if until_ended:
+        first.usage()
+    gate.set()
+    return len(list(first)), len(list(second))
+
+
+def test_a_step_awaits_an_adapter_that_is_being_read(
+    open_bench: Callable[..., Bench], tmp_path: Path
+) -> None:
+    bench = open_bench(adapter_bytes=10)
+
+    assert serve_while_reading(bench, tmp_path, until_ended=False) == (3, 2)
+    assert [len(step) for step in bench.runner.steps] == [1, 2, 2]
+
+
+def test_answers_await_an_adapter_for_part_of_a_step_only(
+    open_bench: Callable[..., Bench], tmp_path: Path
+) -> None:
+    bench = open_bench(adapter_bytes=10)
+
+    assert serve_while_reading(bench, tmp_path, until_ended=True) == (3, 2)
+    assert [len(step) for step in bench.runner.steps] == [1, 1, 1, 1, 1]
+
+
 def test_an_engine_that_stops_while_an_adapter_is_read_ends_that_request(tmp_path: Path) -> None:
     bench = Bench(Config(threads=1, adapter_bytes=10))
     refs = [hash_adapter(tmp_path / name, name) for name in ("a", "b")]

@@ -94,6 +94,7 @@ class EmbeddedEngine(Generic[Loaded]):
         self._in_flight: dict[str, Sequence[Loaded]] = {}
         self._waiting: Queue[Loaded] = Queue(self._counters, config.skip_limit_s)
         self._active: list[Sequence[Loaded]] = []  # in order of admission
+        self._step_s = 0.0  # how long the last step took
         self._is_giving_way = False  # no adapters are read ahead while one is overdue for its own
         self._finished: Counter[Finish] = Counter()
         self._batches: Counter[int] = Counter()
@@ -321,10 +322,28 @@ class EmbeddedEngine(Generic[Loaded]):
             while not self._must_stop:
                 self._end_what_must()
                 self._fill()
+                self._await_reading()
                 if rows := self._plan():
                     return rows
                 self._changed.wait(_IDLE_S if self._in_flight else None)
             return []
+
+    def _await_reading(self) -> None:
+        """Let those in whose adapters are all but there, rather than step with empty places.
+
+        Each is awaited once, and so long that the others lose no more time by it, taken together,
+        than those awaited would lose by missing a step as long as the last.
+        """
+        free = self._config.max_active - len(self._active)
+        late = [one for one in self._waiting if one.is_reading and not one.was_awaited][:free]
+        if not late or not self._active:
+            return
+        for one in late:
+            one.was_awaited = True
+        longest_s = self._step_s * len(late) / (len(late) + len(self._active))
+        self._changed.wait_for(lambda: not any(one.is_reading for one in late), longest_s)
+        self._end_what_must()
+        self._fill()
 
     def _plan(self) -> list[_Row[Loaded]]:
         """Answers first, then prompts in order of admission, within the step's budget."""
@@ -347,6 +366,7 @@ class EmbeddedEngine(Generic[Loaded]):
         fed = sum(len(row.chunk.token_ids) for row in rows)
         with self._changed:
             self._working_s += seconds
+            self._step_s = seconds
             self._batches[1 << (len(rows) - 1).bit_length()] += 1
             for row in rows:
                 row.sequence.account(row.chunk, seconds * len(row.chunk.token_ids) / fed)

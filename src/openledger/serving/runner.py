@@ -24,6 +24,7 @@ from openledger.serving.llama.kernels.in_torch import TorchKernels
 from openledger.serving.llama.kernels.protocol import Kernels
 from openledger.serving.llama.packed import (
     PackedAdapter,
+    Rooms,
     aligned,
     pack,
     read_packed,
@@ -68,6 +69,7 @@ class LlamaRunner:
         self._dtype = base.model.dtype
         self._arithmetic = arithmetic
         self._packed = packed
+        self._rooms = Rooms()
         # Reading adapters asks the model for its sizes only: let its own weights go.
         self._base = msgspec.structs.replace(base, model=empty_model(base.model.config))
         self._forward: Forward | None = None
@@ -114,7 +116,9 @@ class LlamaRunner:
     def read(self, ref: AdapterRef) -> PackedAdapter:
         """See `Runner.read`; a file packed before stands for the content of the folder."""
         path = None if self._packed is None else self._packed / ref.digest
-        content = read_packed(path) if path is not None and ref.path.is_dir() else None
+        content = None
+        if path is not None and ref.path.is_dir():
+            content = read_packed(path, self._rooms)
         if content is not None:
             try:
                 return unpack(content, ref.digest, self.base, self._shape)
@@ -123,7 +127,7 @@ class LlamaRunner:
         made = pack(load_adapter(ref.path, self._base, ref.digest), ref.digest)
         if path is not None:
             _keep(path, made)
-        return unpack(aligned(made), ref.digest, self.base, self._shape)
+        return unpack(aligned(made, self._rooms), ref.digest, self.base, self._shape)
 
     def run(self, chunks: Sequence[PackedChunk]) -> Output:
         if self._forward is None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from openledger.core.types import Digest
 from openledger.lm.lora import Adapter, LoraPair, LoraShape, Site
 from openledger.serving.batch import Weighted
-from openledger.serving.llama.packed import PackedAdapter, aligned, pack, unpack
+from openledger.serving.llama.packed import PackedAdapter, Rooms, aligned, pack, unpack
 from openledger.serving.llama.rotary import Rotary
 from openledger.serving.llama.shape import LlamaShape
 
@@ -91,7 +91,7 @@ def random_adapter(model: LlamaShape, lora: LoraShape, seed: int) -> Adapter:
 
 def packed(adapter: Adapter, model: LlamaShape, name: int = 0) -> PackedAdapter:
     digest = Digest(f"{name:064x}")
-    return unpack(aligned(pack(adapter, digest)), digest, adapter.base, model)
+    return unpack(aligned(pack(adapter, digest), Rooms()), digest, adapter.base, model)
 
 
 def weighted(adapter: PackedAdapter, weight: float = 1.0) -> Weighted[PackedAdapter]:

@@ -1,10 +1,11 @@
-from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from xxhash import xxh3_128_digest
 
 from openledger.core.encoding import encode
 from openledger.core.errors import DigestMismatchError, InvalidInputError
@@ -12,6 +13,7 @@ from openledger.core.types import Digest
 from openledger.lm.lora import TARGETS, LoraPair, LoraShape
 from openledger.serving.llama.packed import (
     Header,
+    Rooms,
     aligned,
     groups_of,
     pack,
@@ -76,7 +78,7 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "packed" / DIGEST
     write_packed(path, content())
     write_packed(path, content())
-    found = read_packed(path)
+    found = read_packed(path, Rooms())
 
     assert found is not None
     packed = unpack(found, DIGEST, naive.BASE, SHAPE)
@@ -89,21 +91,45 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_there_may_be_no_file(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
 
-    assert read_packed(tmp_path / "missing") is None
-    assert read_packed(tmp_path) is None  # a folder: unreadable
+    assert read_packed(tmp_path / "missing", Rooms()) is None
+    assert read_packed(tmp_path, Rooms()) is None  # a folder: unreadable
     with pytest.raises(DigestMismatchError):
-        unpack(read_packed(tmp_path / "empty") or memoryview(b""), DIGEST, naive.BASE, SHAPE)
+        unpack(
+            read_packed(tmp_path / "empty", Rooms()) or memoryview(b""), DIGEST, naive.BASE, SHAPE
+        )
 
 
 def test_a_file_that_is_cut_short_while_in_use_does_no_harm(tmp_path: Path) -> None:
     path = tmp_path / DIGEST
     write_packed(path, content())
-    found = read_packed(path)
+    found = read_packed(path, Rooms())
     path.chmod(0o600)
     path.write_bytes(b"")
 
     assert found is not None
     assert unpack(found, DIGEST, naive.BASE, SHAPE).body.any()
+
+
+def test_room_is_used_again_when_nobody_sees_it() -> None:
+    rooms = Rooms()
+    room = rooms.take(1_000)
+    seen, address = room[900:], np.frombuffer(room).ctypes.data
+    seen[:] = bytes([7] * 100)
+    del room
+    other = rooms.take(1_000)
+    other[:] = bytes(1_000)
+
+    assert seen.tolist() == [7] * 100
+    assert address % 64 == 0
+    del seen
+    assert np.frombuffer(rooms.take(1_000)).ctypes.data == address
+
+
+def test_room_of_another_size_is_new() -> None:
+    rooms = Rooms()
+    rooms.take(1_000).release()
+
+    assert len(rooms.take(2_000)) == 2_000
 
 
 @pytest.mark.parametrize(
@@ -119,11 +145,11 @@ def test_a_file_that_is_cut_short_while_in_use_does_no_harm(tmp_path: Path) -> N
 def test_a_header_that_no_adapter_has_is_found(shape: LoraShape) -> None:
     header = encode(Header(naive.BASE, DIGEST, shape))
     rest = len(header).to_bytes(4, "little") + header
-    rest += bytes(-(40 + len(rest)) % 64) + bytes(256)
-    raw = b"OLPACK\x00\x01" + sha256(rest).digest() + rest
+    rest += bytes(-(24 + len(rest)) % 64) + bytes(256)
+    raw = content()[:8] + xxh3_128_digest(rest) + rest
 
-    with pytest.raises(DigestMismatchError):
-        unpack(aligned(raw), DIGEST, naive.BASE, SHAPE)
+    with pytest.raises(DigestMismatchError, match=r"rank|layer|target"):
+        unpack(aligned(raw, Rooms()), DIGEST, naive.BASE, SHAPE)
 
 
 @pytest.mark.parametrize("place", [0, 7, 20, 41, 60, -1])
@@ -132,13 +158,13 @@ def test_any_altered_byte_is_found(place: int) -> None:
     raw[place] ^= 1
 
     with pytest.raises(DigestMismatchError):
-        unpack(aligned(bytes(raw)), DIGEST, naive.BASE, SHAPE)
+        unpack(aligned(bytes(raw), Rooms()), DIGEST, naive.BASE, SHAPE)
 
 
 @pytest.mark.parametrize("length", [0, 8, 40, 44, 100, -2])
 def test_a_truncated_file_is_refused(length: int) -> None:
     with pytest.raises(DigestMismatchError):
-        unpack(aligned(content()[:length]), DIGEST, naive.BASE, SHAPE)
+        unpack(aligned(content()[:length], Rooms()), DIGEST, naive.BASE, SHAPE)
 
 
 def test_a_file_of_something_else_is_refused() -> None:
@@ -146,11 +172,11 @@ def test_a_file_of_something_else_is_refused() -> None:
     whole = LoraShape(3, 5, (0,))
 
     with pytest.raises(DigestMismatchError, match="holds"):
-        unpack(aligned(content()), Digest("c" * 64), naive.BASE, SHAPE)
+        unpack(aligned(content(), Rooms()), Digest("c" * 64), naive.BASE, SHAPE)
     with pytest.raises(DigestMismatchError, match="holds"):
-        unpack(aligned(content()), DIGEST, Digest("c" * 64), SHAPE)
+        unpack(aligned(content(), Rooms()), DIGEST, Digest("c" * 64), SHAPE)
     with pytest.raises(DigestMismatchError, match="size"):
-        unpack(aligned(content(whole)), DIGEST, naive.BASE, other)
+        unpack(aligned(content(whole), Rooms()), DIGEST, naive.BASE, other)
 
 
 def test_numbers_too_large_are_refused() -> None:

@@ -10,7 +10,10 @@ sum as well as a file.
 
 import os
 import tempfile
+from collections import deque
+from functools import lru_cache
 from pathlib import Path
+from weakref import finalize
 
 import msgspec
 import numpy as np
@@ -20,13 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from xxhash import xxh3_128_digest
 
-from openledger.core.encoding import decode, encode
-from openledger.core.errors import (
-    DigestMismatchError,
-    InvalidInputError,
-    VerificationError,
-    full_disk,
-)
+from openledger.core.encoding import encode, from_wire
+from openledger.core.errors import DigestMismatchError, InvalidInputError, full_disk
 from openledger.core.types import Digest
 from openledger.lm.checkpoint import check_shape
 from openledger.lm.lora import TARGETS, Adapter, LoraShape
@@ -40,6 +38,8 @@ _ALIGNMENT = 64
 _SUM_END = len(_MAGIC) + 16
 _LENGTH_END = _SUM_END + 4
 _NUMBER = np.dtype("<u2")  # a bfloat16's bits
+_SPARE_ROOMS = 2  # kept beyond what adapters may take
+_KNOWN_LAYOUTS = 64
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -50,6 +50,13 @@ class Header(msgspec.Struct, frozen=True):
     lora: LoraShape
 
 
+class Layout(msgspec.Struct, frozen=True):
+    """Where the factors of an adapter's shape lie."""
+
+    offsets: NDArray[np.int64]  # (L, targets): where in the body each pair begins; -1: nowhere
+    numbers: int  # of the body
+
+
 class PackedAdapter:
     """An adapter in memory."""
 
@@ -58,7 +65,7 @@ class PackedAdapter:
         self.digest = header.adapter
         self.lora = header.lora
         self.body = body
-        self.offsets = _offsets(header.lora, model)
+        self.offsets = _layout(header.lora, model).offsets
 
     @property
     def rank(self) -> int:
@@ -114,8 +121,8 @@ def unpack(content: memoryview, adapter: Digest, base: Digest, model: LlamaShape
         raise DigestMismatchError(f"the packed file of adapter {adapter} is damaged")
     end = _LENGTH_END + int.from_bytes(content[_SUM_END:_LENGTH_END], "little")
     try:
-        header = decode(bytes(content[_LENGTH_END:end]), Header)
-    except VerificationError as error:
+        header = from_wire(bytes(content[_LENGTH_END:end]), Header)
+    except InvalidInputError as error:
         raise DigestMismatchError(f"the packed file of adapter {adapter}: {error}") from error
     if (header.adapter, header.base) != (adapter, base):
         raise DigestMismatchError(f"the packed file of adapter {adapter} holds {header.adapter}")
@@ -124,7 +131,7 @@ def unpack(content: memoryview, adapter: Digest, base: Digest, model: LlamaShape
     except InvalidInputError as error:
         raise DigestMismatchError(f"the packed file of adapter {adapter}: {error}") from error
     body = np.frombuffer(content[end + -end % _ALIGNMENT :], _NUMBER)
-    if len(body) != len(header.lora.layers) * sum(_sizes(header.lora, model).values()):
+    if len(body) != _layout(header.lora, model).numbers:
         raise DigestMismatchError(f"the packed file of adapter {adapter} has another size")
     return PackedAdapter(header, model, body)
 
@@ -150,14 +157,40 @@ def write_packed(path: Path, content: bytes) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def read_packed(path: Path) -> memoryview | None:
+class Rooms:
+    """Memory for adapters that come and go; what the last ones left is used again.
+
+    Fresh memory is given out by the system page by page, which takes longer than to read a file
+    into it. Safe to use from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._spare: deque[NDArray[np.uint8]] = deque(maxlen=_SPARE_ROOMS)
+
+    def take(self, size: int) -> memoryview:
+        """So many bytes from a multiple of 64 on, of any content."""
+        memory = self._recycled(size + _ALIGNMENT)
+        first = -memory.ctypes.data % _ALIGNMENT
+        room = memory[first : first + size]
+        finalize(room, self._spare.append, memory)  # when no view of it is left
+        return room.data
+
+    def _recycled(self, size: int) -> NDArray[np.uint8]:
+        try:
+            memory = self._spare.pop()
+        except IndexError:
+            return np.empty(size, np.uint8)
+        return memory if len(memory) == size else np.empty(size, np.uint8)
+
+
+def read_packed(path: Path, rooms: Rooms) -> memoryview | None:
     """The content of a packed file; None if there is none, or, with a warning, if it is unreadable.
 
     It is copied, not mapped: who cuts a mapped file short ends the process that reads it.
     """
     try:
-        with path.open("rb") as stream:
-            room = _room(os.fstat(stream.fileno()).st_size)
+        with path.open("rb", buffering=0) as stream:
+            room = rooms.take(os.fstat(stream.fileno()).st_size)
             return room[: stream.readinto(room)]
     except FileNotFoundError:
         return None
@@ -166,17 +199,11 @@ def read_packed(path: Path) -> memoryview | None:
         return None
 
 
-def aligned(content: bytes) -> memoryview:
+def aligned(content: bytes, rooms: Rooms) -> memoryview:
     """A copy whose factors begin at a multiple of 64 bytes."""
-    copy = _room(len(content))
+    copy = rooms.take(len(content))
     copy[:] = content
     return copy
-
-
-def _room(size: int) -> memoryview:
-    room = np.empty(size + _ALIGNMENT, np.uint8)
-    first = -room.ctypes.data % _ALIGNMENT
-    return room[first : first + size].data
 
 
 def groups_of(rank: int) -> list[int]:
@@ -189,14 +216,15 @@ def _padded(width: int) -> int:
     return -(-width // TILE) * TILE
 
 
-def _offsets(lora: LoraShape, model: LlamaShape) -> NDArray[np.int64]:
-    """(L, targets): where in the body each pair begins; -1 where nothing is adapted."""
+@lru_cache(_KNOWN_LAYOUTS)
+def _layout(lora: LoraShape, model: LlamaShape) -> Layout:
     offsets = np.full((model.layers, len(TARGETS)), -1, np.int64)
     sizes, at = _sizes(lora, model), 0
     for site in lora.sites:
         offsets[site.layer, TARGETS.index(site.target)] = at
         at += sizes[site.target]
-    return offsets
+    offsets.setflags(write=False)  # all adapters of this shape have it
+    return Layout(offsets, at)
 
 
 def _sizes(lora: LoraShape, model: LlamaShape) -> dict[str, int]:

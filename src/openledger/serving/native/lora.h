@@ -11,6 +11,7 @@
 #undef project
 #undef project_rows
 #undef expand
+#undef rows_of
 #undef lora_tile
 #undef lora_all
 #define VECTORS_OF_TILE (TILE / 2 / WIDTH)
@@ -18,12 +19,14 @@
 #define project NAME(project)
 #define project_rows NAME(project_rows)
 #define expand NAME(expand)
+#define rows_of NAME(rows_of)
 #define lora_tile NAME(lora_tile)
 #define lora_all NAME(lora_all)
 
 #ifndef OPENLEDGER_GROUP
 #define OPENLEDGER_GROUP
-#define AHEAD 1024 /* numbers that are fetched before they are used */
+#define AHEAD 1024 /* numbers that are fetched before they are used, where no entry follows */
+#define FETCH(from) __builtin_prefetch(from, 0, 2) /* no nearer than the second-level cache */
 
 static inline int group_of(int ranks) {
     return ranks >= 8 ? 8 : ranks >= 4 ? 4 : ranks >= 2 ? 2 : 1;
@@ -31,6 +34,16 @@ static inline int group_of(int ranks) {
 
 static inline int64_t tiled(int width) {
     return (width + TILE - 1) / TILE * TILE;
+}
+
+/* Numbers from the factors of `one` to those that are fetched while they are read: those of the
+ * entry that follows, unless it is the same adapter or another thread may come to read it. */
+static inline int64_t ahead_of(const struct adapter_plan *plan, const struct entry *one, int at) {
+    const struct entry *next = one + 1;
+    if (plan->threads > 1 || next == plan->entries + plan->entry_start[plan->tiles] ||
+        next->base == one->base || next->offsets[at] < 0)
+        return AHEAD;
+    return (next->base + next->offsets[at]) - (one->base + one->offsets[at]);
 }
 #endif
 
@@ -44,7 +57,7 @@ INLINE void halves_of(const uint16_t *tile, int v, vec *low, vec *high) {
 
 /* products (ranks, ROWS_AT_ONCE) = weight * one group of ranks of A times `count` rows of x. */
 INLINE void project(const int count, const int ranks, const float *x, int64_t width,
-                    const uint16_t *a, float *products, float weight) {
+                    const uint16_t *a, int64_t ahead, float *products, float weight) {
     vec sums[8 * 2];
     UNROLL
     for (int i = 0; i < ranks * count; i++)
@@ -52,7 +65,7 @@ INLINE void project(const int count, const int ranks, const float *x, int64_t wi
     for (int64_t at = 0; at < width; at += TILE)
         UNROLL
         for (int rank = 0; rank < ranks; rank++, a += TILE) {
-            __builtin_prefetch(a + AHEAD);
+            FETCH(a + ahead);
             UNROLL
             for (int v = 0; v < VECTORS_OF_TILE; v++) {
                 vec low, high;
@@ -72,7 +85,7 @@ INLINE void project(const int count, const int ranks, const float *x, int64_t wi
 
 /* The same for all groups and rows; returns what follows A. */
 INLINE const uint16_t *project_rows(int rows, const float *x, int in, int rank, const uint16_t *a,
-                                    float *products, float weight) {
+                                    int64_t ahead, float *products, float weight) {
     const int64_t width = tiled(in);
     for (int first = 0; first < rank;) {
         int ranks = group_of(rank - first);
@@ -81,12 +94,12 @@ INLINE const uint16_t *project_rows(int rows, const float *x, int in, int rank, 
             const float *from = x + row * width;
             /* The registers of narrower sets hold the sums of one row only. */
             int count = WIDTH == 16 && rows - row >= 2 ? 2 : 1;
-#define PROJECT(n)                                                 \
-    switch (ranks) {                                               \
-    case 8: project(n, 8, from, width, a, to, weight); break;      \
-    case 4: project(n, 4, from, width, a, to, weight); break;      \
-    case 2: project(n, 2, from, width, a, to, weight); break;      \
-    default: project(n, 1, from, width, a, to, weight);            \
+#define PROJECT(n)                                                   \
+    switch (ranks) {                                                 \
+    case 8: project(n, 8, from, width, a, ahead, to, weight); break; \
+    case 4: project(n, 4, from, width, a, ahead, to, weight); break; \
+    case 2: project(n, 2, from, width, a, ahead, to, weight); break; \
+    default: project(n, 1, from, width, a, ahead, to, weight);       \
     }
             if (WIDTH == 16 && count == 2)
                 PROJECT(2)
@@ -103,8 +116,9 @@ INLINE const uint16_t *project_rows(int rows, const float *x, int in, int rank, 
 
 /* y (count rows) += the products times B, for all entries at once, one tile of columns after the
  * other: y is rounded once. */
-INLINE void expand(const int count, int entries, const uint16_t **b, const int32_t *ranks,
-                   const float *const *products, int out, char *const *y, int is_bf16) {
+INLINE void expand(const int count, int entries, const uint16_t **b, const int64_t *aheads,
+                   const int32_t *ranks, const float *const *products, int out, char *const *y,
+                   int is_bf16) {
     for (int column = 0; column < out; column += TILE) {
         vec low[ROWS_AT_ONCE * VECTORS_OF_TILE], high[ROWS_AT_ONCE * VECTORS_OF_TILE];
         UNROLL
@@ -113,8 +127,9 @@ INLINE void expand(const int count, int entries, const uint16_t **b, const int32
         for (int entry = 0; entry < entries; entry++) {
             const uint16_t *tile = b[entry];
             const float *by = products[entry];
+            const int64_t ahead = aheads[entry];
             for (int rank = 0; rank < ranks[entry]; rank++, tile += TILE, by += ROWS_AT_ONCE) {
-                __builtin_prefetch(tile + AHEAD);
+                FETCH(tile + ahead);
                 UNROLL
                 for (int v = 0; v < VECTORS_OF_TILE; v++) {
                     vec first, second;
@@ -143,20 +158,12 @@ INLINE void expand(const int count, int entries, const uint16_t **b, const int32
     }
 }
 
-INLINE void lora_tile(const struct adapter_plan *plan, const struct site *site, int layer, int tile,
-                      const char *x, char *y, float *scratch, int is_bf16) {
-    const int size = is_bf16 ? 2 : 4, in = site->in;
-    const int32_t *rows = plan->rows + plan->row_start[tile];
-    const int count = plan->row_start[tile + 1] - plan->row_start[tile];
-    const struct entry *entries = plan->entries + plan->entry_start[tile];
-    const int members = plan->entry_start[tile + 1] - plan->entry_start[tile];
+/* (count, in filled up with zeros) in float32: copies, but for one row that is so already. */
+INLINE const float *rows_of(int count, const int32_t *rows, const char *x, int in, float *copies,
+                            int is_bf16) {
     const int64_t width = tiled(in);
-    float *copies = scratch, *products = scratch + ROWS_AT_ONCE * width;
-    const uint16_t *b[TARGETS_AT_ONCE][MOST_MEMBERS];
-    const float *by[TARGETS_AT_ONCE][MOST_MEMBERS];
-    int32_t ranks[TARGETS_AT_ONCE][MOST_MEMBERS];
-    int found[TARGETS_AT_ONCE] = {0};
-
+    if (!is_bf16 && count == 1 && in == width)
+        return (const float *)x + (int64_t)rows[0] * in;
     for (int row = 0; row < count; row++) {
         int64_t at = (int64_t)rows[row] * in;
         int i = 0;
@@ -170,15 +177,36 @@ INLINE void lora_tile(const struct adapter_plan *plan, const struct site *site, 
             for (; i < width; i++)
                 copies[row * width + i] = 0;
     }
+    return copies;
+}
+
+INLINE void lora_tile(const struct adapter_plan *plan, const struct site *site, int layer, int tile,
+                      const char *x, char *y, float *scratch, int is_bf16) {
+    const int size = is_bf16 ? 2 : 4, in = site->in;
+    const int32_t *rows = plan->rows + plan->row_start[tile];
+    const int count = plan->row_start[tile + 1] - plan->row_start[tile];
+    const struct entry *entries = plan->entries + plan->entry_start[tile];
+    const int members = plan->entry_start[tile + 1] - plan->entry_start[tile];
+    const int64_t width = tiled(in);
+    const float *floats = rows_of(count, rows, x, in, scratch, is_bf16);
+    float *products = scratch + ROWS_AT_ONCE * width;
+    const uint16_t *b[TARGETS_AT_ONCE][MOST_MEMBERS];
+    int64_t aheads[TARGETS_AT_ONCE][MOST_MEMBERS];
+    const float *by[TARGETS_AT_ONCE][MOST_MEMBERS];
+    int32_t ranks[TARGETS_AT_ONCE][MOST_MEMBERS];
+    int found[TARGETS_AT_ONCE] = {0};
+
     for (int member = 0; member < members; member++)
         for (int target = 0; target < site->targets; target++) {
             const struct entry *one = entries + member;
-            int64_t offset = one->offsets[layer * TARGETS + site->first_target + target];
-            if (offset < 0)
+            int at = layer * TARGETS + site->first_target + target;
+            if (one->offsets[at] < 0)
                 continue;
             int place = found[target]++;
-            b[target][place] = project_rows(count, copies, in, one->rank, one->base + offset,
-                                            products, one->weight);
+            aheads[target][place] = ahead_of(plan, one, at);
+            b[target][place] =
+                project_rows(count, floats, in, one->rank, one->base + one->offsets[at],
+                             aheads[target][place], products, one->weight);
             by[target][place] = products;
             ranks[target][place] = one->rank;
             products += (int64_t)one->rank * ROWS_AT_ONCE;
@@ -188,13 +216,16 @@ INLINE void lora_tile(const struct adapter_plan *plan, const struct site *site, 
         for (int row = 0; row < count; row++)
             to[row] = y + size * ((int64_t)rows[row] * site->stride + site->column[target]);
         int out = site->out[target], terms = found[target];
+#define EXPAND(n)                                                                               \
+    expand(n, terms, b[target], aheads[target], ranks[target], by[target], out, to, is_bf16)
         switch (terms ? count : 0) {
-        case 4: expand(4, terms, b[target], ranks[target], by[target], out, to, is_bf16); break;
-        case 3: expand(3, terms, b[target], ranks[target], by[target], out, to, is_bf16); break;
-        case 2: expand(2, terms, b[target], ranks[target], by[target], out, to, is_bf16); break;
-        case 1: expand(1, terms, b[target], ranks[target], by[target], out, to, is_bf16); break;
+        case 4: EXPAND(4); break;
+        case 3: EXPAND(3); break;
+        case 2: EXPAND(2); break;
+        case 1: EXPAND(1); break;
         default: break;
         }
+#undef EXPAND
     }
 }
 

@@ -55,6 +55,7 @@ class Sequence(ABC, Generic[Loaded]):
         self.is_cancelled = False
         self.mix: tuple[Weighted[Loaded], ...] | None = None  # None: not held in memory
         self.is_reading = False  # its adapters are being read
+        self.was_awaited = False  # a step was put off for that
         self.refused_at: int | None = None  # there was no room for them; `AdapterStore.freed` then
         self.load_s = 0.0
         self.passed_since_s: float | None = None  # its turn came, and others went first
