@@ -34,6 +34,7 @@ __all__ = [
     "logprob",
     "logprobs",
     "lora_dropout",
+    "lost_ppm",
     "modules_to_save",
     "opened_at",
     "owned_by",

@@ -127,12 +127,13 @@ _NOTHING = _Directions(torch.zeros(0, 0), torch.zeros(0), torch.zeros(0, 0))
 
 def _directions(some: _Placed, merging: Merging, site: Site, seed: bytes) -> _Directions:
     """What the merge adds to the weight at a site, before it is cut to a rank."""
-    if merging.way is Way.SVD:
-        return _sum(some, site)
-    if merging.way is Way.TIES:
-        added = _agreed(some, merging.density, site)
-    else:
-        added = _thinned(some, merging.density, site, seed)
+    match merging.way:
+        case Way.SVD:
+            return _sum(some, site)
+        case Way.TIES:
+            added = _agreed(some, merging.density, site)
+        case Way.DARE:
+            added = _thinned(some, merging.density, site, seed)
     return _Directions(*torch.linalg.svd(added, full_matrices=False))
 
 
