@@ -23,7 +23,14 @@ from openledger.settlement.parts import (
 )
 from openledger.settlement.price import MERGED_POLICY, Price, SplitPolicy, Terms, check_merged
 from openledger.settlement.receipt import SignedStatement, make_statement, verify_statement
-from openledger.settlement.shares import MemberScores, Unscored, combine
+from openledger.settlement.shares import (
+    ClusterScore,
+    DocumentScore,
+    MemberScores,
+    Unscored,
+    check_members,
+    combine,
+)
 from tests.settlement.ledger import ALICE, BOB, DOMAIN, GATEWAY_KEY, ROLES, call, scores
 
 PRICE = Price(Wei(100), Wei(500), Wei(10))
@@ -36,11 +43,22 @@ def account(number: int) -> Account:
 
 def member(release: int, added: int, parents: Sequence[int]) -> MemberScores:
     (one,) = scores()
+    merged = known_to_all(one, parents)
+    return msgspec.structs.replace(merged, release=release, leave_one_out_micronats=added)
+
+
+def known_to_all(one: MemberScores, gains: Sequence[int]) -> MemberScores:
+    """The same as a merge of so many parents, each of which was trained on every text."""
+    known = tuple(range(len(gains))) or msgspec.UNSET
+    segments = []
+    for segment in one.segments:
+        clusters = []
+        for cluster in segment.clusters:
+            documents = [msgspec.structs.replace(d, parents=known) for d in cluster.documents]
+            clusters.append(msgspec.structs.replace(cluster, documents=tuple(documents)))
+        segments.append(msgspec.structs.replace(segment, clusters=tuple(clusters)))
     return msgspec.structs.replace(
-        one,
-        release=release,
-        leave_one_out_micronats=added,
-        parents_micronats=tuple(parents) or msgspec.UNSET,
+        one, segments=tuple(segments), parents_micronats=tuple(gains) or msgspec.UNSET
     )
 
 
@@ -143,7 +161,7 @@ def test_a_receipt_that_does_not_say_what_each_parent_added_is_refused(
     def stated(parents: tuple[Parent, ...], gains: tuple[int, ...]) -> SignedStatement:
         (one,) = scores()
         roles = msgspec.structs.replace(ROLES, parent=(parents,))
-        some = (msgspec.structs.replace(one, parents_micronats=gains or msgspec.UNSET),)
+        some = (known_to_all(one, gains),)
         return make_statement(DOMAIN, signed, "float32", some, roles, GATEWAY_KEY)
 
     verify_statement(DOMAIN, signed, stated((Parent(1, ALICE), Parent(2, BOB)), (1, -1)))
@@ -177,9 +195,74 @@ def test_a_merge_takes_nothing_from_its_members() -> None:
         check_merged(price, stingy, [plain])
 
 
-def test_a_merge_of_a_merge_leaves_half_of_what_builders_and_parents_had() -> None:
+def test_half_of_what_builders_and_parents_had_is_left_to_parents() -> None:
     merged = Terms(1, PRICE, SplitPolicy(builder=501, parent=1_500, platform=999))
 
     check_merged(PRICE, SplitPolicy(builder=999, parent=1_001), [merged])
     with pytest.raises(InvalidInputError, match="at least 1001"):
         check_merged(PRICE, SplitPolicy(builder=1_000, parent=1_000), [merged])
+
+
+def knowing(*documents: tuple[int, tuple[int, ...]]) -> MemberScores:
+    """A merge of two, whose parents added 3 and 1: documents by score, each an account's."""
+    (one,) = scores()
+    (segment, *_) = one.segments
+    clusters = tuple(
+        ClusterScore(number, score, 0, (DocumentScore(number, account(number), score, (), known),))
+        for number, (score, known) in enumerate(documents)
+    )
+    segments = (msgspec.structs.replace(segment, clusters=clusters),)
+    return msgspec.structs.replace(one, segments=segments, parents_micronats=(3, 1))
+
+
+def paid_by(member: MemberScores) -> list[int]:
+    shares = {share.account: share.weight_ppb for share in combine([member]).shares}
+    count = len(member.segments[0].clusters)
+    return [shares.get(account(number), 0) for number in range(count)]
+
+
+def test_texts_count_by_what_the_parents_that_knew_them_added() -> None:
+    both, first, second = paid_by(knowing((8, (0, 1)), (8, (0,)), (8, (1,))))
+
+    assert both == pytest.approx(first + second, abs=2)
+    assert first == pytest.approx(3 * second, abs=4)
+    idle = msgspec.structs.replace(
+        knowing((8, (0, 1)), (8, (0,)), (8, (1,))), parents_micronats=(3, 0)
+    )
+    whole, own, nothing = paid_by(idle)
+    assert whole == own > 0 == nothing
+    spoilt = msgspec.structs.replace(idle, parents_micronats=(-1, 0))
+    assert paid_by(spoilt) == [0, 0, 0]
+    assert combine([spoilt]).nobody_ppb == 10**9
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(-50, 10**6), st.sampled_from([(0,), (1,), (0, 1)])),
+        min_size=1,
+        max_size=8,
+    ),
+    st.tuples(st.integers(-10, 10**9), st.integers(-10, 10**9)),
+)
+def test_shares_of_a_merge_are_one_whole(
+    documents: list[tuple[int, tuple[int, ...]]], gains: tuple[int, int]
+) -> None:
+    member = msgspec.structs.replace(knowing(*documents), parents_micronats=gains)
+
+    found = combine([member])
+
+    assert sum(one.weight_ppb for one in found.shares) + found.nobody_ppb == 10**9
+    assert min((one.weight_ppb for one in found.shares), default=1) > 0
+    for number, (_, known) in enumerate(documents):
+        if not any(gains[place] > 0 for place in known):
+            assert account(number) not in {one.account for one in found.shares}
+
+
+@pytest.mark.parametrize("known", [(), (2,), (1, 0), (0, 0), (-1,)])
+def test_a_document_of_a_merge_was_known_to_some_of_its_parents(known: tuple[int, ...]) -> None:
+    check_members(2, [knowing((8, (0, 1)))])
+    with pytest.raises(VerificationError, match="document 0 was known to parents"):
+        check_members(2, [knowing((8, known))])
+    trained = msgspec.structs.replace(knowing((8, (0,))), parents_micronats=msgspec.UNSET)
+    with pytest.raises(VerificationError, match="document 0 was known to parents"):
+        check_members(2, [trained])

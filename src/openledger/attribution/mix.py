@@ -47,7 +47,7 @@ class Mix:
     """The members that answer together; not safe to share between threads."""
 
     def __init__(self, base: BaseModel, members: Sequence[Member]) -> None:
-        self._members = tuple(members)
+        self._base, self._members = base, tuple(members)
         self._whole: ProbedModel | None = None
         self._without: list[ProbedModel | None] = []
         is_alone = [member.weight_ppb for member in members] == [PARTS_PER_BILLION]
@@ -55,10 +55,6 @@ class Mix:
             self._whole = _together(base, members)
         if len(members) > 1:
             self._without = [_without(base, members, place, None) for place in range(len(members))]
-        self._parents = [
-            [_without(base, members, place, adapter) for adapter in member.without]
-            for place, member in enumerate(members)
-        ]
 
     def attribute(
         self, prompt_ids: Sequence[int], answer_ids: Sequence[int]
@@ -91,12 +87,17 @@ class Mix:
 
         gains = [added(less) for less in self._without or [None]]
         found = []
-        for member, gain, parents in zip(self._members, gains, self._parents, strict=True):
+        for place, (member, gain) in enumerate(zip(self._members, gains, strict=True)):
             if member.attributor is None:
                 found.append(AnswerAttribution(Unscored.NO_MANIFEST, gain or 0, ()))
             else:
                 scores = member.attributor.attribute_in_mix(row, chances, gain)
-                found.append(_with_parents(scores, [added(less) for less in parents]))
+                # One model after another: of many members and parents they would not fit together.
+                parents = [
+                    added(_without(self._base, self._members, place, adapter)) or 0
+                    for adapter in member.without
+                ]
+                found.append(_with_parents(scores, parents))
         return tuple(found)
 
 
@@ -129,13 +130,10 @@ def open_member(
     )
 
 
-def _with_parents(scores: AnswerAttribution, gains: Sequence[int | None]) -> AnswerAttribution:
+def _with_parents(scores: AnswerAttribution, gains: Sequence[int]) -> AnswerAttribution:
     if scores.unscored is not None:
         return scores
-    finite = tuple(gain for gain in gains if gain is not None)
-    if len(finite) < len(gains):
-        return unscored(Unscored.NOT_FINITE)
-    return msgspec.structs.replace(scores, parents_micronats=finite)
+    return msgspec.structs.replace(scores, parents_micronats=tuple(gains))
 
 
 def _without(

@@ -70,6 +70,7 @@ class TrainingExample(msgspec.Struct, frozen=True):
     # Exactly as trained on, the end token included; of a long example several, each of which begins
     # with the last token of the one before.
     rows: tuple[tuple[int, ...], ...]
+    parents: tuple[int, ...] = ()  # of a merge: the places of those that were trained on it
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -160,6 +161,7 @@ def _documents(examples: Sequence[TrainingExample]) -> list[CreditDocument]:
     texts: dict[int, list[str]] = {}
     rows: dict[int, list[tuple[int, ...]]] = {}
     accounts: dict[int, Account] = {}
+    parents = {one.document: one.parents for one in examples}  # whole documents are trained on
     for example in examples:
         if not example.rows or min(map(len, example.rows)) < 2:
             raise InvalidInputError(f"example {example.digest} has fewer than two tokens")
@@ -168,7 +170,7 @@ def _documents(examples: Sequence[TrainingExample]) -> list[CreditDocument]:
         texts.setdefault(example.document, []).append(example.text)
         rows.setdefault(example.document, []).extend(example.rows)
     return [
-        CreditDocument(n, accounts[n], "\n".join(parts), tuple(rows[n]))
+        CreditDocument(n, accounts[n], "\n".join(parts), tuple(rows[n]), parents[n])
         for n, parts in texts.items()
     ]
 
@@ -245,9 +247,16 @@ def _entries(
     described = []
     totals = [0] * len(rows.clusters)
     for document, owned, number, energy in zip(documents, parts, numbers, energies, strict=False):
-        row = digest_of_row(next(shared)) if sizes[number] > 1 else None
         described.append(
-            DocumentEntry(document.number, document.account, number, energy, row, owned)
+            DocumentEntry(
+                document=document.number,
+                account=document.account,
+                cluster=number,
+                energy=energy,
+                row=digest_of_row(next(shared)) if sizes[number] > 1 else None,
+                parts=owned,
+                parents=document.parents or msgspec.UNSET,
+            )
         )
         totals[number] += energy
     clusters = [

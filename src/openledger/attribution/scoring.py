@@ -90,6 +90,7 @@ class Scoring:
                 member.entry.account,
                 score + even + (i < over),
                 member.entry.parts,
+                member.entry.parents,
             )
             for i, (member, score) in enumerate(zip(members, own, strict=True))
         )

@@ -63,6 +63,8 @@ class DocumentEntry(msgspec.Struct, frozen=True):
     energy: int  # squared length of its integer row
     row: Digest | None  # None where it is alone in its cluster: the cluster's row is its own
     parts: tuple[CreditPart, ...]  # who is paid for it; none: the account alone
+    # Of a merge: the places of the parents that were trained on it, rising.
+    parents: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ClusterEntry(msgspec.Struct, frozen=True):

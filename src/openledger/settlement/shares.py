@@ -72,6 +72,8 @@ class DocumentScore(msgspec.Struct, frozen=True):
     account: Account  # who brought it
     score: int
     parts: tuple[CreditPart, ...] = ()  # by account, nobody last; none: all of it is the account's
+    # Of a merge: the places of the parents that were trained on it, rising.
+    parents: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ClusterScore(msgspec.Struct, frozen=True):
@@ -184,8 +186,8 @@ def check_members(method: int, members: Sequence[MemberScores]) -> None:
         VerificationError: a member has scores and a reason for having none, or neither; a cap is
             not the method's, more tokens count than there are, or gain more than they can, a floor
             is negative, a paid cluster has no documents, a cluster is not the sum of its documents,
-            a part of a document has no weight, the members differ about the gain of the mix, or a
-            single one added something else than that gain.
+            a part of a document has no weight, a document of a merge is of no parent, the members
+            differ about the gain of the mix, or a single one added something else than that gain.
     """
     check_method(method)
     for member in members:
@@ -195,6 +197,7 @@ def check_members(method: int, members: Sequence[MemberScores]) -> None:
             )
         for segment in member.segments:
             _check_segment(CAP_PPB_OF_METHOD[method], segment)
+            _check_knowers(segment, len(member.parents_micronats or ()))
     gains = [[(s.gain.over_base_micronats, s.gain.tokens) for s in m.segments] for m in members]
     gains = [gain for gain in gains if gain]
     if any(gain != gains[0] for gain in gains):
@@ -248,7 +251,7 @@ def owed_ppb(members: Sequence[MemberScores]) -> list[dict[Account, int]]:
         lengths = [segment.tokens for segment in member.segments]
         pieces = apportion(part, lengths) if lengths else []
         for segment, piece in zip(member.segments, pieces, strict=True):
-            _divide(segment, piece, owed)
+            _divide(segment, piece, owed, _knowing_ppb(member))
         found.append(owed)
     return found
 
@@ -288,22 +291,65 @@ def _check_cluster(cluster: ClusterScore) -> None:
         raise VerificationError(f"cluster {cluster.cluster} has a document's part of no weight")
 
 
-def _divide(segment: Segment, amount: int, earned: dict[Account, int]) -> None:
+def _check_knowers(segment: Segment, count: int) -> None:
+    for document in (one for cluster in segment.clusters for one in cluster.documents):
+        known = document.parents or ()
+        is_rising = list(known) == sorted(set(known)) and all(0 <= one < count for one in known)
+        if not is_rising or bool(known) != bool(count):
+            raise VerificationError(
+                f"document {document.document} was known to parents {list(known)} of {count}"
+            )
+
+
+def _knowing_ppb(member: MemberScores) -> list[int] | None:
+    """What the texts of each parent of a merge count: by what it added; None: it is no merge."""
+    if member.parents_micronats is msgspec.UNSET:
+        return None
+    gains = [max(0, gain) for gain in member.parents_micronats]
+    return apportion(PARTS_PER_BILLION if sum(gains) else 0, gains)
+
+
+def _divide(
+    segment: Segment, amount: int, earned: dict[Account, int], knowing: Sequence[int] | None
+) -> None:
     """Credit what of `amount` parts the segment owes to contributors."""
-    positive = [max(0, cluster.score) for cluster in segment.clusters]
-    net = [max(0, cluster.score - cluster.floor) for cluster in segment.clusters]
+    weights, rest = [], 0
+    for cluster in segment.clusters:
+        positive, net = max(0, cluster.score), max(0, cluster.score - cluster.floor)
+        counted = _counted_ppb(cluster, knowing)
+        weights.append(net * counted)
+        rest += (positive - net) * counted
     total = data_share_ppb(segment.gain, amount)
-    if total == 0 or sum(net) == 0:
+    if total == 0 or sum(weights) == 0:
         return
-    *parts, _ = apportion(total, [*net, sum(positive) - sum(net)])
+    *parts, _ = apportion(total, [*weights, rest])
     for cluster, part in zip(segment.clusters, parts, strict=True):
         if part:
-            _credit(cluster, part, earned)
+            _credit(cluster, part, earned, knowing)
 
 
-def _credit(cluster: ClusterScore, part: int, earned: dict[Account, int]) -> None:
+def _counted_ppb(cluster: ClusterScore, knowing: Sequence[int] | None) -> int:
+    """What of a cluster counts: that of its documents which parents knew that added something."""
+    total = sum(max(0, document.score) for document in cluster.documents)
+    if knowing is None or total == 0:
+        return PARTS_PER_BILLION
+    return sum(_scores(cluster.documents, knowing)) // total
+
+
+def _scores(documents: Sequence[DocumentScore], knowing: Sequence[int] | None) -> list[int]:
+    """By what a cluster's part is divided among its documents."""
+    return [
+        max(0, one.score)
+        * (PARTS_PER_BILLION if knowing is None else sum(knowing[p] for p in one.parents or ()))
+        for one in documents
+    ]
+
+
+def _credit(
+    cluster: ClusterScore, part: int, earned: dict[Account, int], knowing: Sequence[int] | None
+) -> None:
     documents = sorted(cluster.documents, key=lambda document: document.document)
-    scores = [max(0, document.score) for document in documents]
+    scores = _scores(documents, knowing)
     for document, piece in zip(documents, apportion(part, scores), strict=True):
         owned = document.parts or (CreditPart(document.account, 1),)
         divided = apportion(piece, [one.weight for one in owned])

@@ -23,7 +23,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> FineTu
 
 
 def of(tuned: FineTuned, weight: float = 1.0) -> Member:
-    return Member(tuned.adapter, tuned.early, weight)
+    return Member(tuned.adapter, tuned.early, weight, str(weight))
 
 
 def test_a_merge_of_one_measures_what_its_training_did(
@@ -52,7 +52,7 @@ def test_the_early_adapters_are_merged_alike(
     found = merge_members(base, [of(tuned, 0.5)], SUM, task, tmp_path)
 
     shape = task.recipe.shape(base.layers)
-    expected = merge(base, [Term(tuned.early, 0.5)], SUM, shape, task.seed).adapter
+    expected = merge(base, [Term(tuned.early, 0.5, "0.5")], SUM, shape, task.seed).adapter
     for site, pair in found.early.pairs.items():
         assert torch.equal(pair.b @ pair.a, expected.pairs[site].b @ expected.pairs[site].a)
 
@@ -60,7 +60,7 @@ def test_the_early_adapters_are_merged_alike(
 def test_a_member_that_does_nothing_adds_nothing(
     base: BaseModel, tuned: FineTuned, tmp_path: Path
 ) -> None:
-    idle = of(tuned, 0.0)
+    idle = of(tuned, 1e-9)
 
     found = merge_members(base, [of(tuned), idle], SUM, small_task(), tmp_path)
 

@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 import torch
 from hypothesis import given
@@ -29,8 +30,8 @@ def change(adapter: Adapter, site: Site) -> torch.Tensor:
 @pytest.fixture
 def terms(base: BaseModel) -> list[Term]:
     return [
-        Term(lively_adapter(base, shape(4), seed=1), 0.75),
-        Term(lively_adapter(base, shape(3), seed=2), 0.5),
+        Term(lively_adapter(base, shape(4), seed=1), 0.75, "one"),
+        Term(lively_adapter(base, shape(3), seed=2), 0.5, "two"),
     ]
 
 
@@ -105,7 +106,9 @@ def test_a_member_without_a_site_adds_nothing_there(base: BaseModel) -> None:
     one = lively_adapter(base, shape(2, ("q_proj",)), seed=1)
     other = lively_adapter(base, LoraShape(2, 8, (3,), TARGETS), seed=2)
 
-    found = merge(base, [Term(one, 1.0), Term(other, 1.0)], Merging(Way.SVD), shape(4), SEED)
+    found = merge(
+        base, [Term(one, 1.0, "one"), Term(other, 1.0, "other")], Merging(Way.SVD), shape(4), SEED
+    )
 
     only_one, only_other, both = Site(2, "q_proj"), Site(3, "down_proj"), Site(3, "q_proj")
     adapter = found.adapter
@@ -138,13 +141,23 @@ def test_dare_keeps_numbers_by_its_seed_and_their_sum_on_average(
     assert abs(float((mean * whole).sum() / whole.square().sum()) - 1) < 0.1
 
 
-def test_dare_draws_for_each_member_and_site_anew(base: BaseModel, terms: list[Term]) -> None:
-    (term, _), full = terms, shape(base.model.config.hidden_size)
-    twice = [term, Term(term.adapter, -term.weight)]
+def test_dare_draws_for_each_member_and_site_by_its_own_name(
+    base: BaseModel, terms: list[Term]
+) -> None:
+    """So that a merge without one member keeps of the others what the whole merge does."""
+    (one, two), full = terms, shape(base.model.config.hidden_size)
 
-    found = merge(base, twice, Merging(Way.DARE, 5_000), full, SEED).adapter
+    def dare(*some: Term) -> Adapter:
+        return merge(base, some, Merging(Way.DARE, 5_000), full, SEED).adapter
 
-    assert all(change(found, site).abs().max() > 0.01 for site in found.shape.sites)
+    both, alone, renamed = dare(one, two), dare(two), dare(msgspec.structs.replace(two, name="x"))
+
+    for site in both.shape.sites:
+        rest = change(both, site) - change(alone, site)
+        assert torch.allclose(rest, change(dare(one), site), atol=1e-4)
+        assert not torch.allclose(change(alone, site), change(renamed, site), atol=1e-2)
+    first, second = (change(alone, Site(layer, "q_proj")).abs() < 1e-5 for layer in LAYERS)
+    assert not torch.equal(first, second)
 
 
 @given(density_bps=st.integers(1, 10_000))
@@ -166,18 +179,21 @@ def test_ties_keeps_the_largest_numbers_and_dare_makes_up_for_what_it_drops(
 def test_what_cannot_be_merged_is_refused(base: BaseModel, terms: list[Term]) -> None:
     with pytest.raises(InvalidInputError, match="at least one"):
         merge(base, [], Merging(Way.SVD), shape(4), SEED)
-    below = [terms[0], Term(terms[1].adapter, -0.5)]
-    with pytest.raises(InvalidInputError, match="weigh each above 0"):
-        merge(base, below, Merging(Way.TIES), shape(4), SEED)
+    for weight in (0.0, -0.5):
+        for way in Way:
+            bad = [terms[0], msgspec.structs.replace(terms[1], weight=weight)]
+            with pytest.raises(InvalidInputError, match="above 0, or leave it out"):
+                merge(base, bad, Merging(way), shape(4), SEED)
     for density in (0, -1, 10_001):
         with pytest.raises(InvalidInputError, match="density"):
             Merging(Way.TIES, density)
 
 
-def test_nothing_merged_with_nothing_is_nothing(base: BaseModel) -> None:
-    term = Term(lively_adapter(base, shape(2), seed=1), 0.0)
+def test_where_no_member_adapts_a_layer_nothing_is_added(base: BaseModel) -> None:
+    one = lively_adapter(base, LoraShape(2, 8, (2,), ("q_proj",)), seed=1)
 
-    found = merge(base, [term], Merging(Way.SVD), shape(2), SEED)
+    found = merge(base, [Term(one, 1.0, "one")], Merging(Way.SVD), shape(2), SEED)
 
-    assert found.lost == 0.0
-    assert all(not change(found.adapter, site).any() for site in found.adapter.shape.sites)
+    assert change(found.adapter, Site(2, "q_proj")).any()
+    assert not change(found.adapter, Site(3, "down_proj")).any()
+    assert found.lost < 1e-5

@@ -12,6 +12,7 @@ class CreditDocument(msgspec.Struct, frozen=True):
     account: Account
     text: str
     rows: tuple[tuple[int, ...], ...]  # token ids, as trained on
+    parents: tuple[int, ...] = ()  # of a merge: the places of those that were trained on it
 
 
 class ElsewhereText(msgspec.Struct, frozen=True):

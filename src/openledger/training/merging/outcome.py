@@ -22,6 +22,7 @@ class Member(msgspec.Struct, frozen=True):
     adapter: Adapter
     early: Adapter  # after a quarter of its training
     weight: float
+    name: str  # its digest, say; see `Term`
 
 
 class Without(msgspec.Struct, frozen=True):
@@ -66,7 +67,7 @@ def merge_members(
 
     def merged(some: Sequence[Member], *, is_early: bool = False) -> Merged:
         nonlocal made
-        terms = [Term(one.early if is_early else one.adapter, one.weight) for one in some]
+        terms = [Term(one.early if is_early else one.adapter, one.weight, one.name) for one in some]
         found = merge(base, terms, merging, shape, task.seed, lambda: hear(made, total))
         made += 1
         return found

@@ -49,23 +49,13 @@ class Merging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The part of all numbers that is kept, above 0 and at most 1."""
         return self.density_bps / BASIS_POINTS
 
-    def check_weights(self, weights: Sequence[float]) -> None:
-        """Check that adapters of these weights can be merged in this way.
-
-        Raises:
-            InvalidInputError: there is none, or TIES meets a weight that is not above 0.
-        """
-        if not weights:
-            raise InvalidInputError("a merge needs at least one adapter")
-        if self.way is Way.TIES and min(weights) <= 0:
-            raise InvalidInputError("TIES lets the members elect a sign: weigh each above 0")
-
 
 class Term(msgspec.Struct, frozen=True):
     """One member of a merge."""
 
     adapter: Adapter
     weight: float
+    name: str  # which of its numbers DARE keeps follows from it and the seed, not from the others
 
 
 class Merged(msgspec.Struct, frozen=True):
@@ -73,6 +63,21 @@ class Merged(msgspec.Struct, frozen=True):
 
     adapter: Adapter
     lost: float  # what the cut to the rank left out, as a part of the whole Frobenius norm, 0 to 1
+
+
+def check_weights(weights: Sequence[float]) -> None:
+    """Check that adapters of these weights can be merged.
+
+    Below 0, TIES would elect wrong signs; and members that cancel each other would each seem to
+    add what keeps the other from spoiling the merge.
+
+    Raises:
+        InvalidInputError: there is none, or one is not above 0.
+    """
+    if not weights:
+        raise InvalidInputError("a merge needs at least one adapter")
+    if min(weights) <= 0:
+        raise InvalidInputError("weigh each member of a merge above 0, or leave it out")
 
 
 @torch.no_grad()
@@ -99,13 +104,13 @@ def merge(
         pause: called before each weight; what it raises ends the merge.
 
     Raises:
-        InvalidInputError: there is no term, or TIES meets a weight that is not above 0.
+        InvalidInputError: there is no term, or a weight is not above 0.
     """
-    merging.check_weights([term.weight for term in terms])
+    check_weights([term.weight for term in terms])
     pairs, left, whole = {}, 0.0, 0.0
     for site in shape.sites:
         pause()
-        some = [(place, term) for place, term in enumerate(terms) if site in term.adapter.pairs]
+        some = [term for term in terms if site in term.adapter.pairs]
         found = _directions(some, merging, site, seed) if some else _NOTHING
         pairs[site] = _pair(linear_at(base.model, site), found, shape)
         squares = found.values.double().square()
@@ -121,26 +126,28 @@ class _Directions(msgspec.Struct, frozen=True):
     v: Tensor  # (K, D_in)
 
 
-_Placed = Sequence[tuple[int, Term]]  # the terms that adapt a site, with their places in the merge
 _NOTHING = _Directions(torch.zeros(0, 0), torch.zeros(0), torch.zeros(0, 0))
 
 
-def _directions(some: _Placed, merging: Merging, site: Site, seed: bytes) -> _Directions:
+def _directions(some: Sequence[Term], merging: Merging, site: Site, seed: bytes) -> _Directions:
     """What the merge adds to the weight at a site, before it is cut to a rank."""
     match merging.way:
         case Way.SVD:
             return _sum(some, site)
         case Way.TIES:
-            added = _agreed(some, merging.density, site)
+            return _whole(_agreed(some, merging.density, site))
         case Way.DARE:
-            added = _thinned(some, merging.density, site, seed)
+            return _whole(_thinned(some, merging.density, site, seed))
+
+
+def _whole(added: Tensor) -> _Directions:
     return _Directions(*torch.linalg.svd(added, full_matrices=False))
 
 
-def _sum(some: _Placed, site: Site) -> _Directions:
+def _sum(some: Sequence[Term], site: Site) -> _Directions:
     """The weighted sum, from its factors side by side: the whole matrix is never made."""
-    pairs = [term.adapter.pairs[site] for _, term in some]
-    scales = [term.weight * term.adapter.shape.scale for _, term in some]
+    pairs = [term.adapter.pairs[site] for term in some]
+    scales = [term.weight * term.adapter.shape.scale for term in some]
     b = torch.cat([pair.b.float() * scale for pair, scale in zip(pairs, scales, strict=True)], 1)
     a = torch.cat([pair.a.float() for pair in pairs])  # (all ranks, D_in)
     left, outer = torch.linalg.qr(b)
@@ -149,11 +156,11 @@ def _sum(some: _Placed, site: Site) -> _Directions:
     return _Directions(left @ u, values, v @ right.T)
 
 
-def _agreed(some: _Placed, density: float, site: Site) -> Tensor:
+def _agreed(some: Sequence[Term], density: float, site: Site) -> Tensor:
     """TIES: of each number the mean over those members whose sign has the larger sum."""
 
     def largest() -> Iterator[tuple[Tensor, float]]:  # made twice: all at once take much memory
-        for _, term in some:
+        for term in some:
             yield _largest(_change(term.adapter, site), density), term.weight
 
     summed = reduce(torch.add, (one for one, _ in largest()))
@@ -166,12 +173,12 @@ def _agreed(some: _Placed, density: float, site: Site) -> Tensor:
     return total / count.clamp(min=1)
 
 
-def _thinned(some: _Placed, density: float, site: Site, seed: bytes) -> Tensor:
+def _thinned(some: Sequence[Term], density: float, site: Site, seed: bytes) -> Tensor:
     """DARE: the weighted sum of a random part of each."""
 
     def parts() -> Iterator[Tensor]:
-        for place, term in some:
-            own = sha256(seed + f"{place} {site}".encode()).digest()
+        for term in some:
+            own = sha256(seed + f"{term.name} {site}".encode()).digest()
             yield term.weight * _random_part(_change(term.adapter, site), density, own)
 
     return reduce(torch.add, parts())

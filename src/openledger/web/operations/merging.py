@@ -30,7 +30,7 @@ def merge(platform: Platform, new: NewMerge) -> RunView:
     shop, builder = platform.models.workshop, find(platform, new.builder)
     run = known_run(shop, builder, new.key)
     if run is not None:
-        wish = stored_merge(shop, run, parse_model(new.model), merging)
+        wish = stored_merge(shop, run, parse_model(new.model), merging, new.rank)
     else:
         recipe = msgspec.structs.replace(platform.models.default_recipe, rank=new.rank)
         with platform.database.read() as transaction:

@@ -6,7 +6,7 @@ them. Each that is finished is kept: a killed run trains the rest.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from openledger.attribution.card.panel import clusters_of, halves_of
 from openledger.attribution.card.subsets import cluster_halves, seed_of_half, without_each
+from openledger.attribution.release import TrainingExample
 from openledger.attribution.state import StateManifest
 from openledger.core.encoding import decode, encode
 from openledger.core.errors import full_disk
@@ -25,7 +26,7 @@ from openledger.lm.checkpoint import save_adapter
 from openledger.lm.frozen import hidden_cache
 from openledger.lm.lora import Adapter
 from openledger.storage.blobs import write_atomically
-from openledger.training.rows import encode_rows
+from openledger.training.rows import Example, encode_rows
 from openledger.training.split import Split
 from openledger.training.steps.ensemble import Member, train_members
 
@@ -44,6 +45,8 @@ class Subject(msgspec.Struct, frozen=True):
     split: Split
     seed: bytes
     adapter: Digest
+    # Of a merge: the places of the parents that each text was trained on by.
+    knew: Mapping[Example, tuple[int, ...]] = {}
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -70,6 +73,25 @@ def keep(shop: Workshop, adapter: Adapter, base_name: str) -> Digest:
     if not target.exists():
         scratch.rename(target)
     return digest
+
+
+def attributed(base: BaseModel, subject: Subject) -> list[TrainingExample]:
+    """What an answer may be attributed to: every example that was trained on, as it was."""
+    examples = subject.split.training
+    rows: list[list[tuple[int, ...]]] = [[] for _ in examples]
+    for row in encode_rows(base.tokenizer, examples, subject.plan.recipe.max_length):
+        rows[row.example].append(row.tokens)
+    return [
+        TrainingExample(
+            digest=one.digest,
+            document=one.document,
+            account=one.account,
+            text=one.text,
+            rows=tuple(pieces),
+            parents=subject.knew.get(one, ()),
+        )
+        for one, pieces in zip(examples, rows, strict=True)
+    ]
 
 
 def parts_of(card: CardPlan, manifest: StateManifest) -> Parts:

@@ -15,13 +15,13 @@ from openledger.attribution.card.subsets import check_units
 from openledger.attribution.credit.documents import ElsewhereText
 from openledger.attribution.influence.gradients import probed_checkpoints
 from openledger.attribution.release import Recipe as AttributionRecipe
-from openledger.attribution.release import TrainingExample, build
+from openledger.attribution.release import build
 from openledger.attribution.state import AttributionState, load_state, state_bytes
 from openledger.chain.outbox.rows import op_id
 from openledger.core.encoding import decode, digest_of, encode
 from openledger.core.errors import ChainUnavailableError, full_disk
 from openledger.core.types import BASIS_POINTS, Account, DatanetVersion, Digest, as_bytes
-from openledger.flows.model.train.adapters import Subject, keep
+from openledger.flows.model.train.adapters import Subject, attributed, keep
 from openledger.flows.model.train.card import measure_card
 from openledger.flows.model.train.evidence import keep_evidence
 from openledger.flows.model.train.merge import (
@@ -61,7 +61,6 @@ from openledger.storage.records.model.openings import Purpose
 from openledger.storage.records.model.runs import Run, RunState
 from openledger.training.abc_score import AbcScore
 from openledger.training.finetune import finetune
-from openledger.training.rows import encode_rows
 from openledger.training.split import Split, split_by_key
 from openledger.training.task import FineTuned, Progress, Task, Watch
 
@@ -150,7 +149,7 @@ def _trained(shop: Workshop, run: Run, folder: Path, tell: Tell) -> Run:
     recipe = _kept(shop, run, made)
     digest = recipe.adapter
     others = elsewhere(shop, material, split, plan)
-    subject = Subject(folder, plan, split, seed, digest)
+    subject = Subject(folder, plan, split, seed, digest, made.knew)
     state = _attribution(shop, run, subject, others, recipe, hear)
     _keep_card(committed_card(folder), state)
     keep_evidence(shop, run, material, state)
@@ -328,22 +327,14 @@ def _attribution(
         state = load_state(folder, read=SealedFolder(shop.sealer).read)
         if state.manifest.commitment.adapter == recipe.adapter:
             return state
-    plan, split = subject.plan, subject.split
-    base = shop.base(plan.recipe.precision)
-    rows: list[list[tuple[int, ...]]] = [[] for _ in split.training]
-    for row in encode_rows(base.tokenizer, split.training, plan.recipe.max_length):
-        rows[row.example].append(row.tokens)
-    examples = [
-        TrainingExample(one.digest, one.document, one.account, one.text, tuple(pieces))
-        for one, pieces in zip(split.training, rows, strict=True)
-    ]
+    base = shop.base(subject.plan.recipe.precision)
     models = probed_checkpoints(base, shop.home.adapter, recipe.early, recipe.adapter)
     # In the clear only beside the caches of a run that still trains, which tell as much.
     plain = unsealed_folder(shop.home.run(run.op))
     state = build(
         plain,
         models,
-        examples,
+        attributed(base, subject),
         recipe,
         lambda done, total: tell(Step(BUILDING, done, total)),
         others,

@@ -34,19 +34,21 @@ from openledger.flows.model.train.plan import (
     Workshop,
     committed_card,
 )
-from openledger.lm.checkpoint import adapter_digest, load_adapter
-from openledger.lm.lora import TARGETS
+from openledger.lm.base import BaseModel
+from openledger.lm.checkpoint import load_adapter
+from openledger.lm.lora import TARGETS, Adapter
 from openledger.storage.records.model import releases, runs
 from openledger.storage.records.model.releases import Release
 from openledger.storage.records.model.runs import Run
 from openledger.training.merging.outcome import Member, Outcome, merge_members
-from openledger.training.merging.ways import Merging, Way
+from openledger.training.merging.ways import Merging, Way, check_weights
 from openledger.training.recipe import Recipe
 from openledger.training.rows import Example
 from openledger.training.split import Split, split_by_key
 from openledger.training.task import FineTuned, Task, TrainingManifest
 
 MERGING = "merging"
+_GONE = "an adapter of {} is gone from this home; restore it, or merge other releases"
 _MICRO = 1_000_000
 
 
@@ -85,6 +87,8 @@ class Made(msgspec.Struct, frozen=True):
     split: Split
     merge: MergeMetrics | None = None
     parents: tuple[CommittedParent, ...] = ()
+    # Of a merge: the places of the parents that each text was trained on by.
+    knew: dict[Example, tuple[int, ...]] = {}
 
 
 def plan_merge(
@@ -99,12 +103,12 @@ def plan_merge(
         recipe: rank and precision; its layers, targets and row length become those of all members.
 
     Raises:
-        InvalidInputError: a release was not trained here or is a merge itself, or the way does not
-            take the weights.
+        InvalidInputError: a release was not trained here or is a merge itself, or a weight is not
+            above 0.
         NotFoundError: an adapter of a release is gone.
         ConflictError: a release is of another base model than this home's.
     """
-    merging.check_weights([weight / PARTS_PER_BILLION for _, weight in wanted])
+    check_weights([weight / PARTS_PER_BILLION for _, weight in wanted])
     with shop.database.read() as transaction:
         of_members = [runs.get(transaction, release.run) for release, _ in wanted]
     plans, members = [], []
@@ -129,26 +133,29 @@ def plan_merge(
         max_length=max(one.max_length for one in recipes),
     )
     datanets = tuple(dict.fromkeys(one for plan in plans for one in plan.datanets))
-    return MergeWish(MergePlan(merging, tuple(members)), shape, datanets)
+    return MergeWish(MergePlan(merging, recipe.rank, tuple(members)), shape, datanets)
 
 
 def stored_merge(
-    shop: Workshop, run: Run, wanted: Sequence[WeightedName], merging: Merging
+    shop: Workshop, run: Run, wanted: Sequence[WeightedName], merging: Merging, rank: int
 ) -> MergeWish:
     """What a run that stands is to merge, whatever has become of its members' names since.
 
     Raises:
-        ConflictError: the caller names other releases or another way.
+        ConflictError: the caller names other releases, another way or another rank.
     """
     plan = decode(run.recipe, Plan)
-    if isinstance(plan.merge, MergePlan) and plan.merge.merging == merging:
-        stands: dict[ReleaseName, int] = {}
-        for one, (release, _) in zip(plan.merge.members, _members(shop, plan.merge), strict=True):
+    merge = plan.merge
+    if isinstance(merge, MergePlan) and (merge.merging, merge.rank) == (merging, rank):
+        stands: dict[ReleaseName, MergedRelease] = {}
+        for member, (release, _) in zip(merge.members, _members(shop, merge), strict=True):
             for version in (None, release.version):
-                stands[ReleaseName(release.owner, release.name, version)] = one.weight_ppb
-        named = all(stands.get(one.name) == one.weight_ppb for one in wanted)
-        if named and len(wanted) == len(plan.merge.members):
-            return MergeWish(plan.merge, plan.recipe, plan.datanets)
+                stands[ReleaseName(release.owner, release.name, version)] = member
+        found = [(stands.get(one.name), one.weight_ppb) for one in wanted]
+        if sorted((member.release, weight) for member, weight in found if member is not None) == [
+            (member.release, member.weight_ppb) for member in merge.members
+        ]:
+            return MergeWish(merge, plan.recipe, plan.datanets)
     raise ConflictError(
         f"the run {run.name} was started with other choices; give the new one another name"
     )
@@ -186,17 +193,19 @@ def merge_releases(
     assert isinstance(plan.merge, MergePlan)
     merge = plan.merge
     members = _members(shop, merge)
-    texts = _texts(material, [_trained_on(shop, *one, material) for one in members])
+    trained = [_trained_on(shop, *one, material) for one in members]
+    texts = _texts(material, trained)
     base = shop.base(plan.recipe.precision)
     outcome = merge_members(
         base,
         [
             Member(
-                load_adapter(shop.home.adapter(one.adapter), base, one.adapter),
-                load_adapter(shop.home.adapter(one.early), base, one.early),
+                _adapter(shop, base, release, one.adapter),
+                _adapter(shop, base, release, one.early),
                 one.weight_ppb / PARTS_PER_BILLION,
+                one.adapter,
             )
-            for one in merge.members
+            for one, (release, _) in zip(merge.members, members, strict=True)
         ],
         merge.merging,
         Task(plan.recipe, seed, texts.split.training, texts.measured),
@@ -224,7 +233,11 @@ def merge_releases(
         for one, (release, _), digest in zip(merge.members, members, without, strict=True)
     )
     tuned = FineTuned(outcome.adapter, outcome.early, outcome.base, outcome.tuned, 0, 0, 0)
-    return Made(tuned, texts.split, metrics, parents)
+    knew = {
+        one: tuple(place for place, some in enumerate(trained) if one in some)
+        for one in texts.split.training
+    }
+    return Made(tuned, texts.split, metrics, parents, knew)
 
 
 def _members(shop: Workshop, merge: MergePlan) -> list[tuple[Release, Run]]:
@@ -258,7 +271,15 @@ def _check_member(shop: Workshop, release: Release, plan: Plan, early: Digest) -
     if plan.merge is not msgspec.UNSET:
         raise InvalidInputError(f"{release.full_name} is a merge itself: name its members instead")
     for adapter in (release.adapter, early):
-        adapter_digest(shop.home.adapter(adapter))
+        if not shop.home.adapter(adapter).is_dir():
+            raise NotFoundError(_GONE.format(release.full_name))
+
+
+def _adapter(shop: Workshop, base: BaseModel, release: Release, digest: Digest) -> Adapter:
+    try:
+        return load_adapter(shop.home.adapter(digest), base, digest)
+    except NotFoundError as error:
+        raise NotFoundError(_GONE.format(release.full_name)) from error
 
 
 def _commitment(shop: Workshop, release: Release, run: Run) -> Commitment:

@@ -57,6 +57,7 @@ class MergePlan(msgspec.Struct, frozen=True):
     """What a run is made of, where it trains nothing."""
 
     merging: Merging
+    rank: int  # as asked for; that of the recipe is no larger than all members have together
     members: tuple[MergedRelease, ...]  # in rising order of their releases
 
 

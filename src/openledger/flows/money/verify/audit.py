@@ -34,13 +34,12 @@ from openledger.attribution.state import AttributionState
 from openledger.core.errors import InvalidInputError, VerificationError
 from openledger.core.types import PARTS_PER_BILLION, Account, Precision, as_bytes
 from openledger.flows.money.verify.bundle import Bundle
-from openledger.flows.money.verify.export import Export, adapter_folders
+from openledger.flows.money.verify.export import Export, adapter_folders, read_plan
 from openledger.flows.money.verify.full import draw
 from openledger.flows.money.verify.recompute import (
     attribute_again,
     exported_state,
     opened_ids,
-    read_plan,
 )
 from openledger.lm.base import BaseModel
 from openledger.lm.checkpoint import load_adapter
@@ -126,7 +125,7 @@ def audit(
         NotFoundError: the export holds no texts.
         VerificationError: the texts are not those that were trained on.
     """
-    plan, seed = read_plan(export), as_bytes(export.body.release.seed)
+    plan, seed = read_plan(export.folder), as_bytes(export.body.release.seed)
     if plan.merge is not None:
         raise InvalidInputError(
             "this release was merged from others and never trained: audit those, "

@@ -18,7 +18,7 @@ import msgspec
 
 from openledger.attribution.card.figures import Audit
 from openledger.attribution.state import StateManifest
-from openledger.core.encoding import decode, digest_of, encode
+from openledger.core.encoding import decode, digest_of, encode, parse_json
 from openledger.core.errors import (
     ConflictError,
     DigestMismatchError,
@@ -32,6 +32,7 @@ from openledger.core.types import Digest
 from openledger.flows.money.verify.anchors import Anchors, ReleaseAnchor
 from openledger.settlement.price import MixMember
 from openledger.settlement.receipt import Receipt
+from openledger.training.recipe import Recipe
 from openledger.training.rows import Example
 from openledger.training.task import TrainingManifest
 
@@ -80,6 +81,34 @@ class SignedExport(msgspec.Struct, frozen=True):
 
     body: ExportBody
     signature: str
+
+
+class CardPlan(msgspec.Struct, frozen=True):
+    """What was planned to be measured."""
+
+    half_adapters: int
+
+
+class PlannedMember(msgspec.Struct, frozen=True):
+    """A release that was planned to be merged."""
+
+    release: int
+    adapter: Digest
+
+
+class PlannedMerge(msgspec.Struct, frozen=True):
+    """What was planned to be merged."""
+
+    members: tuple[PlannedMember, ...]
+
+
+class AuditPlan(msgspec.Struct, frozen=True):
+    """What the anchored plan of a run says that can be checked; the rest concerns other steps."""
+
+    recipe: Recipe
+    held_out_bps: int
+    card: CardPlan | None = None
+    merge: PlannedMerge | None = None  # None: it was trained
 
 
 class Texts(msgspec.Struct, frozen=True):
@@ -195,6 +224,7 @@ def open_export(folder: Path, receipt: Receipt, anchors: Anchors | None) -> Expo
     _check_release(body, member, receipt.call.body.base, anchors)
     _check_files(folder, body)
     _check_training(folder, body.release)
+    _check_members(folder, anchors)
     return Export(folder, body)
 
 
@@ -227,6 +257,27 @@ def _check_files(folder: Path, body: ExportBody) -> None:
         content = (folder / one.path).read_bytes()
         if (sha256(content).hexdigest(), len(content)) != (one.digest, one.size_bytes):
             raise DigestMismatchError(f"{folder / one.path} was altered: have it exported again")
+
+
+def read_plan(folder: Path) -> AuditPlan:
+    """The plan in an export; its digest was held to the one that was anchored.
+
+    Raises:
+        VerificationError: it is no plan of a training.
+    """
+    try:
+        return msgspec.convert(parse_json((folder / PLAN).read_bytes()), AuditPlan)
+    except (InvalidInputError, msgspec.ValidationError) as error:
+        raise VerificationError(f"the export holds no plan of a training: {error}") from error
+
+
+def _check_members(folder: Path, anchors: Anchors | None) -> None:
+    """What a merge was planned to be made of are the releases that stand on chain."""
+    merge = read_plan(folder).merge
+    for member in merge.members if merge else ():
+        known = None if anchors is None else anchors.release(member.release)
+        if known is not None and known.adapter != member.adapter:
+            raise VerificationError(f"release {member.release}, which was merged, is another one")
 
 
 def _check_training(folder: Path, release: ReleaseAnchor) -> None:

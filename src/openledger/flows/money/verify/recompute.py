@@ -18,14 +18,14 @@ from openledger.attribution.method import METHOD_VERSION
 from openledger.attribution.mix import Member, Mix, open_member
 from openledger.attribution.state import AttributionState, load_state
 from openledger.attribution.sums import check_sums
-from openledger.core.encoding import digest_of, parse_json
+from openledger.core.encoding import digest_of
 from openledger.core.errors import InvalidInputError, NotFoundError, VerificationError
 from openledger.core.types import Digest, Precision
 from openledger.flows.money.verify.bundle import Bundle, Difference
-from openledger.flows.money.verify.export import PLAN, Export, adapter_folders
+from openledger.flows.money.verify.export import Export, adapter_folders, read_plan
+from openledger.flows.money.verify.rows import parents_of, parents_paid
 from openledger.lm.base import DTYPES, MANIFEST, BaseModel, load_base, read_manifest
 from openledger.lm.tiny import build_tiny
-from openledger.settlement.parts import Parent
 from openledger.settlement.price import MixMember
 from openledger.settlement.receipt import why_unscored
 from openledger.settlement.shares import (
@@ -37,7 +37,6 @@ from openledger.settlement.shares import (
     combine,
     distance_ppb,
 )
-from openledger.training.recipe import Recipe
 
 LEVEL = "L2"
 
@@ -149,15 +148,18 @@ def _by_signed_addition(bundle: Bundle, found: Sequence[MemberScores]) -> list[M
     signed = bundle.receipt.statement.body.members
     most = ADDED_TOLERANCE_MICRONATS * bundle.receipt.call.body.output_tokens
     for one, said in zip(found, signed, strict=True):
-        pairs = [*zip(one.parents_micronats or (), said.parents_micronats or (), strict=False)]
+        here, there = one.parents_micronats or (), said.parents_micronats or ()
+        if len(here) != len(there):
+            raise VerificationError(f"release {one.release} has parents where none are signed")
+        pairs = [*zip(here, there, strict=True)]
         whose = [f"parent {place} of release {one.release}" for place in range(len(pairs))]
         if len(found) > 1:
             pairs.append((one.leave_one_out_micronats, said.leave_one_out_micronats))
             whose.append(f"release {one.release}")
-        for name, (here, there) in zip(whose, pairs, strict=True):
-            if abs(here - there) > most:
+        for name, (mine, stated) in zip(whose, pairs, strict=True):
+            if abs(mine - stated) > most:
                 raise VerificationError(
-                    f"{name} added {here} micro-nats to this answer, {there} were signed; honest "
+                    f"{name} added {mine} micro-nats to this answer, {stated} were signed; honest "
                     f"machines differ by at most {most}"
                 )
     return [
@@ -166,48 +168,9 @@ def _by_signed_addition(bundle: Bundle, found: Sequence[MemberScores]) -> list[M
     ]
 
 
-class CardPlan(msgspec.Struct, frozen=True):
-    """What was planned to be measured."""
-
-    half_adapters: int
-
-
-class PlannedMember(msgspec.Struct, frozen=True):
-    """A release that was planned to be merged."""
-
-    release: int
-
-
-class PlannedMerge(msgspec.Struct, frozen=True):
-    """What was planned to be merged."""
-
-    members: tuple[PlannedMember, ...]
-
-
-class AuditPlan(msgspec.Struct, frozen=True):
-    """What the anchored plan of a run says that can be checked; the rest concerns other steps."""
-
-    recipe: Recipe
-    held_out_bps: int
-    card: CardPlan | None = None
-    merge: PlannedMerge | None = None  # None: it was trained
-
-
-def read_plan(export: Export) -> AuditPlan:
-    """The plan in an export; its digest was held to the one that was anchored.
-
-    Raises:
-        VerificationError: it is no plan of a training.
-    """
-    try:
-        return msgspec.convert(parse_json((export.folder / PLAN).read_bytes()), AuditPlan)
-    except (InvalidInputError, msgspec.ValidationError) as error:
-        raise VerificationError(f"the export holds no plan of a training: {error}") from error
-
-
 def _check_planned(export: Export, state: AttributionState) -> None:
     """Nobody keeps only those of the half-data adapters that suit him, or hides a parent."""
-    plan = read_plan(export)
+    plan = read_plan(export.folder)
     card = plan.card
     wanted = card.half_adapters if card else 0
     audit = state.manifest.audit
@@ -222,16 +185,6 @@ def _check_planned(export: Export, state: AttributionState) -> None:
         raise VerificationError(
             f"the release names releases {named} as its parents, its anchored plan {merged}"
         )
-
-
-def _check_parents(bundle: Bundle, release: int, state: AttributionState) -> None:
-    """Who built what a merge was made of stands under its training root."""
-    places = [member.release for member in bundle.receipt.call.body.mix]
-    parents = bundle.receipt.statement.body.roles.parent
-    paid = () if parents is None else parents[places.index(release)]
-    known = state.manifest.commitment.parents or ()
-    if paid != tuple(Parent(one.release, one.account) for one in known):
-        raise VerificationError(f"release {release} was merged from others' work than is paid")
 
 
 def check_method(bundle: Bundle) -> None:
@@ -263,7 +216,10 @@ def exported_state(bundle: Bundle, export: Export) -> AttributionState:
     if made != (release.base, release.adapter, release.seed):
         raise VerificationError("the attribution state is of another base, adapter or seed")
     _check_planned(export, state)
-    _check_parents(bundle, release.number, state)
+    if parents_paid(bundle, release.number) != parents_of(commitment):
+        raise VerificationError(
+            f"release {release.number} was merged from others' work than is paid"
+        )
     check_sums(state)
     return state
 
