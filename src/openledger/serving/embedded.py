@@ -8,19 +8,16 @@ which arithmetic it is rounded, but neither its seed nor its mix nor what it may
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from threading import Condition, Thread
 from typing import Generic
 
 from openledger.core.errors import (
     ConflictError,
-    EngineFaultError,
-    OpenLedgerError,
     UnavailableError,
 )
 from openledger.core.types import Digest
 from openledger.serving.adapters import AdapterStore
-from openledger.serving.batch import Chunk, Loaded, Runner
+from openledger.serving.batch import Loaded, Runner
 from openledger.serving.engine import AdapterRef, Caps, Combine, Config, Draws, Residency, Stats
 from openledger.serving.request import (
     EmbeddingRequest,
@@ -39,6 +36,7 @@ from openledger.serving.schedule.fairness import (
     engine_full,
     may_queue,
 )
+from openledger.serving.schedule.rows import End, Row, plan, take
 from openledger.serving.schedule.sequence import (
     AnswerSequence,
     EmbeddingSequence,
@@ -53,19 +51,6 @@ _IDLE_S = 0.05  # how often paused and waiting sequences are looked at when noth
 _PATIENCE_S = 60.0  # beyond a request's deadline, before its reader calls the engine silent
 _AHEAD = 8  # waiting requests whose adapters are read before there is a place for them
 _TRIED = 32  # waiting requests that are tried for one place
-
-
-@dataclass(frozen=True)
-class _Row(Generic[Loaded]):
-    sequence: Sequence[Loaded]
-    chunk: Chunk[Loaded]
-
-
-@dataclass(frozen=True)
-class _End(Generic[Loaded]):
-    sequence: Sequence[Loaded]
-    finish: Finish
-    error: OpenLedgerError | None = None
 
 
 class EmbeddedEngine(Generic[Loaded]):
@@ -234,14 +219,14 @@ class EmbeddedEngine(Generic[Loaded]):
                 if isinstance(reading.error, UnavailableError) and is_hopeful:
                     sequence.refused_at = reading.freed
                 else:
-                    self._finish(_End(sequence, Finish.FAULT, reading.error))
+                    self._finish(End(sequence, Finish.FAULT, reading.error))
             self._changed.notify_all()
 
     def _end_what_must(self) -> None:
         for sequence in [*self._active, *self._waiting]:
             finish = sequence.why_stop(self._now_s(), self._config.slow_reader_s)
             if finish is not None:
-                self._finish(_End(sequence, finish))
+                self._finish(End(sequence, finish))
 
     def _fill(self) -> None:
         """Let in whose turn it is and who has what he needs."""
@@ -276,7 +261,7 @@ class EmbeddedEngine(Generic[Loaded]):
                 if sequence is not overdue:
                     self._reader.give_up(sequence)
 
-    def _finish(self, end: _End[Loaded]) -> None:
+    def _finish(self, end: End[Loaded]) -> None:
         sequence, request = end.sequence, end.sequence.request
         self._waiting.drop(sequence)
         if sequence in self._active:
@@ -298,7 +283,7 @@ class EmbeddedEngine(Generic[Loaded]):
 
     def _shut(self, sequence: Sequence[Loaded]) -> None:
         error = UnavailableError("the engine was stopped before the answer ended; try again")
-        self._finish(_End(sequence, Finish.SHUTDOWN, error))
+        self._finish(End(sequence, Finish.SHUTDOWN, error))
 
     # The engine's thread
 
@@ -316,7 +301,7 @@ class EmbeddedEngine(Generic[Loaded]):
             for sequence in [*self._active, *self._waiting]:
                 self._shut(sequence)
 
-    def _schedule(self) -> list[_Row[Loaded]]:
+    def _schedule(self) -> list[Row[Loaded]]:
         """Wait until something can take a step; nothing when the engine must stop."""
         with self._changed:
             while not self._must_stop:
@@ -345,23 +330,14 @@ class EmbeddedEngine(Generic[Loaded]):
         self._end_what_must()
         self._fill()
 
-    def _plan(self) -> list[_Row[Loaded]]:
-        """Answers first, then prompts in order of admission, within the step's budget."""
-        awake = [one for one in self._active if one.paused_since_s is None]
-        rows: list[_Row[Loaded]] = []
-        left = self._config.step_tokens
-        for sequence in sorted(awake, key=lambda one: one.left > 1):
-            most = min(left, self._config.prefill_chunk)
-            chunk = sequence.chunk(most, self._pool.block_tokens)
-            if chunk is not None:
-                rows.append(_Row(sequence, chunk))
-                left -= len(chunk.token_ids)
-        return rows
+    def _plan(self) -> list[Row[Loaded]]:
+        limits = (self._config.step_tokens, self._config.prefill_chunk, self._pool.block_tokens)
+        return plan(self._active, *limits)
 
-    def _advance(self, rows: list[_Row[Loaded]]) -> None:
+    def _advance(self, rows: list[Row[Loaded]]) -> None:
         started_s = self._now_s()
         found = self._compute(rows)
-        ends = [_take(row, one) for row, one in zip(rows, found, strict=True)]
+        ends = [take(row, one) for row, one in zip(rows, found, strict=True)]
         seconds = self._now_s() - started_s
         fed = sum(len(row.chunk.token_ids) for row in rows)
         with self._changed:
@@ -376,7 +352,7 @@ class EmbeddedEngine(Generic[Loaded]):
                 if end is not None:
                     self._finish(end)
 
-    def _compute(self, rows: list[_Row[Loaded]]) -> list[Found | Exception]:
+    def _compute(self, rows: list[Row[Loaded]]) -> list[Found | Exception]:
         """What the runner made of each row; when a step raises, each of its rows runs alone."""
         try:
             output = self._runner.run([row.chunk for row in rows])
@@ -390,22 +366,3 @@ class EmbeddedEngine(Generic[Loaded]):
                 return [cause]
         self._tally["broken"] += 1
         return [self._compute([row])[0] for row in rows]
-
-
-def _take(row: _Row[Loaded], found: Found | Exception) -> _End[Loaded] | None:
-    cause: Exception
-    if isinstance(found, Exception):
-        cause = found
-    else:
-        try:
-            finish = row.sequence.take(row.chunk, found)
-        except Exception as error:  # noqa: BLE001 - whatever broke, it ends this sequence alone
-            cause = error
-        else:
-            return None if finish is None else _End(row.sequence, finish)
-    fault = EngineFaultError(
-        f"request {row.sequence.request.id} broke inside the engine "
-        f"({type(cause).__name__}); it costs nothing, try again"
-    )
-    fault.__cause__ = cause
-    return _End(row.sequence, Finish.FAULT, fault)
