@@ -33,11 +33,13 @@ class Checker:
         anchors: Path | None,
         releases: Sequence[Path],
         base: Path | None,
+        parents: Sequence[Path] = (),
     ) -> None:
         self._settings = settings
         self._anchors: Anchors | None = read_anchors(_read(anchors)) if anchors else None
         self._releases = releases
         self._base = base
+        self._parents = parents  # exports of what a release was merged from
 
     def check(self, file: Path, level: "Level") -> Report:
         """Check one bundle to a level below 3.
@@ -97,11 +99,31 @@ class Checker:
         from openledger.flows.money.verify.recompute import LEVEL, recompute
 
         exports = self._exports(bundle)
-        found = recompute(bundle, exports, lambda one: self._loaded(exports[0], one))
+
+        @cache
+        def load(precision: "Precision") -> "BaseModel":
+            return self._loaded(exports[0], precision)
+
+        found = recompute(bundle, exports, load)
         apart = msgspec.structs.replace(
             report, distance_ppb=found.distance_ppb, differences=found.differences
         )
-        return apart.raised(LEVEL, (found.check,))
+        return apart.raised(LEVEL, (found.check, *self._merged(bundle, exports, load)))
+
+    def _merged(
+        self,
+        bundle: Bundle,
+        exports: Sequence["Export"],
+        load: Callable[["Precision"], "BaseModel"],
+    ) -> list[str]:
+        from openledger.flows.money.verify.recompute import exported_state, remerge
+
+        if not self._parents:
+            return []
+        base = load(bundle.receipt.statement.body.precision)
+        states = [(one, exported_state(bundle, one)) for one in exports]
+        merges = [(one, state) for one, state in states if state.manifest.commitment.parents]
+        return [remerge(*one, self._parents, base) for one in merges or states]
 
     def _exports(self, bundle: Bundle) -> list["Export"]:
         from openledger.flows.money.verify.export import open_export

@@ -128,7 +128,7 @@ def evidence(
 @app.command(
     epilog="Example: openledger receipt verify receipt.json --anchors anchors.json --level 1"
 )
-def verify(
+def verify(  # noqa: PLR0913 - one option a choice of the checker
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="A bundle written by `receipt show --bundle`.")],
     anchors: Annotated[Path | None, typer.Option(help=_ANCHORS)] = None,
@@ -139,6 +139,12 @@ def verify(
         list[Path] | None, typer.Option(help=f"{_RELEASE} Of a mix: once for each.")
     ] = None,
     base: Annotated[Path | None, typer.Option(help=_BASE)] = None,
+    parent: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Of a merge, at level 2: the folder of each release in it; it is redone."
+        ),
+    ] = None,
 ) -> None:
     """Check a receipt alone: no home, no network, no trust in the gateway."""
     from openledger.cli.checks import Checker
@@ -146,7 +152,10 @@ def verify(
     with told((here := of(context)).output):
         if level is Level.AUDIT:
             raise InvalidInputError("level 3 retrains: run `openledger receipt audit`")
-        report = Checker(here.settings, anchors, release or [], base).check(file, level)
+        if parent and level is not Level.MODEL:
+            raise InvalidInputError("a merge is redone at level 2: add --level 2 to --parent")
+        checker = Checker(here.settings, anchors, release or [], base, parent or [])
+        report = checker.check(file, level)
         lines = [f"{report.receipt} holds, level {report.level}"]
         lines += [f"  ok  {check}" for check in report.checks]
         if not report.is_anchored:

@@ -81,6 +81,19 @@ def check_weights(weights: Sequence[float]) -> None:
 
 
 @torch.no_grad()
+def is_near(one: Adapter, other: Adapter, part: float) -> bool:
+    """Whether two adapters add about the same, their factors apart: by this part of the norm."""
+    if one.shape != other.shape or one.base != other.base:
+        return False
+    apart = whole = 0.0
+    for site in one.shape.sites:
+        change = _change(one, site)
+        apart += float((change - _change(other, site)).double().square().sum())
+        whole += float(change.double().square().sum())
+    return apart <= part**2 * whole
+
+
+@torch.no_grad()
 def merge(
     base: BaseModel,
     terms: Sequence[Term],

@@ -1,12 +1,15 @@
 """Releases are merged by a run, and whoever built them is paid for what came of it."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from typer.testing import CliRunner, Result
 
 from openledger.attribution.state import AttributionState
+from openledger.cli.main import app
 from openledger.core.encoding import decode
 from openledger.core.errors import (
     ConflictError,
@@ -34,7 +37,12 @@ from openledger.flows.money.verify.bundle import Bundle, FullBundle, read_bundle
 from openledger.flows.money.verify.export import Export, open_export
 from openledger.flows.money.verify.full import verify_full
 from openledger.flows.money.verify.public import _check_anchors, verify_bundle
-from openledger.flows.money.verify.recompute import _check_planned, exported_state, recompute
+from openledger.flows.money.verify.recompute import (
+    _check_planned,
+    exported_state,
+    recompute,
+    remerge,
+)
 from openledger.operations.epochs import WhichEpoch
 from openledger.operations.models import (
     NewExport,
@@ -59,7 +67,7 @@ from openledger.web.operations import epochs, exports, merging, models, receipts
 from openledger.web.work import worker_of
 from openledger.wiring.platform import Platform
 from tests import market as fair
-from tests.audited import PROMPTS, ask
+from tests.audited import PROMPTS, Files, ask
 from tests.training.songs import example
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -286,6 +294,84 @@ def test_a_merge_of_other_releases_than_the_chain_has_is_refused(
         open_export(
             export.folder, bundle.receipt, msgspec.structs.replace(anchors, releases=others)
         )
+
+
+@pytest.fixture(scope="module")
+def parents(merged: Platform, root: Path) -> list[Path]:
+    """The exports of what Carol merged."""
+    found = []
+    for name in ("bob", "alice"):
+        exports.export(merged, NewExport(f"{name}/tunes", str(root / f"parent-{name}")))
+        found.append(root / f"parent-{name}")
+    return found
+
+
+def test_the_merge_is_made_again_from_its_parents(
+    merged: Platform, root: Path, parents: list[Path]
+) -> None:
+    bundle, export = settled(merged, root / "whole")
+    base, state = merged.models.base("float32"), exported_state(bundle, export)
+
+    assert "merging its 2 parents again" in remerge(export, state, parents, base)
+    with pytest.raises(InvalidInputError, match="was merged, too: name its export"):
+        remerge(export, state, parents[:1], base)
+    commitment = state.manifest.commitment
+    assert isinstance(commitment.parents, tuple)
+    first, second = commitment.parents
+    swapped = (
+        msgspec.structs.replace(first, without=second.without),
+        msgspec.structs.replace(second, without=first.without),
+    )
+    lying = msgspec.structs.replace(
+        export, folder=Path(shutil.copytree(export.folder, root / "lying"))
+    )
+    (lying.folder / "without_000").rename(lying.folder / "aside")
+    (lying.folder / "without_001").rename(lying.folder / "without_000")
+    (lying.folder / "aside").rename(lying.folder / "without_001")
+    early = msgspec.structs.replace(commitment, early=commitment.adapter)
+    hidden = (msgspec.structs.replace(first, without=None), second)
+    for of, other, says in (
+        (
+            lying,
+            msgspec.structs.replace(commitment, parents=swapped),
+            "holds in without_000 another adapter than its plan makes",
+        ),
+        (export, early, "carol/both@1 holds in adapter another adapter than its plan makes"),
+        (export, msgspec.structs.replace(commitment, parents=hidden), "hides what it is without"),
+    ):
+        manifest = msgspec.structs.replace(state.manifest, commitment=other)
+        with pytest.raises(VerificationError, match=says):
+            remerge(of, msgspec.structs.replace(state, manifest=manifest), parents, base)
+
+
+def test_anyone_redoes_a_merge_from_files(
+    merged: Platform, root: Path, parents: list[Path]
+) -> None:
+    bundle, export = settled(merged, root / "cli")
+    shown = receipts.show(merged, ShowReceipt(bundle.receipt.call.body.receipt_id, is_private=True))
+    (root / "receipt.json").write_bytes(shown.bundle)
+    named = [word for folder in parents for word in ("--parent", str(folder))]
+
+    def verify(level: str, *options: str) -> Result:
+        base = ("--base", str(merged.models.base_folder))
+        wanted = ["receipt", "verify", str(root / "receipt.json"), "--level", level, *base]
+        return CliRunner().invoke(app, ["--home", str(root / "empty"), *wanted, *options])
+
+    redone = verify("2", "--release", str(export.folder), *named)
+    assert redone.exit_code == 0, redone.output
+    assert "merging its 2 parents again makes the adapters of carol/both@1" in redone.output
+    early = verify("1", *named)
+    assert (early.exit_code, "add --level 2 to --parent" in early.output) == (2, True)
+
+
+def test_a_trained_release_is_not_redone(
+    audited: Files, merged: Platform, parents: list[Path]
+) -> None:
+    bundle = read_bundle(audited.private)
+    export = open_export(audited.export, bundle.receipt, audited.anchors)
+
+    with pytest.raises(InvalidInputError, match="was trained, not merged: leave --parent out"):
+        remerge(export, exported_state(bundle, export), parents, merged.models.base("float32"))
 
 
 def test_texts_of_a_member_that_adds_nothing_are_paid_nothing(merged: Platform) -> None:

@@ -32,13 +32,14 @@ from openledger.core.types import Digest
 from openledger.flows.money.verify.anchors import Anchors, ReleaseAnchor
 from openledger.settlement.price import MixMember
 from openledger.settlement.receipt import Receipt
+from openledger.training.merging.ways import Merging
 from openledger.training.recipe import Recipe
 from openledger.training.rows import Example
 from openledger.training.task import TrainingManifest
 
 RELEASE = "release.json"
-_ADAPTER = "adapter"
-_EARLY = "early"  # the adapter after a quarter of its training, where influence is measured too
+ADAPTER = "adapter"
+EARLY = "early"  # the adapter after a quarter of its training, where influence is measured too
 _HALF = "half_{:03}"  # the half-data adapters that audited answers are corrected by, in their order
 _WITHOUT = "without_{:03}"  # of a merge, what the others make without each of its parents
 ATTRIBUTION = "attribution"
@@ -94,11 +95,14 @@ class PlannedMember(msgspec.Struct, frozen=True):
 
     release: int
     adapter: Digest
+    early: Digest
+    weight_ppb: int
 
 
 class PlannedMerge(msgspec.Struct, frozen=True):
     """What was planned to be merged."""
 
+    merging: Merging
     members: tuple[PlannedMember, ...]
 
 
@@ -159,7 +163,7 @@ def adapter_folders(manifest: StateManifest, released: Digest) -> dict[Digest, s
         if one.without is not None
     }
     # A training of one step ends where its first quarter does: one adapter, both names' content.
-    return {**named, manifest.commitment.early: _EARLY, released: _ADAPTER}
+    return {**named, manifest.commitment.early: EARLY, released: ADAPTER}
 
 
 def write_export(

@@ -20,11 +20,19 @@ from openledger.attribution.state import AttributionState, load_state
 from openledger.attribution.sums import check_sums
 from openledger.core.encoding import digest_of
 from openledger.core.errors import InvalidInputError, NotFoundError, VerificationError
-from openledger.core.types import Digest, Precision
+from openledger.core.types import PARTS_PER_BILLION, Digest, Precision, as_bytes
 from openledger.flows.money.verify.bundle import Bundle, Difference
-from openledger.flows.money.verify.export import Export, adapter_folders, read_plan
+from openledger.flows.money.verify.export import (
+    ADAPTER,
+    EARLY,
+    Export,
+    PlannedMember,
+    adapter_folders,
+    read_plan,
+)
 from openledger.flows.money.verify.rows import parents_of, parents_paid
 from openledger.lm.base import DTYPES, MANIFEST, BaseModel, load_base, read_manifest
+from openledger.lm.checkpoint import adapter_digest, load_adapter
 from openledger.lm.tiny import build_tiny
 from openledger.settlement.price import MixMember
 from openledger.settlement.receipt import why_unscored
@@ -37,8 +45,10 @@ from openledger.settlement.shares import (
     combine,
     distance_ppb,
 )
+from openledger.training.merging.ways import Term, is_near, merge
 
 LEVEL = "L2"
+REMERGED = 0.001  # of its norm: how far the same merge may lie apart on two machines
 
 
 class Recomputed(msgspec.Struct, frozen=True):
@@ -222,6 +232,61 @@ def exported_state(bundle: Bundle, export: Export) -> AttributionState:
         )
     check_sums(state)
     return state
+
+
+def remerge(
+    export: Export, state: AttributionState, parents: Sequence[Path], base: BaseModel
+) -> str:
+    """Merge the parents of a release again, all and without each, and compare with what it has.
+
+    Args:
+        export: of the merge.
+        state: its own, held to the receipt.
+        parents: folders of the exports of what it was merged from, in any order.
+        base: the model of them all.
+
+    Raises:
+        InvalidInputError: the release was trained, or the folder of a parent is missing.
+        VerificationError: one of its adapters is not what the plan makes.
+    """
+    plan, release = read_plan(export.folder), export.body.release
+    if plan.merge is None:
+        raise InvalidInputError(f"{export.body.name} was trained, not merged: leave --parent out")
+    folders = {adapter_digest(one / ADAPTER): one for one in parents}
+    for member in plan.merge.members:
+        if member.adapter not in folders:
+            raise InvalidInputError(
+                f"release {member.release} was merged, too: name its export with --parent"
+            )
+    shape, named = plan.recipe.shape(base.layers), adapter_folders(state.manifest, release.adapter)
+    for digest, some, is_early in _expected(export, state, plan.merge.members):
+        terms = []
+        for one in some:
+            name, wanted = (EARLY, one.early) if is_early else (ADAPTER, one.adapter)
+            adapter = load_adapter(folders[one.adapter] / name, base, wanted)
+            terms.append(Term(adapter, one.weight_ppb / PARTS_PER_BILLION, one.adapter))
+        again = merge(base, terms, plan.merge.merging, shape, as_bytes(release.seed)).adapter
+        if not is_near(load_adapter(export.folder / named[digest], base, digest), again, REMERGED):
+            raise VerificationError(
+                f"{export.body.name} holds in {named[digest]} another adapter than its plan makes"
+            )
+    count = len(plan.merge.members)
+    return f"merging its {count} parents again makes the adapters of {export.body.name}"
+
+
+def _expected(
+    export: Export, state: AttributionState, members: Sequence[PlannedMember]
+) -> list[tuple[Digest, Sequence[PlannedMember], bool]]:
+    """Every adapter that a merge has, of which parents it is made, and whether of early ones."""
+    commitment = state.manifest.commitment
+    found = [(export.body.release.adapter, members, False), (commitment.early, members, True)]
+    for place, parent in enumerate(commitment.parents or ()):
+        if (parent.without is None) != (len(members) == 1):
+            raise VerificationError(f"{export.body.name} hides what it is without a parent")
+        if parent.without is not None:
+            others = [*members[:place], *members[place + 1 :]]
+            found.append((parent.without, others, False))
+    return found
 
 
 def find_base(wanted: Digest, folders: Iterable[Path], precision: Precision) -> BaseModel:
