@@ -58,7 +58,7 @@ from openledger.operations.receipts import ShowReceipt
 from openledger.operations.wallets import Name
 from openledger.settlement.parts import PARENT, Parent
 from openledger.settlement.price import MERGED_POLICY, Price, SplitPolicy
-from openledger.settlement.shares import ADDED_TOLERANCE_MICRONATS, MemberScores
+from openledger.settlement.shares import ADDED_TOLERANCE_MICRONATS, MemberScores, combine
 from openledger.storage.records.data import accounts, datanets
 from openledger.storage.records.model import releases, runs
 from openledger.storage.records.model.openings import Purpose
@@ -467,7 +467,7 @@ def with_roles(bundle: Bundle, **changes: object) -> Bundle:
 
 
 def with_member(bundle: Bundle, member: MemberScores) -> Bundle:
-    return with_body(bundle, members=(member,))
+    return with_body(bundle, members=(member,), attribution=combine([member]))
 
 
 def with_body(bundle: Bundle, **changes: object) -> Bundle:

@@ -1,10 +1,10 @@
 """Level 2: query vector, gain and shares once more, from the model and the text of the call.
 
 Machines round differently, so the shares need not be equal; accepted is a total variation of at
-most half a point, contributors and nobody together, in the precision that the receipt names. In a
-mix, what each member added is compared first, and the shares are made by what was signed of it:
-of members that add next to nothing, rounding alone would decide who earns. Level 1 alone does not
-prove the query vector honest.
+most half a point, contributors and nobody together, in the precision that the receipt names. What
+each member added to a mix, and each parent to a merge, is compared first, and the shares are made
+by what was signed of it: of members that add next to nothing, rounding alone would decide who
+earns. Level 1 alone does not prove the query vector honest.
 """
 
 import tempfile
@@ -173,7 +173,11 @@ def _by_signed_addition(bundle: Bundle, found: Sequence[MemberScores]) -> list[M
                     f"machines differ by at most {most}"
                 )
     return [
-        msgspec.structs.replace(one, leave_one_out_micronats=said.leave_one_out_micronats)
+        msgspec.structs.replace(
+            one,
+            leave_one_out_micronats=said.leave_one_out_micronats,
+            parents_micronats=said.parents_micronats,
+        )
         for one, said in zip(found, signed, strict=True)
     ]
 
