@@ -184,7 +184,9 @@ def test_its_parents_stand_under_its_training_root_and_are_paid_by_answer(
     assert isinstance(commitment.parents, tuple)
     known = [(one.release, one.account) for one in commitment.parents]
     by_name = {name: address(merged, name) for name in ("alice", "bob")}
-    assert known == [(release_of(merged, f"{name}/").number, by_name[name]) for name in by_name]
+    assert known == [
+        (release_of(merged, f"{name}/tunes").number, by_name[name]) for name in by_name
+    ]
 
     bundle, export = settled(merged, root / "export")
     body, fee = bundle.receipt.statement.body, bundle.receipt.call.call.fee
@@ -437,8 +439,13 @@ def test_answers_of_a_mix_with_a_merge_pay_its_parents_too(merged: Platform) -> 
     assert body.roles.parent is not None
     assert [len(parents) for parents in body.roles.parent] == [2, 2]
     assert all(len(one.parents_micronats or ()) == 2 for one in body.members)
-    parts = {part.role: part.amount for part in body.parts}
-    assert parts[PARENT] > 0
+    paid = sum(part.amount for part in body.parts if part.role == PARENT)
+    # Two merges of the same releases may add next to nothing beyond each other.
+    earns = [
+        one.leave_one_out_micronats > 0 and max(one.parents_micronats or (0,)) > 0
+        for one in body.members
+    ]
+    assert (paid > 0) == any(earns)
 
 
 def anchors_of(platform: Platform) -> Anchors:
