@@ -21,6 +21,7 @@ from openledger.core.errors import (
     StoppedError,
     VerificationError,
 )
+from openledger.core.ids import parse_release_name
 from openledger.core.types import Account, Digest, ReceiptId, Wei
 from openledger.datanet.extract import Document
 from openledger.datanet.rules import Rules
@@ -135,7 +136,7 @@ def merge(platform: Platform, key: str, model: str = MIX, **choice: object) -> R
 
 def release_of(platform: Platform, name: str) -> Release:
     with platform.database.read() as transaction:
-        return next(one for one in releases.list_all(transaction) if name in one.full_name)
+        return releases.by_name(transaction, parse_release_name(name))
 
 
 def address(platform: Platform, name: str) -> Account:
@@ -169,18 +170,18 @@ def test_a_merge_is_better_than_its_base_and_says_what_each_member_added(
 def test_a_merge_is_attributed_to_all_that_its_members_were_trained_on(merged: Platform) -> None:
     seen = {
         name: {one.digest for one in opened(merged, name).manifest.examples}
-        for name in ("alice", "bob", "carol")
+        for name in ("alice/tunes", "bob/tunes", NAME)
     }
 
-    assert seen["carol"] == seen["alice"] | seen["bob"]
+    assert seen[NAME] == seen["alice/tunes"] | seen["bob/tunes"]
     assert min(map(len, seen.values())) > 3
-    assert not seen["alice"] & seen["bob"]
+    assert not seen["alice/tunes"] & seen["bob/tunes"]
 
 
 def test_its_parents_stand_under_its_training_root_and_are_paid_by_answer(
     merged: Platform, root: Path
 ) -> None:
-    commitment = opened(merged, "carol").manifest.commitment
+    commitment = opened(merged, NAME).manifest.commitment
     assert isinstance(commitment.parents, tuple)
     known = [(one.release, one.account) for one in commitment.parents]
     by_name = {name: address(merged, name) for name in ("alice", "bob")}
@@ -558,7 +559,7 @@ def test_members_that_saw_each_others_texts_are_measured_on_what_one_did_not(
         worker_of(merged).drain()
         models.publish(merged, NewRelease(f"twin{number}", f"bob/twin{number}"))
     digests = [
-        {one.digest for one in opened(merged, f"twin{number}").manifest.examples}
+        {one.digest for one in opened(merged, f"bob/twin{number}").manifest.examples}
         for number in range(2)
     ]
 
