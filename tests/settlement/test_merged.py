@@ -266,3 +266,50 @@ def test_a_document_of_a_merge_was_known_to_some_of_its_parents(known: tuple[int
     trained = msgspec.structs.replace(knowing((8, (0,))), parents_micronats=msgspec.UNSET)
     with pytest.raises(VerificationError, match="document 0 was known to parents"):
         check_members(2, [trained])
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 16])
+def test_parents_divide_what_contributors_have_and_take_none_of_it(count: int) -> None:
+    """However many there are, and however much stands below its floor."""
+    (one,) = scores()
+    (segment, *_) = one.segments
+    paid = [
+        ClusterScore(n, 100, 10, (DocumentScore(n, account(n), 100, (), (n,)),))
+        for n in range(count)
+    ]
+    below = [ClusterScore(count + n, 5, 10, ()) for n in range(40)]
+    segments = (msgspec.structs.replace(segment, clusters=(*paid, *below)),)
+    merged = msgspec.structs.replace(one, segments=segments, parents_micronats=(7,) * count)
+    known = tuple(
+        msgspec.structs.replace(
+            cluster,
+            documents=tuple(
+                msgspec.structs.replace(d, parents=msgspec.UNSET) for d in cluster.documents
+            ),
+        )
+        for cluster in paid
+    )
+    plain = msgspec.structs.replace(
+        one, segments=(msgspec.structs.replace(segment, clusters=(*known, *below)),)
+    )
+
+    check_members(2, [merged])
+    assert combine([merged]).nobody_ppb == combine([plain]).nobody_ppb
+
+
+def test_what_would_silence_contributors_is_refused() -> None:
+    (one,) = scores()
+    with pytest.raises(VerificationError, match="names parents that added nothing"):
+        check_members(2, [msgspec.structs.replace(one, parents_micronats=())])
+    unscored = msgspec.structs.replace(
+        one, unscored=Unscored.NOT_FINITE, segments=(), parents_micronats=(1,)
+    )
+    with pytest.raises(VerificationError, match="names parents that added nothing"):
+        check_members(2, [unscored])
+    (segment, *_) = one.segments
+    below = ClusterScore(0, 5, 10, (DocumentScore(0, ALICE, 5),))
+    shown = msgspec.structs.replace(
+        one, segments=(msgspec.structs.replace(segment, clusters=(below,)),)
+    )
+    with pytest.raises(VerificationError, match="has documents, but is not paid"):
+        check_members(2, [shown])

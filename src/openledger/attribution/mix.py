@@ -94,7 +94,7 @@ class Mix:
                 scores = member.attributor.attribute_in_mix(row, chances, gain)
                 # One model after another: of many members and parents they would not fit together.
                 parents = [
-                    added(_without(self._base, self._members, place, adapter)) or 0
+                    added(_without(self._base, self._members, place, adapter))
                     for adapter in member.without
                 ]
                 found.append(_with_parents(scores, parents))
@@ -130,10 +130,13 @@ def open_member(
     )
 
 
-def _with_parents(scores: AnswerAttribution, gains: Sequence[int]) -> AnswerAttribution:
-    if scores.unscored is not None:
+def _with_parents(scores: AnswerAttribution, gains: Sequence[int | None]) -> AnswerAttribution:
+    if scores.unscored is not None or not gains:
         return scores
-    return msgspec.structs.replace(scores, parents_micronats=tuple(gains))
+    finite = tuple(gain for gain in gains if gain is not None)
+    if len(finite) < len(gains):
+        return unscored(Unscored.NOT_FINITE)  # whose adapter is broken is paid nothing
+    return msgspec.structs.replace(scores, parents_micronats=finite)
 
 
 def _without(

@@ -123,7 +123,7 @@ class Checker:
         base = load(bundle.receipt.statement.body.precision)
         states = [(one, exported_state(bundle, one)) for one in exports]
         merges = [(one, state) for one, state in states if state.manifest.commitment.parents]
-        return [remerge(*one, self._parents, base) for one in merges or states]
+        return [remerge(*one, self._parents, base, self._anchors) for one in merges or states]
 
     def _exports(self, bundle: Bundle) -> list["Export"]:
         from openledger.flows.money.verify.export import open_export

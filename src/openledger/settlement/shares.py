@@ -198,6 +198,10 @@ def check_members(method: int, members: Sequence[MemberScores]) -> None:
         for segment in member.segments:
             _check_segment(CAP_PPB_OF_METHOD[method], segment)
             _check_knowers(segment, len(member.parents_micronats or ()))
+        if member.parents_micronats == () or (member.unscored and member.parents_micronats):
+            raise VerificationError(
+                f"release {member.release} names parents that added nothing it could name"
+            )
     gains = [[(s.gain.over_base_micronats, s.gain.tokens) for s in m.segments] for m in members]
     gains = [gain for gain in gains if gain]
     if any(gain != gains[0] for gain in gains):
@@ -283,6 +287,8 @@ def _check_cluster(cluster: ClusterScore) -> None:
         raise VerificationError(f"the floor of cluster {cluster.cluster} is below zero")
     if is_paid(cluster) and not cluster.documents:
         raise VerificationError(f"cluster {cluster.cluster} is paid, but has no documents")
+    if cluster.documents and not is_paid(cluster):
+        raise VerificationError(f"cluster {cluster.cluster} has documents, but is not paid")
     total = sum(document.score for document in cluster.documents)
     if cluster.documents and total != cluster.score:
         raise VerificationError(f"cluster {cluster.cluster} is not the sum of its documents")
@@ -313,27 +319,25 @@ def _divide(
     segment: Segment, amount: int, earned: dict[Account, int], knowing: Sequence[int] | None
 ) -> None:
     """Credit what of `amount` parts the segment owes to contributors."""
-    weights, rest = [], 0
-    for cluster in segment.clusters:
-        positive, net = max(0, cluster.score), max(0, cluster.score - cluster.floor)
-        counted = _counted_ppb(cluster, knowing)
-        weights.append(net * counted)
-        rest += (positive - net) * counted
+    positive = [max(0, cluster.score) for cluster in segment.clusters]
+    net = [max(0, cluster.score - cluster.floor) for cluster in segment.clusters]
     total = data_share_ppb(segment.gain, amount)
-    if total == 0 or sum(weights) == 0:
+    if total == 0 or sum(net) == 0:
         return
-    *parts, _ = apportion(total, [*weights, rest])
+    *parts, _ = apportion(total, [*net, sum(positive) - sum(net)])
+    if knowing is not None:
+        pairs = zip(net, segment.clusters, strict=True)
+        counted = [weight * _counted_ppb(cluster, knowing) for weight, cluster in pairs]
+        parts = apportion(sum(parts) if sum(counted) else 0, counted)
     for cluster, part in zip(segment.clusters, parts, strict=True):
         if part:
             _credit(cluster, part, earned, knowing)
 
 
-def _counted_ppb(cluster: ClusterScore, knowing: Sequence[int] | None) -> int:
+def _counted_ppb(cluster: ClusterScore, knowing: Sequence[int]) -> int:
     """What of a cluster counts: that of its documents which parents knew that added something."""
     total = sum(max(0, document.score) for document in cluster.documents)
-    if knowing is None or total == 0:
-        return PARTS_PER_BILLION
-    return sum(_scores(cluster.documents, knowing)) // total
+    return sum(_scores(cluster.documents, knowing)) // total if total else 0
 
 
 def _scores(documents: Sequence[DocumentScore], knowing: Sequence[int] | None) -> list[int]:

@@ -8,8 +8,16 @@ from peft import LoraConfig, get_peft_model
 from openledger.core.errors import InvalidInputError
 from openledger.lm.base import BaseModel
 from openledger.lm.checkpoint import tensors_of
-from openledger.lm.lora import Adapter, LoraShape, Site
-from openledger.training.merging.ways import Merging, Term, Way, _largest, _random_part, merge
+from openledger.lm.lora import Adapter, LoraPair, LoraShape, Site
+from openledger.training.merging.ways import (
+    Merging,
+    Term,
+    Way,
+    _largest,
+    _random_part,
+    is_near,
+    merge,
+)
 from tests.lm.adapters import lively_adapter
 
 SEED = bytes(range(32))
@@ -197,3 +205,14 @@ def test_where_no_member_adapts_a_layer_nothing_is_added(base: BaseModel) -> Non
     assert change(found.adapter, Site(2, "q_proj")).any()
     assert not change(found.adapter, Site(3, "down_proj")).any()
     assert found.lost < 1e-5
+
+
+def test_an_adapter_beyond_any_number_is_near_to_none(base: BaseModel, terms: list[Term]) -> None:
+    honest = merge(base, terms, Merging(Way.SVD), shape(4), SEED).adapter
+    vast = {site: LoraPair(pair.a * 1e30, pair.b * 1e30) for site, pair in honest.pairs.items()}
+
+    assert is_near(honest, honest, 0.001)
+    assert not is_near(Adapter(honest.shape, honest.base, vast), honest, 0.001)
+    moved = {site: LoraPair(pair.a * 1.01, pair.b) for site, pair in honest.pairs.items()}
+    assert not is_near(Adapter(honest.shape, honest.base, moved), honest, 0.001)
+    assert is_near(Adapter(honest.shape, honest.base, moved), honest, 0.02)

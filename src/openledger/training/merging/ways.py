@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from functools import reduce
 from hashlib import sha256
-from math import sqrt
+from math import isfinite, sqrt
 
 import msgspec
 import torch
@@ -90,7 +90,7 @@ def is_near(one: Adapter, other: Adapter, part: float) -> bool:
         change = _change(one, site)
         apart += float((change - _change(other, site)).double().square().sum())
         whole += float(change.double().square().sum())
-    return apart <= part**2 * whole
+    return isfinite(whole) and apart <= part**2 * whole
 
 
 @torch.no_grad()

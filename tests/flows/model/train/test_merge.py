@@ -39,6 +39,7 @@ from openledger.flows.money.verify.export import Export, open_export
 from openledger.flows.money.verify.full import verify_full
 from openledger.flows.money.verify.public import _check_anchors, verify_bundle
 from openledger.flows.money.verify.recompute import (
+    _check_parentage,
     _check_planned,
     exported_state,
     recompute,
@@ -332,7 +333,14 @@ def test_the_merge_is_made_again_from_its_parents(
     (lying.folder / "without_001").rename(lying.folder / "without_000")
     (lying.folder / "aside").rename(lying.folder / "without_001")
     early = msgspec.structs.replace(commitment, early=commitment.adapter)
-    hidden = (msgspec.structs.replace(first, without=None), second)
+    hidden = with_manifest(
+        state,
+        commitment=msgspec.structs.replace(
+            commitment, parents=(msgspec.structs.replace(first, without=None), second)
+        ),
+    )
+    with pytest.raises(VerificationError, match="hides what it is without a parent"):
+        _check_parentage(export, hidden)
     for of, other, says in (
         (
             lying,
@@ -340,11 +348,43 @@ def test_the_merge_is_made_again_from_its_parents(
             "holds in without_000 another adapter than its plan makes",
         ),
         (export, early, "carol/both@1 holds in adapter another adapter than its plan makes"),
-        (export, msgspec.structs.replace(commitment, parents=hidden), "hides what it is without"),
     ):
         manifest = msgspec.structs.replace(state.manifest, commitment=other)
         with pytest.raises(VerificationError, match=says):
             remerge(of, msgspec.structs.replace(state, manifest=manifest), parents, base)
+
+
+def with_manifest(state: AttributionState, **changes: object) -> AttributionState:
+    manifest = msgspec.structs.replace(state.manifest, **changes)
+    return msgspec.structs.replace(state, manifest=manifest)
+
+
+def test_documents_are_held_to_those_of_the_parents(
+    merged: Platform, root: Path, parents: list[Path]
+) -> None:
+    bundle, export = settled(merged, root / "documents")
+    base, state = merged.models.base("float32"), exported_state(bundle, export)
+    first, *others = state.manifest.documents
+    assert first.parents == (0,)
+
+    for known in ((1,), (0, 1)):
+        claimed = (msgspec.structs.replace(first, parents=known), *others)
+        with pytest.raises(VerificationError, match=r"it is from \[0\]"):
+            remerge(export, with_manifest(state, documents=claimed), parents, base)
+    fewer = tuple(one for one in state.manifest.examples if one.document != first.document)
+    with pytest.raises(VerificationError, match="lacks documents of its parents"):
+        remerge(export, with_manifest(state, examples=fewer), parents, base)
+    for wrong in ((2,), (-1,), (1, 0), ()):
+        claimed = (msgspec.structs.replace(first, parents=wrong), *others)
+        with pytest.raises(VerificationError, match="from parents"):
+            _check_parentage(export, with_manifest(state, documents=claimed))
+    anchors = anchors_of(merged)
+    elsewhere = tuple(
+        msgspec.structs.replace(one, training_root=Digest("8" * 64)) for one in anchors.releases
+    )
+    with pytest.raises(VerificationError, match="is not what stands on chain"):
+        remerge(export, state, parents, base, msgspec.structs.replace(anchors, releases=elsewhere))
+    assert remerge(export, state, parents, base, anchors)
 
 
 def test_anyone_redoes_a_merge_from_files(

@@ -232,6 +232,23 @@ def open_export(folder: Path, receipt: Receipt, anchors: Anchors | None) -> Expo
     return Export(folder, body)
 
 
+def parent_root(folder: Path, anchors: Anchors | None) -> Digest:
+    """The training root of a release that was merged, by its own export.
+
+    Raises:
+        NotFoundError: there is no export in this folder.
+        VerificationError: it is not what stands on chain.
+    """
+    path = folder / RELEASE
+    if not path.is_file():
+        raise NotFoundError(f"there is no export of a release in {folder}: no {RELEASE}")
+    body = decode(path.read_bytes(), SignedExport).body
+    known = None if anchors is None else anchors.release(body.release.number)
+    if known is not None and known.training_root != body.release.training_root:
+        raise VerificationError(f"this export of {body.name} is not what stands on chain")
+    return body.release.training_root
+
+
 def _check_release(
     body: ExportBody, member: MixMember | None, base: Digest, anchors: Anchors | None
 ) -> None:

@@ -229,7 +229,8 @@ def _agree(expected: Sequence[ClusterScore], stated: Sequence[ClusterScore]) -> 
 def _same_documents(expected: ClusterScore, stated: ClusterScore, tolerance: int) -> bool:
     pairs = [*zip(expected.documents, stated.documents, strict=False)]
     return len(expected.documents) == len(stated.documents) and all(
-        (one.document, one.account, one.parts) == (other.document, other.account, other.parts)
+        (one.document, one.account, one.parts, one.parents)
+        == (other.document, other.account, other.parts, other.parents)
         and abs(one.score - other.score) <= tolerance
         for one, other in pairs
     )

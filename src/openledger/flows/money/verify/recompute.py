@@ -21,13 +21,16 @@ from openledger.attribution.sums import check_sums
 from openledger.core.encoding import digest_of
 from openledger.core.errors import InvalidInputError, NotFoundError, VerificationError
 from openledger.core.types import PARTS_PER_BILLION, Digest, Precision, as_bytes
+from openledger.flows.money.verify.anchors import Anchors
 from openledger.flows.money.verify.bundle import Bundle, Difference
 from openledger.flows.money.verify.export import (
     ADAPTER,
+    ATTRIBUTION,
     EARLY,
     Export,
     PlannedMember,
     adapter_folders,
+    parent_root,
     read_plan,
 )
 from openledger.flows.money.verify.rows import parents_of, parents_paid
@@ -193,6 +196,8 @@ def _check_planned(export: Export, state: AttributionState) -> None:
         raise VerificationError(
             f"the release has {made} half-data adapters, its anchored plan {wanted}"
         )
+    if wanted and plan.merge:
+        raise VerificationError("a merge has no half-data adapters: it was not trained")
     merged = [one.release for one in plan.merge.members] if plan.merge else []
     named = [one.release for one in state.manifest.commitment.parents or ()]
     if merged != named:
@@ -230,6 +235,7 @@ def exported_state(bundle: Bundle, export: Export) -> AttributionState:
     if made != (release.base, release.adapter, release.seed):
         raise VerificationError("the attribution state is of another base, adapter or seed")
     _check_planned(export, state)
+    _check_parentage(export, state)
     if parents_paid(bundle, release.number) != parents_of(commitment):
         raise VerificationError(
             f"release {release.number} was merged from others' work than is paid"
@@ -238,36 +244,62 @@ def exported_state(bundle: Bundle, export: Export) -> AttributionState:
     return state
 
 
+def _check_parentage(export: Export, state: AttributionState) -> None:
+    """Each document of a merge is some parents', and without one of several something is left."""
+    parents = state.manifest.commitment.parents or ()
+    if any((one.without is None) != (len(parents) == 1) for one in parents):
+        raise VerificationError(f"{export.body.name} hides what it is without a parent")
+    for document in state.manifest.documents:
+        known = document.parents or ()
+        is_rising = list(known) == sorted(set(known))
+        in_range = all(0 <= place < len(parents) for place in known)
+        if not (is_rising and in_range and bool(known) == bool(parents)):
+            raise VerificationError(
+                f"{export.body.name} has document {document.document} from parents {list(known)} "
+                f"of {len(parents)}"
+            )
+
+
 def remerge(
-    export: Export, state: AttributionState, parents: Sequence[Path], base: BaseModel
+    export: Export,
+    state: AttributionState,
+    parents: Sequence[Path],
+    base: BaseModel,
+    anchors: Anchors | None = None,
 ) -> str:
     """Merge the parents of a release again, all and without each, and compare with what it has.
+
+    Its documents must be all of theirs, each of those parents' that were trained on it.
 
     Args:
         export: of the merge.
         state: its own, held to the receipt.
         parents: folders of the exports of what it was merged from, in any order.
         base: the model of them all.
+        anchors: what the chain says of the parents; without them their exports are taken as read.
 
     Raises:
         InvalidInputError: the release was trained, or the folder of a parent is missing.
-        VerificationError: one of its adapters is not what the plan makes.
+        VerificationError: one of its adapters is not what the plan makes, its documents are others
+            than its parents', or a parent is not what stands on chain.
     """
     plan, release = read_plan(export.folder), export.body.release
     if plan.merge is None:
         raise InvalidInputError(f"{export.body.name} was trained, not merged: leave --parent out")
-    folders = {adapter_digest(one / ADAPTER): one for one in parents}
+    folders = {(adapter_digest(one / ADAPTER), adapter_digest(one / EARLY)): one for one in parents}
     for member in plan.merge.members:
-        if member.adapter not in folders:
+        if (member.adapter, member.early) not in folders:
             raise InvalidInputError(
                 f"release {member.release} was merged, too: name its export with --parent"
             )
+    found = [folders[one.adapter, one.early] for one in plan.merge.members]
+    _check_documents(export, state, [_state_of(one, anchors) for one in found])
     shape, named = plan.recipe.shape(base.layers), adapter_folders(state.manifest, release.adapter)
     for digest, some, is_early in _expected(export, state, plan.merge.members):
         terms = []
         for one in some:
             name, wanted = (EARLY, one.early) if is_early else (ADAPTER, one.adapter)
-            adapter = load_adapter(folders[one.adapter] / name, base, wanted)
+            adapter = load_adapter(folders[one.adapter, one.early] / name, base, wanted)
             terms.append(Term(adapter, one.weight_ppb / PARTS_PER_BILLION, one.adapter))
         again = merge(base, terms, plan.merge.merging, shape, as_bytes(release.seed)).adapter
         if not is_near(load_adapter(export.folder / named[digest], base, digest), again, REMERGED):
@@ -278,6 +310,26 @@ def remerge(
     return f"merging its {count} parents again makes the adapters of {export.body.name}"
 
 
+def _state_of(folder: Path, anchors: Anchors | None) -> AttributionState:
+    return load_state(folder / ATTRIBUTION, parent_root(folder, anchors))
+
+
+def _check_documents(
+    export: Export, state: AttributionState, parents: Sequence[AttributionState]
+) -> None:
+    theirs = [{one.digest for one in parent.manifest.examples} for parent in parents]
+    known = {one.document: one.parents for one in state.manifest.documents}
+    for one in state.manifest.examples:
+        places = tuple(place for place, some in enumerate(theirs) if one.digest in some)
+        if known[one.document] != places:
+            raise VerificationError(
+                f"{export.body.name} has document {one.document} from parents "
+                f"{list(known[one.document] or ())}, it is from {list(places)}"
+            )
+    if {one.digest for one in state.manifest.examples} != set().union(*theirs):
+        raise VerificationError(f"{export.body.name} lacks documents of its parents")
+
+
 def _expected(
     export: Export, state: AttributionState, members: Sequence[PlannedMember]
 ) -> list[tuple[Digest, Sequence[PlannedMember], bool]]:
@@ -285,8 +337,6 @@ def _expected(
     commitment = state.manifest.commitment
     found = [(export.body.release.adapter, members, False), (commitment.early, members, True)]
     for place, parent in enumerate(commitment.parents or ()):
-        if (parent.without is None) != (len(members) == 1):
-            raise VerificationError(f"{export.body.name} hides what it is without a parent")
         if parent.without is not None:
             others = [*members[:place], *members[place + 1 :]]
             found.append((parent.without, others, False))
