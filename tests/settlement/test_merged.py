@@ -232,8 +232,8 @@ def test_texts_count_by_what_the_parents_that_knew_them_added() -> None:
     whole, own, nothing = paid_by(idle)
     assert whole == own > 0 == nothing
     spoilt = msgspec.structs.replace(idle, parents_micronats=(-1, 0))
-    assert paid_by(spoilt) == [0, 0, 0]
-    assert combine([spoilt]).nobody_ppb == 10**9
+    assert max(paid_by(spoilt)) - min(paid_by(spoilt)) <= 1  # no parent tells the texts apart
+    assert min(paid_by(spoilt)) > 0
 
 
 @given(
@@ -254,7 +254,7 @@ def test_shares_of_a_merge_are_one_whole(
     assert sum(one.weight_ppb for one in found.shares) + found.nobody_ppb == 10**9
     assert min((one.weight_ppb for one in found.shares), default=1) > 0
     for number, (_, known) in enumerate(documents):
-        if not any(gains[place] > 0 for place in known):
+        if max(gains) > 0 and not any(gains[place] > 0 for place in known):
             assert account(number) not in {one.account for one in found.shares}
 
 

@@ -308,11 +308,13 @@ def _check_knowers(segment: Segment, count: int) -> None:
 
 
 def _knowing_ppb(member: MemberScores) -> list[int] | None:
-    """What the texts of each parent of a merge count: by what it added; None: it is no merge."""
-    if member.parents_micronats is msgspec.UNSET:
-        return None
-    gains = [max(0, gain) for gain in member.parents_micronats]
-    return apportion(PARTS_PER_BILLION if sum(gains) else 0, gains)
+    """What the texts of each parent of a merge count: by what it added; None: all alike.
+
+    So in a release that was trained, and where no parent added anything beyond the others, which
+    says nothing of whose texts they are.
+    """
+    gains = [max(0, gain) for gain in member.parents_micronats or ()]
+    return apportion(PARTS_PER_BILLION, gains) if sum(gains) else None
 
 
 def _divide(
