@@ -4,17 +4,21 @@ Contracts, database, vault and receipts are real. Only the model is not: its ada
 `FakeEngine` knows, and `Scores` says whose data made an answer.
 """
 
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import msgspec
 
 from openledger.attribution.attribute import AnswerAttribution
 from openledger.attribution.method import CAP_PPB
+from openledger.chain import keys
 from openledger.chain.acts import Acts
 from openledger.chain.client import Client
 from openledger.chain.config import Config as ChainConfig
@@ -84,8 +88,11 @@ def open_copy(source: Path, home: Path, serve: ServeSettings | None = None) -> I
 
 
 def build_market(home: Path) -> None:
-    """Contribute, publish, deposit; everything but train."""
-    with open_platform(settings(home)) as platform:
+    """Contribute, publish, deposit; everything but train. Its keys are always the same."""
+    draws = SimpleNamespace(
+        token_bytes=lambda size: sha256(b"market").digest()[:size], token_hex=secrets.token_hex
+    )
+    with mock.patch.object(keys, "secrets", draws), open_platform(settings(home)) as platform:
         owner = operator(platform)
         platform.create_datanet.run(owner, "Tiny tunes", tiny.RULES)
         assert all(one.refusal is None for one in bring_tunes(platform))
