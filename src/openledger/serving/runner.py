@@ -124,7 +124,7 @@ class LlamaRunner:
                 return unpack(content, ref.digest, self.base, self._shape)
             except DigestMismatchError as error:
                 log.warning("packed again", adapter=ref.digest, why=str(error))
-        made = pack(load_adapter(ref.path, self._base, ref.digest), ref.digest)
+        made = pack(load_adapter(ref.path, self._base, ref.digest), ref.digest, self._shape)
         if path is not None:
             _keep(path, made)
         return unpack(aligned(made, self._rooms), ref.digest, self.base, self._shape)

@@ -77,21 +77,25 @@ def tables(shape: LlamaShape) -> Rotary:
     return Rotary(angles.cos(), angles.sin())
 
 
-def random_adapter(model: LlamaShape, lora: LoraShape, seed: int) -> Adapter:
-    """Factors that bfloat16 holds exactly."""
+def random_adapter(model: LlamaShape, lora: LoraShape, seed: int, binades: int = 0) -> Adapter:
+    """Factors that bfloat16 holds exactly, each number up to so many times halved."""
     generator = torch.Generator().manual_seed(seed)
+
+    def random(*size: int) -> torch.Tensor:
+        halved = torch.randint(0, binades + 1, size, generator=generator)
+        return torch.randn(size, generator=generator) * 2.0**-halved
+
     pairs = {}
     for site in lora.sites:
         width, out = model.size_of(site.target)
-        a = torch.randn(lora.rank, width, generator=generator) / width**0.5
-        b = torch.randn(out, lora.rank, generator=generator) / lora.rank**0.5
+        a, b = random(lora.rank, width) / width**0.5, random(out, lora.rank) / lora.rank**0.5
         pairs[site] = LoraPair(a.bfloat16().float(), b.bfloat16().float())
     return Adapter(lora, BASE, pairs)
 
 
 def packed(adapter: Adapter, model: LlamaShape, name: int = 0) -> PackedAdapter:
     digest = Digest(f"{name:064x}")
-    return unpack(aligned(pack(adapter, digest), Rooms()), digest, adapter.base, model)
+    return unpack(aligned(pack(adapter, digest, model), Rooms()), digest, adapter.base, model)
 
 
 def weighted(adapter: PackedAdapter, weight: float = 1.0) -> Weighted[PackedAdapter]:

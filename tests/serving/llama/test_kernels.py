@@ -19,7 +19,7 @@ from openledger.serving.llama.kernels.protocol import Kernels
 from openledger.serving.llama.packed import PackedAdapter
 from openledger.serving.llama.shape import LlamaShape, Matrix
 from openledger.serving.llama.step import step_of
-from openledger.serving.native.library import InstructionSet
+from openledger.serving.native.library import STREAMS, InstructionSet
 from tests.serving.llama import naive
 from tests.serving.tiny import native_of
 
@@ -156,6 +156,7 @@ def test_blocks_that_others_left_do_not_matter(make: Make, dtype: torch.dtype) -
     ranks=st.lists(st.integers(1, 70), min_size=1, max_size=3),
     widths=st.tuples(st.integers(1, 100), st.integers(1, 100)),
     rows=st.lists(st.tuples(st.integers(0, 7), st.sampled_from([0.5, -1.25])), max_size=9),
+    binades=st.sampled_from([0, 40]),
     seed=st.integers(0, 9),
 )
 @pytest.mark.parametrize("way", WAYS)
@@ -164,6 +165,7 @@ def test_every_row_gets_its_own_mix_at_any_size(
     ranks: list[int],
     widths: tuple[int, int],
     rows: list[tuple[int, float]],
+    binades: int,
     seed: int,
 ) -> None:
     hidden, inner = widths
@@ -172,7 +174,9 @@ def test_every_row_gets_its_own_mix_at_any_size(
     loras = [
         LoraShape(rank, 3, (i % 2, *([1] if i % 2 == 0 else []))) for i, rank in enumerate(ranks)
     ]
-    adapters = [naive.random_adapter(shape, lora, seed + i) for i, lora in enumerate(loras)]
+    adapters = [
+        naive.random_adapter(shape, lora, seed + i, binades) for i, lora in enumerate(loras)
+    ]
     ready = [naive.packed(adapter, shape, i) for i, adapter in enumerate(adapters)]
     chosen = [
         [(i, weight / (i + 1)) for i in range(len(ranks)) if bits >> i & 1] for bits, weight in rows
@@ -245,6 +249,58 @@ def test_a_row_has_the_same_bits_in_any_company(way: str, dtype: torch.dtype) ->
     kernels.adapt(0, Matrix.GATE_UP, x, y)
 
     assert torch.equal(torch.cat(alone), y)
+
+
+@pytest.mark.parametrize("way", IN_C)
+def test_more_adapters_than_are_read_in_turns_change_no_bit(way: str, dtype: torch.dtype) -> None:
+    """Of many ranks, with strays and targets of their own, some for several rows."""
+    targets = (TARGETS, ("q_proj", "down_proj"), ("k_proj",))
+    loras = [LoraShape(1 + 3 * i, 8, (0,), targets[i % 3]) for i in range(2 * STREAMS + 3)]
+    ready = [
+        naive.packed(naive.random_adapter(SHAPE, lora, i, binades=20), SHAPE, i)
+        for i, lora in enumerate(loras)
+    ]
+    mixes: list[Mix] = [(naive.weighted(one, 0.5 + i / 10),) for i, one in enumerate(ready)]
+    mixes += [mixes[3], mixes[3], mixes[5], (*mixes[1], *mixes[6])]
+    kernels = WAYS[way](SHAPE, dtype)
+    for matrix, site in zip(Matrix, SHAPE.sites, strict=True):
+        x = random(len(mixes), site.width, dtype=dtype)
+        y = random(len(mixes), sum(site.out), seed=1, dtype=dtype)
+        together = y.clone()
+        chunks = [chunk((row % BLOCKS,), 0, 1, mix) for row, mix in enumerate(mixes)]
+        kernels.begin(step_of(chunks, BLOCKS, 80))
+        kernels.adapt(0, matrix, x, together)
+        for row, mix in enumerate(mixes):
+            kernels.begin(step_of([chunk((0,), 0, 1, mix)], BLOCKS, 80))
+            alone = y[row : row + 1].clone()
+            kernels.adapt(0, matrix, x[row : row + 1], alone)
+            assert torch.equal(together[row : row + 1], alone)
+
+
+def test_a_step_of_other_adapters_takes_none_of_the_last(make: Make, dtype: torch.dtype) -> None:
+    kernels, site = make(SHAPE, dtype), SHAPE.sites[Matrix.OUT]
+    ready = [
+        naive.packed(naive.random_adapter(SHAPE, LoraShape(4, 8, (0,)), i), SHAPE, i)
+        for i in range(2)
+    ]
+    mixes: list[Mix] = [
+        (naive.weighted(ready[0]),),
+        (naive.weighted(ready[1]),),
+        (),
+        (naive.weighted(ready[1]),),
+        (naive.weighted(ready[1], 0.5),),
+    ]
+    x, found = random(1, site.width, dtype=dtype), []
+    for mix in mixes:
+        y = torch.zeros(1, sum(site.out), dtype=dtype)
+        kernels.begin(step_of([chunk((0,), 0, 1, mix)], BLOCKS, 80))
+        kernels.adapt(0, Matrix.OUT, x, y)
+        found.append(y)
+
+    assert not found[2].any()
+    assert torch.equal(found[1], found[3])
+    assert torch.equal(found[3], 2 * found[4])
+    assert not torch.equal(found[0], found[1])
 
 
 def test_targets_are_those_of_the_kernel() -> None:

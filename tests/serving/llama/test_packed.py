@@ -15,7 +15,6 @@ from openledger.serving.llama.packed import (
     Header,
     Rooms,
     aligned,
-    groups_of,
     pack,
     read_packed,
     unpack,
@@ -51,27 +50,19 @@ def test_factors_come_out_as_they_went_in(rank: int, layers: set[int], targets: 
         assert torch.equal(b.float(), pair.b)
 
 
-@given(rank=st.integers(1, 300))
-def test_ranks_lie_in_groups_that_add_up(rank: int) -> None:
-    groups = groups_of(rank)
-
-    assert sum(groups) == rank
-    assert sorted(groups, reverse=True) == groups
-    assert set(groups) <= {8, 4, 2, 1}
-
-
 def content(lora: LoraShape = LORA) -> bytes:
-    return pack(naive.random_adapter(SHAPE, lora, 1), DIGEST)
+    return pack(naive.random_adapter(SHAPE, lora, 1), DIGEST, SHAPE)
 
 
-def test_ranks_are_not_padded() -> None:
-    three, four = (len(content(LoraShape(r, 8, (0,)))) for r in (3, 4))
+def test_ranks_are_filled_up_to_fours_and_a_number_has_12_bits() -> None:
+    sizes = [len(content(LoraShape(r, 8, (0,)))) for r in (1, 4, 5)]
     each = sum(
         width + out
         for width, out in (((-(-n // 32) * 32) for n in SHAPE.size_of(t)) for t in TARGETS)
     )
 
-    assert four - three == 2 * each
+    assert sizes[2] - sizes[1] == 4 * each * 3 // 2
+    assert sizes[1] == sizes[0]
 
 
 def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -129,7 +120,17 @@ def test_room_of_another_size_is_new() -> None:
     rooms = Rooms()
     rooms.take(1_000).release()
 
-    assert len(rooms.take(2_000)) == 2_000
+    assert len(rooms.take(20_000)) == 20_000
+
+
+def test_room_of_nearly_the_same_size_is_used_again() -> None:
+    """Adapters of one shape differ by their strays."""
+    rooms = Rooms()
+    room = rooms.take(100_000)
+    address = np.frombuffer(room).ctypes.data
+    del room
+
+    assert np.frombuffer(rooms.take(100_800)).ctypes.data == address
 
 
 @pytest.mark.parametrize(
@@ -185,4 +186,60 @@ def test_numbers_too_large_are_refused() -> None:
     adapter.pairs[site] = LoraPair(adapter.pairs[site].a, adapter.pairs[site].b + 3.4e38)
 
     with pytest.raises(InvalidInputError, match="too large"):
-        pack(adapter, DIGEST)
+        pack(adapter, DIGEST, SHAPE)
+
+
+FACTORS = 3 * len(TARGETS) * 2
+
+
+def forged(*changes: tuple[int, int, str]) -> memoryview:
+    """A packed file with a true sum, where numbers at these bytes of the body are others.
+
+    The body ends with its strays.
+    """
+    raw = bytearray(pack(naive.random_adapter(SHAPE, LORA, 1, 40), DIGEST, SHAPE))
+    unpack(aligned(bytes(raw), Rooms()), DIGEST, naive.BASE, SHAPE)
+    start = 28 + int.from_bytes(raw[24:28], "little")
+    body = np.frombuffer(raw, np.uint8)[start + -start % 64 :]
+    for place, value, kind in changes:
+        body[place:][: np.dtype(kind).itemsize] = np.array([value], kind).view(np.uint8)
+    del body
+    raw[8:24] = xxh3_128_digest(raw[24:])
+    return aligned(bytes(raw), Rooms())
+
+
+FIRST_STRAY = -(-FACTORS * 16 // 64) * 64
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "kind"),
+    [
+        (-8, -1, "<i4"),  # columns
+        (-8, 33, "<i4"),
+        (-8, 2**31 - 1, "<i4"),
+        (-4, 3, "<u2"),  # a rank
+        (FIRST_STRAY, 1, "<i4"),  # where the strays of a factor begin
+        (FIRST_STRAY + 4, -1, "<i4"),
+        (FIRST_STRAY + 4, 2**30, "<i4"),
+        (FIRST_STRAY + 4 * FACTORS, 2**30, "<i4"),
+        (FIRST_STRAY + 4 * FACTORS, 0, "<i4"),
+    ],
+)
+def test_strays_that_are_nowhere_are_found(place: int, value: int, kind: str) -> None:
+    """Else the kernels would read, or write, at an address that a file names."""
+    with pytest.raises(DigestMismatchError, match="strays that are nowhere"):
+        unpack(forged((place, value, kind)), DIGEST, naive.BASE, SHAPE)
+
+
+def test_strays_of_a_factor_that_is_not_there_are_found() -> None:
+    """All of the strays said to be of the first layer's keys, which this adapter leaves alone."""
+    file = forged()
+    start = 28 + int.from_bytes(file[24:28], "little")
+    body = np.frombuffer(file, np.uint8)[start + -start % 64 :]
+    count = int(body[FIRST_STRAY + 4 * FACTORS :][:4].view("<i4")[0])
+    key = 2 * TARGETS.index("k_proj")
+    first = [(FIRST_STRAY + 4 * i, count if i > key else 0, "<i4") for i in range(FACTORS + 1)]
+
+    assert count > 9
+    with pytest.raises(DigestMismatchError, match="strays that are nowhere"):
+        unpack(forged(*first), DIGEST, naive.BASE, SHAPE)

@@ -1,11 +1,12 @@
-"""An adapter as the kernels read it: one stream of bfloat16 numbers, checked when it is read.
+"""An adapter as the kernels read it: bfloat16 in 12 bits a number, checked when it is read.
 
 A file is magic, XXH3 (128 bits, big-endian) of all that follows, length of the header, header
-(canonical JSON), zeros up to a multiple of 64 bytes, factors. Each factor lies in the tiles that
-`lora.h` describes, by layer and within it by target, A before B; ranks are the adapter's own, rows
-are filled up to 32 numbers. Factors stay as trained but for rounding; alpha / rank is applied to
-the few numbers in between. The sum finds damage: whoever may write into a home's folder can make a
-sum as well as a file.
+(canonical JSON), and then, each from a multiple of 64 bytes on and little-endian: the tables of all
+factors that a model of this depth can have, where the strays of each begin, the quads of those that
+are there (see `quads`), by layer and within it by target, A before B, and the strays. Factors stay
+as trained but for rounding to bfloat16; alpha / rank is applied to the few numbers in between. The
+sum finds damage: whoever may write into a home's folder can make a sum as well as a file, but none
+that makes the kernels read or write elsewhere.
 """
 
 import os
@@ -28,17 +29,25 @@ from openledger.core.errors import DigestMismatchError, InvalidInputError, full_
 from openledger.core.types import Digest
 from openledger.lm.checkpoint import check_shape
 from openledger.lm.lora import TARGETS, Adapter, LoraShape
+from openledger.serving.llama.quads import (
+    STRAY,
+    TABLE,
+    Factor,
+    decode_factor,
+    encode_factor,
+    quads_bytes,
+)
 from openledger.serving.llama.shape import LlamaShape
 
 log = structlog.get_logger()
 
-TILE = 32
-_MAGIC = b"OLPACK\x00\x02"  # the last byte is the version
+_MAGIC = b"OLPACK\x00\x03"  # the last byte is the version
 _ALIGNMENT = 64
 _SUM_END = len(_MAGIC) + 16
 _LENGTH_END = _SUM_END + 4
-_NUMBER = np.dtype("<u2")  # a bfloat16's bits
+_PLACE = np.dtype("<i4")  # among the strays
 _SPARE_ROOMS = 2  # kept beyond what adapters may take
+_ROOM = 1 << 14  # rooms are multiples of it, so that adapters of one shape fit each other's
 _KNOWN_LAYOUTS = 64
 
 
@@ -51,21 +60,42 @@ class Header(msgspec.Struct, frozen=True):
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """Where the factors of an adapter's shape lie."""
+    """Where what of an adapter's shape lies."""
 
-    offsets: NDArray[np.int64]  # (L, targets): where in the body each pair begins; -1: nowhere
-    numbers: int  # of the body
+    offsets: NDArray[np.int64]  # (L, targets): where among the quads each pair begins; -1: nowhere
+    widths: NDArray[np.int64]  # (2 L targets,) of each factor's rows; 0: it is not there
+    places_at: int  # in the body: where the strays of each factor begin
+    quads_at: int
+    strays_at: int
 
 
 class PackedAdapter:
     """An adapter in memory."""
 
-    def __init__(self, header: Header, model: LlamaShape, body: NDArray[np.uint16]) -> None:
-        """`body` is what follows the header, and lives as long as this does."""
+    def __init__(self, header: Header, layout: Layout, body: NDArray[np.uint8]) -> None:
+        """`body` is what follows the header, and lives as long as this does.
+
+        Raises:
+            DigestMismatchError: it has another size, or strays that are nowhere in the adapter.
+        """
         self.digest = header.adapter
         self.lora = header.lora
         self.body = body
-        self.offsets = _layout(header.lora, model).offsets
+        self.offsets = layout.offsets
+        if len(body) < layout.strays_at or (len(body) - layout.strays_at) % STRAY.itemsize:
+            raise DigestMismatchError(f"the packed file of adapter {self.digest} has another size")
+        factors = len(layout.widths)
+        self._uppers = body[: factors * TABLE].reshape(-1, TABLE)
+        self._first_stray = body[layout.places_at :][: (factors + 1) * _PLACE.itemsize].view(_PLACE)
+        self._quads = body[layout.quads_at : layout.strays_at]
+        self._strays = body[layout.strays_at :].view(STRAY)
+        if not _are_within(self._strays, self._first_stray, layout.widths, self.rank):
+            raise DigestMismatchError(
+                f"the packed file of adapter {self.digest} has strays that are nowhere in it"
+            )
+        parts = (self._quads, self.offsets, self._uppers, self._first_stray, self._strays)
+        # Asking an array for its address takes longer than a kernel takes for a row.
+        self.addresses = tuple(part.ctypes.data for part in parts)
 
     @property
     def rank(self) -> int:
@@ -77,35 +107,72 @@ class PackedAdapter:
 
     def factors(self, layer: int, target: str, width: int, out: int) -> tuple[Tensor, Tensor]:
         """A (R, width) and B (out, R) in bfloat16, as the adapter had them."""
-        numbers = torch.from_numpy(self.body.view(np.int16)).view(torch.bfloat16)
-        at = int(self.offsets[layer, TARGETS.index(target)])
-        size_a = self.rank * _padded(width)
-        a = _unpack_a(numbers[at : at + size_a], self.rank, width)
-        b = _untiled(numbers[at + size_a :][: self.rank * _padded(out)], self.rank)
-        return a, b[:, :out].T
+        place = TARGETS.index(target)
+        found, at = [], int(self.offsets[layer, place])
+        for is_b, size in enumerate((width, out)):
+            factor = 2 * (layer * len(TARGETS) + place) + is_b
+            first, end = self._first_stray[factor : factor + 2]
+            length = quads_bytes(self.rank, size)
+            packed = Factor(
+                self._uppers[factor], self._quads[at : at + length], self._strays[first:end]
+            )
+            bits = decode_factor(packed, self.rank, size, is_b=bool(is_b))
+            found.append(torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16))
+            at += length
+        return found[0], found[1].T
 
     def has(self, layer: int, target: str) -> bool:
         """Whether this linear layer is adapted."""
         return bool(self.offsets[layer, TARGETS.index(target)] >= 0)
 
 
-def pack(adapter: Adapter, digest: Digest) -> bytes:
+def _are_within(
+    strays: NDArray[np.void], first: NDArray[np.int32], widths: NDArray[np.int64], rank: int
+) -> bool:
+    """Whether each stray is of a factor that is there, and within it."""
+    each = first[1:].astype(np.int64) - first[:-1]
+    if first[0] != 0 or first[-1] != len(strays) or each.min() < 0:
+        return False
+    column = strays["column"]
+    inside = (column >= 0) & (column < np.repeat(widths, each)) & (strays["rank"] < rank)
+    return bool(inside.all())
+
+
+def pack(adapter: Adapter, digest: Digest, model: LlamaShape) -> bytes:
     """The content of a packed file.
 
     Raises:
         InvalidInputError: a number is too large for bfloat16.
     """
-    parts = []
+    layout = _layout(adapter.shape, model)
+    uppers = np.zeros((len(layout.widths), TABLE), np.uint8)
+    first_stray = np.zeros(len(layout.widths) + 1, _PLACE)
+    quads: list[NDArray[np.uint8]] = []
+    strays: dict[int, NDArray[np.void]] = {}
     for site in adapter.shape.sites:
         pair = adapter.pairs[site]
-        parts += [_pack_a(pair.a.detach().bfloat16()), _tiled(pair.b.detach().bfloat16().T)]
-    numbers = torch.cat(parts)
-    if not bool(torch.isfinite(numbers).all()):
-        raise InvalidInputError(f"adapter {digest} holds numbers that are too large for bfloat16")
+        for is_b, rows in enumerate((pair.a, pair.b.T)):
+            numbers = rows.detach().bfloat16()
+            if not bool(torch.isfinite(numbers).all()):
+                raise InvalidInputError(
+                    f"adapter {digest} holds numbers that are too large for bfloat16"
+                )
+            bits = numbers.contiguous().view(torch.int16).numpy().view(np.uint16)
+            factor = encode_factor(bits, is_b=bool(is_b))
+            place = 2 * (site.layer * len(TARGETS) + TARGETS.index(site.target)) + is_b
+            uppers[place] = factor.uppers
+            first_stray[place + 1] = len(factor.strays)
+            quads.append(factor.quads)
+            strays[place] = factor.strays
+    np.cumsum(first_stray, out=first_stray)
+    body = bytearray(layout.strays_at)
+    body[: uppers.nbytes] = uppers.tobytes()
+    body[layout.places_at : layout.places_at + first_stray.nbytes] = first_stray.tobytes()
+    body[layout.quads_at :] = np.concatenate(quads).tobytes()
     header = encode(Header(adapter.base, digest, adapter.shape))
     rest = len(header).to_bytes(4, "little") + header
     rest += bytes(-(_SUM_END + len(rest)) % _ALIGNMENT)
-    rest += numbers.view(torch.int16).numpy().astype("<i2").tobytes()
+    rest += body + np.concatenate([strays[place] for place in sorted(strays)]).tobytes()
     return _MAGIC + xxh3_128_digest(rest) + rest
 
 
@@ -130,10 +197,8 @@ def unpack(content: memoryview, adapter: Digest, base: Digest, model: LlamaShape
         check_shape(header.lora, model.layers)
     except InvalidInputError as error:
         raise DigestMismatchError(f"the packed file of adapter {adapter}: {error}") from error
-    body = np.frombuffer(content[end + -end % _ALIGNMENT :], _NUMBER)
-    if len(body) != _layout(header.lora, model).numbers:
-        raise DigestMismatchError(f"the packed file of adapter {adapter} has another size")
-    return PackedAdapter(header, model, body)
+    body = np.frombuffer(content[end + -end % _ALIGNMENT :], np.uint8)
+    return PackedAdapter(header, _layout(header.lora, model), body)
 
 
 @full_disk()
@@ -169,7 +234,7 @@ class Rooms:
 
     def take(self, size: int) -> memoryview:
         """So many bytes from a multiple of 64 on, of any content."""
-        memory = self._recycled(size + _ALIGNMENT)
+        memory = self._recycled(_rounded(size + _ALIGNMENT, _ROOM))
         first = -memory.ctypes.data % _ALIGNMENT
         room = memory[first : first + size]
         finalize(room, self._spare.append, memory)  # when no view of it is left
@@ -206,51 +271,29 @@ def aligned(content: bytes, rooms: Rooms) -> memoryview:
     return copy
 
 
-def groups_of(rank: int) -> list[int]:
-    """How the ranks of A lie together: eights, then four, two and one."""
-    groups = [8] * (rank // 8)
-    return groups + [size for size in (4, 2, 1) if rank % 8 & size]
-
-
-def _padded(width: int) -> int:
-    return -(-width // TILE) * TILE
-
-
 @lru_cache(_KNOWN_LAYOUTS)
 def _layout(lora: LoraShape, model: LlamaShape) -> Layout:
     offsets = np.full((model.layers, len(TARGETS)), -1, np.int64)
+    widths = np.zeros((model.layers, len(TARGETS), 2), np.int64)
     sizes, at = _sizes(lora, model), 0
     for site in lora.sites:
-        offsets[site.layer, TARGETS.index(site.target)] = at
+        place = site.layer, TARGETS.index(site.target)
+        offsets[place], widths[place] = at, model.size_of(site.target)
         at += sizes[site.target]
-    offsets.setflags(write=False)  # all adapters of this shape have it
-    return Layout(offsets, at)
+    for array in (offsets, widths):
+        array.setflags(write=False)  # all adapters of this shape have it
+    places_at = _rounded(widths.size * TABLE)
+    quads_at = places_at + _rounded((widths.size + 1) * _PLACE.itemsize)
+    return Layout(offsets, widths.ravel(), places_at, quads_at, quads_at + at)
 
 
 def _sizes(lora: LoraShape, model: LlamaShape) -> dict[str, int]:
-    """Of each target's pair, numbers that it is filled up with included."""
-    return {target: lora.rank * sum(map(_padded, model.size_of(target))) for target in lora.targets}
+    """Bytes of each target's quads."""
+    return {
+        target: sum(quads_bytes(lora.rank, width) for width in model.size_of(target))
+        for target in lora.targets
+    }
 
 
-def _tiled(rows: Tensor) -> Tensor:
-    """(R, width) to a stream of (tiles, R, TILE), numbers i and i + 16 of a tile side by side."""
-    padded = torch.nn.functional.pad(rows, (0, _padded(rows.shape[1]) - rows.shape[1]))
-    tiles = padded.view(len(rows), -1, 2, TILE // 2).permute(1, 0, 3, 2)
-    return tiles.reshape(-1)
-
-
-def _untiled(stream: Tensor, rank: int) -> Tensor:
-    """The inverse of `_tiled`, filled up."""
-    tiles = stream.view(-1, rank, TILE // 2, 2).permute(1, 0, 3, 2)
-    return tiles.reshape(rank, -1)
-
-
-def _pack_a(a: Tensor) -> Tensor:
-    return torch.cat([_tiled(group) for group in torch.split(a, groups_of(len(a)))])
-
-
-def _unpack_a(stream: Tensor, rank: int, width: int) -> Tensor:
-    sizes = groups_of(rank)
-    streams = torch.split(stream, [size * _padded(width) for size in sizes])
-    groups = [_untiled(one, size) for one, size in zip(streams, sizes, strict=True)]
-    return torch.cat(groups)[:, :width]
+def _rounded(size: int, grain: int = _ALIGNMENT) -> int:
+    return -(-size // grain) * grain

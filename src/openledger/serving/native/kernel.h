@@ -16,28 +16,43 @@
 
 #define TARGETS 7         /* q, k, v, o, gate, up, down: the linear layers of one decoder layer */
 #define TARGETS_AT_ONCE 3 /* at most, of one fused matrix */
-#define TILE 32           /* numbers of a packed factor that lie together, 64 bytes */
+#define TILE 32           /* numbers of a rank of a packed factor that lie together */
 #define ROWS_AT_ONCE 4    /* of one tile of an adapter plan */
+#define STREAMS 8         /* adapters that are read in turns */
 #define MOST_MEMBERS 64   /* of a mix; the caller refuses more */
 #define BLOCK 16          /* positions in one block of the KV cache */
 #define QUERIES_AT_ONCE 4
 #define OUTS_AT_ONCE 4    /* rows of a matrix of 8-bit numbers that are summed together */
 #define OUTS_OF_PART 64   /* of them that one thread takes at a time */
 
-/* One member of a mix; the factors of (layer, target) begin at
- * base + offsets[layer * TARGETS + target], or are absent if that is negative. */
+/* A number of a factor whose upper byte is not in the factor's table: its column among the inputs of
+ * A or the outputs of B, and its bits. */
+struct stray {
+    int32_t column;
+    uint16_t rank;
+    uint16_t bits;
+};
+
+/* One member of a mix. The factors of pair p = layer * TARGETS + target begin at quads + offsets[p],
+ * A before B, or are absent if that is negative. Factor f, 2p for A and 2p + 1 for B, has the table
+ * uppers[16 f..16 (f + 1)] and strays[first_stray[f]..first_stray[f + 1]], by column. */
 struct entry {
-    const uint16_t *base;
+    const uint8_t *quads;
     const int64_t *offsets;
+    const uint8_t *uppers;
+    const int32_t *first_stray;
+    const struct stray *strays;
     int32_t rank;
     float weight; /* alpha / rank included */
 };
 
 /* Which rows get which adapters: tile t is rows[row_start[t]..row_start[t + 1]], at most
- * ROWS_AT_ONCE, each with the sum of entries[entry_start[t]..entry_start[t + 1]]. */
+ * ROWS_AT_ONCE, each with the sum of entries[entry_start[t]..entry_start[t + 1]]. Part p is tiles
+ * part_start[p] to part_start[p + 1]: one, or at most STREAMS with one entry each. */
 struct adapter_plan {
-    int32_t tiles;
+    int32_t parts;
     int32_t threads;
+    const int32_t *part_start;
     const int32_t *row_start;
     const int32_t *rows;
     const int32_t *entry_start;

@@ -16,6 +16,7 @@ log = structlog.get_logger()
 
 TARGETS_AT_ONCE = 3
 ROWS_AT_ONCE = 4
+STREAMS = 8
 QUERIES_AT_ONCE = 4
 MOST_MEMBERS = 64  # of a mix
 
@@ -32,8 +33,9 @@ class AdapterPlan(Structure):
     """Which rows get which adapters."""
 
     _fields_: ClassVar = [
-        ("tiles", c_int32),
+        ("parts", c_int32),
         ("threads", c_int32),
+        ("part_start", c_void_p),
         ("row_start", c_void_p),
         ("rows", c_void_p),
         ("entry_start", c_void_p),
@@ -106,7 +108,7 @@ class Library:
         self.attend.argtypes = (*heads, c_void_p, c_void_p, c_void_p, c_void_p)
         self.lora = library.openledger_lora
         self.lora.argtypes = (
-            *(c_int32, POINTER(AdapterPlan), POINTER(SiteRecord)),
+            *(c_int32, c_void_p, c_void_p),
             *(c_int32, c_void_p, c_void_p),
         )
         self.int8 = library.openledger_int8

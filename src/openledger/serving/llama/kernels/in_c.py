@@ -1,20 +1,21 @@
 """The kernels in C, see `native`."""
 
-from ctypes import byref
+from ctypes import addressof, byref
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from openledger.serving.llama.cache import BLOCK, PagedCache, head_stride
-from openledger.serving.llama.packed import TILE
+from openledger.serving.llama.quads import QUAD, TILE
 from openledger.serving.llama.rotary import Rotary
 from openledger.serving.llama.shape import LlamaShape, Matrix, Site
 from openledger.serving.llama.step import Group, Span, Step
 from openledger.serving.native.library import (
     QUERIES_AT_ONCE,
     ROWS_AT_ONCE,
-    TARGETS_AT_ONCE,
+    STREAMS,
     AdapterPlan,
     ChunkPlan,
     HeadsRecord,
@@ -22,7 +23,8 @@ from openledger.serving.native.library import (
     SiteRecord,
 )
 
-_ENTRY = np.dtype([("base", "u8"), ("offsets", "u8"), ("rank", "i4"), ("weight", "f4")])
+_ADDRESSES = ("quads", "offsets", "uppers", "first_stray", "strays")
+_ENTRY = np.dtype([*((name, "u8") for name in _ADDRESSES), ("rank", "i4"), ("weight", "f4")])
 
 
 class CKernels:
@@ -43,12 +45,15 @@ class CKernels:
         self._keys = [cache.keys[layer].data_ptr() for layer in range(shape.layers)]
         self._values = [cache.values[layer].data_ptr() for layer in range(shape.layers)]
         self._cache = cache  # the addresses above are within it
+        self._site_addresses = [addressof(site) for site in self._sites]
+        self._groups: tuple[Group, ...] = ()
 
     def begin(self, step: Step) -> None:
         self._chunks = _Chunks(step.spans, self._shape, self._threads)
-        self._adapters = None
-        if step.groups:
-            self._adapters = _Adapters(step.groups, self._shape, self._threads, self._is_bf16)
+        if step.groups != self._groups:  # answers go on for many steps
+            if step.groups:
+                self._adapters = _Adapters(step.groups, self._shape, self._threads, self._is_bf16)
+            self._groups = step.groups
 
     def norm(self, residual: Tensor, added: Tensor | None, weight: Tensor) -> Tensor:
         rows, width = residual.shape
@@ -77,8 +82,8 @@ class CKernels:
         return out
 
     def adapt(self, layer: int, matrix: Matrix, x: Tensor, y: Tensor) -> None:
-        if self._adapters is not None:
-            plan, site = byref(self._adapters.record), byref(self._sites[matrix])
+        if self._groups:
+            plan, site = self._adapters.address, self._site_addresses[matrix]
             self._library.lora(self._path, plan, site, layer, x.data_ptr(), y.data_ptr())
 
 
@@ -113,10 +118,7 @@ class _Adapters:
         rows, row_start, entries, entry_start = [], [0], [], [0]
         for group in groups:
             own = [
-                (
-                    *(one.adapter.body.ctypes.data, one.adapter.offsets.ctypes.data),
-                    *(one.adapter.rank, one.weight * one.adapter.lora.scale),
-                )
+                (*one.adapter.addresses, one.adapter.rank, one.weight * one.adapter.lora.scale)
                 for one in group.mix
             ]
             for first in range(0, len(group.rows), ROWS_AT_ONCE):
@@ -124,17 +126,30 @@ class _Adapters:
                 row_start.append(len(rows))
                 entries += own
                 entry_start.append(len(entries))
-        self._groups = groups  # the adapters live as long as this
-        self._columns = [np.array(column, np.int32) for column in (row_start, rows, entry_start)]
+        part_start = _parts(np.diff(entry_start))
+        columns = (part_start, row_start, rows, entry_start)
+        self._columns = [np.array(column, np.int32) for column in columns]
         self._entries = np.array(entries, _ENTRY)
-        most = max(sum(one.adapter.rank for one in group.mix) for group in groups)
+        products = np.cumsum([0, *(-(-self._entries["rank"] // QUAD) * QUAD)])
+        most = np.diff(products[np.take(entry_start, part_start)]).max()
         widest = max(-(-site.width // TILE) * TILE for site in shape.sites)
-        each = ROWS_AT_ONCE * (widest + TARGETS_AT_ONCE * most)
+        each = int(ROWS_AT_ONCE * (STREAMS * widest + most))
         self._scratch = np.empty(threads * each, np.float32)
         self.record = AdapterPlan(
-            *(len(row_start) - 1, threads, *(array.ctypes.data for array in self._columns)),
+            *(len(part_start) - 1, threads, *(array.ctypes.data for array in self._columns)),
             *(self._entries.ctypes.data, self._scratch.ctypes.data, each, is_bf16),
         )
+        self.address = addressof(self.record)
+
+
+def _parts(entries: NDArray[np.int64]) -> list[int]:
+    """Where the parts of a plan begin, and where the last one ends, for so many entries a tile."""
+    starts = [0]
+    for tile in range(1, len(entries)):
+        is_full = tile - starts[-1] == STREAMS
+        if is_full or max(entries[tile - 1], entries[tile]) > 1:
+            starts.append(tile)
+    return [*starts, len(entries)]
 
 
 def _heads(shape: LlamaShape, rotary: Rotary, is_bf16: int) -> HeadsRecord:
