@@ -1,9 +1,11 @@
 """The grid: B answers at a time under N adapters, every engine in turns, and what must be reached.
 
-Figures are tokens made for each second of CPU time, prompts included, medians over the rounds.
+Figures are tokens made for each second of CPU time, prompts included, medians over the rounds. The
+same by the clock are beside them, and mean something on a machine with nothing else to do.
 """
 
 import statistics
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -65,8 +67,10 @@ def in_turns(contenders: Sequence[Contender], plan: Plan) -> Costs:
         for cell in plan.cells:
             for one in contenders:
                 if one.can(cell):
+                    began = time.perf_counter()
                     cost = one.run(cell, plan.tokens if turn else 2)
-                    costs.setdefault((one.name, cell), []).extend([cost] if turn else [])
+                    seen = msgspec.structs.replace(cost, clock_s=time.perf_counter() - began)
+                    costs.setdefault((one.name, cell), []).extend([seen] if turn else [])
     return costs
 
 
@@ -76,6 +80,8 @@ def speeds(costs: Costs, plan: Plan) -> list[Row]:
     for (engine, cell), found in costs.items():
         name, tokens = f"{plan.size.name} {cell.name}: {engine}", cell.rows * plan.tokens
         rows.append(Row(name, tokens / _whole_s(found), "tok/CPU-s"))
+        if (clock_s := _clock_s(found)) is not None:
+            rows.append(Row(f"{name}, by the clock", tokens / clock_s, "tok/s"))
         if any(cost.decode_s is not None for cost in found):
             rows.append(Row(f"{name}, decode", tokens / _decode_s(found), "tok/CPU-s"))
     return rows
@@ -85,7 +91,7 @@ def verdicts(costs: Costs, plan: Plan) -> list[Row]:
     """Against the peers, and against ourselves without adapters."""
     if not plan.is_judged:
         return []
-    rows = [_ratio(costs, plan, one) for one in targets() if one.cell in plan.cells]
+    rows = [row for one in targets() if one.cell in plan.cells for row in _ratios(costs, plan, one)]
     for precision, most in (("float32", 10.0), ("bfloat16", 25.0)):
         plain, full = (costs[f"own {precision}", Cell(32, n)] for n in (0, 32))
         lost = 100 * (1 - _decode_s(plain) / _decode_s(full))
@@ -94,14 +100,18 @@ def verdicts(costs: Costs, plan: Plan) -> list[Row]:
     return rows
 
 
-def _ratio(costs: Costs, plan: Plan, target: Target) -> Row:
+def _ratios(costs: Costs, plan: Plan, target: Target) -> list[Row]:
+    """By CPU time, which is judged, and by the clock."""
     name = f"{plan.size.name} {target.cell.name}: {target.own} over {target.peer}"
-    theirs = costs.get((target.peer, target.cell))
-    mine = costs[target.own, target.cell]
-    ratio = None if theirs is None else _whole_s(theirs) / _whole_s(mine)
-    return (
+    theirs, mine = costs.get((target.peer, target.cell), []), costs[target.own, target.cell]
+    ratio = _whole_s(theirs) / _whole_s(mine) if theirs else None
+    rows = [
         Row(name, ratio, "x") if target.least is None else at_least(name, ratio, "x", target.least)
-    )
+    ]
+    their_s, my_s = _clock_s(theirs), _clock_s(mine)
+    if their_s is not None and my_s is not None:
+        rows.append(Row(f"{name}, by the clock", their_s / my_s, "x"))
+    return rows
 
 
 def _whole_s(found: Sequence[Cost]) -> float:
@@ -110,3 +120,8 @@ def _whole_s(found: Sequence[Cost]) -> float:
 
 def _decode_s(found: Sequence[Cost]) -> float:
     return statistics.median(c.decode_s for c in found if c.decode_s is not None)
+
+
+def _clock_s(found: Sequence[Cost]) -> float | None:
+    seen = [cost.clock_s for cost in found if cost.clock_s is not None]
+    return statistics.median(seen) if seen else None

@@ -22,6 +22,7 @@ class Cost(msgspec.Struct, frozen=True):
 
     whole_s: float
     decode_s: float | None  # without the prompts; None: not told apart
+    clock_s: float | None = None  # by the clock, as who asked saw it; None: nobody looked
 
 
 class Contender(Protocol):

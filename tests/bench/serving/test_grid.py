@@ -40,7 +40,9 @@ def test_a_round_that_warms_up_is_not_counted() -> None:
     costs = in_turns([one], Plan(SMALLEST, cells, rounds=2, tokens=16, prompt_tokens=4))
 
     assert one.asked == [(Cell(1, 1), 2), (Cell(1, 1), 16), (Cell(1, 1), 16)]
-    assert costs == {("one", Cell(1, 1)): [Cost(2.0, None), Cost(3.0, None)]}
+    (found,) = costs.values()
+    assert [(cost.whole_s, cost.decode_s) for cost in found] == [(2.0, None), (3.0, None)]
+    assert all(cost.clock_s is not None and cost.clock_s > 0 for cost in found)
 
 
 def test_a_speed_is_of_the_median_round() -> None:
@@ -49,6 +51,19 @@ def test_a_speed_is_of_the_median_round() -> None:
     (row,) = speeds(costs, PLAN)
 
     assert (row.name, row.value) == ("smallest B8N8: one", 8 * 16 / 2.0)
+
+
+def test_speeds_by_the_clock_stand_beside_and_are_not_judged() -> None:
+    costs = own_costs() | {
+        ("own float32", Cell(8, 8)): [Cost(1.0, None, 4.0), Cost(1.0, None, 2.0)],
+        ("peft mixed float32", Cell(8, 8)): [Cost(9.0, None, 6.0)],
+    }
+    rows = {row.name: row for row in [*speeds(costs, PLAN), *verdicts(costs, PLAN)]}
+
+    assert rows["smallest B8N8: own float32, by the clock"].value == pytest.approx(8 * 16 / 3.0)
+    ratio = rows["smallest B8N8: own float32 over peft mixed float32, by the clock"]
+    assert (ratio.value, ratio.is_good) == (pytest.approx(2.0), None)
+    assert "smallest B8N8: own int8 over llama.cpp q8_0, by the clock" not in rows
 
 
 def test_a_peer_that_was_not_run_is_neither_beaten_nor_missed() -> None:
