@@ -137,6 +137,7 @@ def test_wrong_tensors_are_named(
         ({"r": 0}, "rank 0 is outside 1 to 256"),
         ({"r": 257}, "rank 257"),
         ({"lora_alpha": 0}, "alpha 0"),
+        ({"lora_alpha": 65_537}, "alpha 65537"),
         ({"layers_to_transform": []}, "not rising"),
         ({"layers_to_transform": [3, 2]}, "not rising"),
         ({"layers_to_transform": [2, 4]}, "layer 4 is outside a base of 4"),

@@ -30,6 +30,7 @@ from openledger.lm.lora import TARGETS, Adapter, LoraPair, LoraShape, Site, line
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MAX_RANK = 256
+MAX_ALPHA = 65_536
 
 _PREFIX = "base_model.model."
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -196,8 +197,8 @@ def check_shape(shape: LoraShape, base_layers: int) -> None:
     """
     if not 1 <= shape.rank <= MAX_RANK:
         raise InvalidInputError(f"rank {shape.rank} is outside 1 to {MAX_RANK}")
-    if shape.alpha < 1:
-        raise InvalidInputError(f"alpha {shape.alpha} is below 1")
+    if not 1 <= shape.alpha <= MAX_ALPHA:
+        raise InvalidInputError(f"alpha {shape.alpha} is outside 1 to {MAX_ALPHA}")
     layers, targets = shape.layers, shape.targets
     if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
         raise InvalidInputError(f"layers {list(layers)} are not rising numbers from 0")

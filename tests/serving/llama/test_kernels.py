@@ -13,13 +13,13 @@ from torch import Tensor
 from openledger.lm.lora import TARGETS, LoraShape
 from openledger.serving.batch import Chunk, Weighted
 from openledger.serving.llama.cache import PagedCache
-from openledger.serving.llama.kernels.in_c import CKernels
+from openledger.serving.llama.kernels.in_c import CKernels, _parts
 from openledger.serving.llama.kernels.in_torch import TorchKernels
 from openledger.serving.llama.kernels.protocol import Kernels
 from openledger.serving.llama.packed import PackedAdapter
 from openledger.serving.llama.shape import LlamaShape, Matrix
 from openledger.serving.llama.step import step_of
-from openledger.serving.native.library import STREAMS, InstructionSet
+from openledger.serving.native.library import MOST_MEMBERS, STREAMS, InstructionSet
 from tests.serving.llama import naive
 from tests.serving.tiny import native_of
 
@@ -275,6 +275,43 @@ def test_more_adapters_than_are_read_in_turns_change_no_bit(way: str, dtype: tor
             alone = y[row : row + 1].clone()
             kernels.adapt(0, matrix, x[row : row + 1], alone)
             assert torch.equal(together[row : row + 1], alone)
+
+
+@pytest.mark.parametrize("members", [STREAMS, 2 * STREAMS + 1, MOST_MEMBERS])
+def test_a_mix_of_more_members_than_are_read_in_turns(
+    make: Make, dtype: torch.dtype, members: int
+) -> None:
+    adapters = [
+        naive.random_adapter(SHAPE, LoraShape(1 + i % 5, 8, (0,)), i, 20) for i in range(members)
+    ]
+    ready = [naive.packed(one, SHAPE, i) for i, one in enumerate(adapters)]
+    mix = tuple(naive.weighted(one, 1 / members) for one in ready)
+    site, kernels = SHAPE.sites[Matrix.GATE_UP], make(SHAPE, dtype)
+    x, y = random(9, site.width, dtype=dtype), torch.zeros(9, sum(site.out), dtype=dtype)
+    singles = [chunk((i,), 0, 1, (naive.weighted(ready[i], 0.5),)) for i in range(7)]
+    kernels.begin(step_of([chunk((7,), 0, 2, mix), *singles], BLOCKS, 80))
+    kernels.adapt(0, Matrix.GATE_UP, x, y)
+
+    whole = [(one, 1 / members) for one in adapters]
+    wanted = [whole, whole, *([(one, 0.5)] for one in adapters[:7])]
+    for row, terms in enumerate(wanted):
+        agree(y[row], naive.delta(naive.doubles(x[row]), terms, 0, site.targets), dtype, scale=10.0)
+
+
+@pytest.mark.parametrize(
+    ("entries", "threads", "starts"),
+    [
+        ([1], 1, [0, 1]),
+        ([1] * 9, 1, [0, 8, 9]),
+        ([1] * 8, 2, [0, 4, 8]),
+        ([1] * 3, 8, [0, 1, 2, 3]),
+        ([64, 1, 1, 2, 1], 1, [0, 1, 3, 4, 5]),  # more than 64 streams in a part are too many
+    ],
+)
+def test_tiles_of_one_entry_share_parts(
+    entries: list[int], threads: int, starts: list[int]
+) -> None:
+    assert _parts(entries, threads) == starts
 
 
 def test_a_step_of_other_adapters_takes_none_of_the_last(make: Make, dtype: torch.dtype) -> None:

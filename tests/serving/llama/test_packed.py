@@ -140,6 +140,7 @@ def test_room_of_nearly_the_same_size_is_used_again() -> None:
         LoraShape(2, 8, (0, 0)),
         LoraShape(2, 8, ()),
         LoraShape(2**40, 8, ()),
+        LoraShape(2, 65_537, (0,)),
         LoraShape(2, 8, (0,), ("q_proj", "unknown")),
     ],
 )
@@ -149,7 +150,7 @@ def test_a_header_that_no_adapter_has_is_found(shape: LoraShape) -> None:
     rest += bytes(-(24 + len(rest)) % 64) + bytes(256)
     raw = content()[:8] + xxh3_128_digest(rest) + rest
 
-    with pytest.raises(DigestMismatchError, match=r"rank|layer|target"):
+    with pytest.raises(DigestMismatchError, match=r"rank|alpha|layer|target"):
         unpack(aligned(raw, Rooms()), DIGEST, naive.BASE, SHAPE)
 
 
@@ -218,6 +219,7 @@ FIRST_STRAY = -(-FACTORS * 16 // 64) * 64
         (-8, 33, "<i4"),
         (-8, 2**31 - 1, "<i4"),
         (-4, 3, "<u2"),  # a rank
+        (-8, 0, "<i4"),  # before the last but one
         (FIRST_STRAY, 1, "<i4"),  # where the strays of a factor begin
         (FIRST_STRAY + 4, -1, "<i4"),
         (FIRST_STRAY + 4, 2**30, "<i4"),
@@ -225,10 +227,18 @@ FIRST_STRAY = -(-FACTORS * 16 // 64) * 64
         (FIRST_STRAY + 4 * FACTORS, 0, "<i4"),
     ],
 )
-def test_strays_that_are_nowhere_are_found(place: int, value: int, kind: str) -> None:
+def test_strays_that_cannot_be_are_found(place: int, value: int, kind: str) -> None:
     """Else the kernels would read, or write, at an address that a file names."""
-    with pytest.raises(DigestMismatchError, match="strays that are nowhere"):
+    with pytest.raises(DigestMismatchError, match="strays that cannot be"):
         unpack(forged((place, value, kind)), DIGEST, naive.BASE, SHAPE)
+
+
+def test_the_same_stray_twice_is_found() -> None:
+    last = np.frombuffer(forged(), np.uint8)[-8:]
+    column, rank = int(last[:4].view("<i4")[0]), int(last[4:6].view("<u2")[0])
+
+    with pytest.raises(DigestMismatchError, match="strays that cannot be"):
+        unpack(forged((-16, column, "<i4"), (-12, rank, "<u2")), DIGEST, naive.BASE, SHAPE)
 
 
 def test_strays_of_a_factor_that_is_not_there_are_found() -> None:
@@ -241,5 +251,5 @@ def test_strays_of_a_factor_that_is_not_there_are_found() -> None:
     first = [(FIRST_STRAY + 4 * i, count if i > key else 0, "<i4") for i in range(FACTORS + 1)]
 
     assert count > 9
-    with pytest.raises(DigestMismatchError, match="strays that are nowhere"):
+    with pytest.raises(DigestMismatchError, match="strays that cannot be"):
         unpack(forged(*first), DIGEST, naive.BASE, SHAPE)

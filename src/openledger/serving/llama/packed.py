@@ -91,7 +91,7 @@ class PackedAdapter:
         self._strays = body[layout.strays_at :].view(STRAY)
         if not _are_within(self._strays, self._first_stray, layout.widths, self.rank):
             raise DigestMismatchError(
-                f"the packed file of adapter {self.digest} has strays that are nowhere in it"
+                f"the packed file of adapter {self.digest} has strays that cannot be in it"
             )
         parts = (self._quads, self.offsets, self._uppers, self._first_stray, self._strays)
         # Asking an array for its address takes longer than a kernel takes for a row.
@@ -129,13 +129,15 @@ class PackedAdapter:
 def _are_within(
     strays: NDArray[np.void], first: NDArray[np.int32], widths: NDArray[np.int64], rank: int
 ) -> bool:
-    """Whether each stray is of a factor that is there, and within it."""
+    """Whether each stray is of a factor that is there and within it, by column and then by rank."""
     each = first[1:].astype(np.int64) - first[:-1]
     if first[0] != 0 or first[-1] != len(strays) or each.min() < 0:
         return False
-    column = strays["column"]
-    inside = (column >= 0) & (column < np.repeat(widths, each)) & (strays["rank"] < rank)
-    return bool(inside.all())
+    columns, ranks = strays["column"].astype(np.int64), strays["rank"].astype(np.int64)
+    inside = (columns >= 0) & (columns < np.repeat(widths, each)) & (ranks < rank)
+    # No column reaches 2**31, and no rank 2**16.
+    places = np.repeat(np.arange(len(each)), each) << 47 | columns << 16 | ranks
+    return bool(inside.all()) and bool((places[1:] > places[:-1]).all())
 
 
 def pack(adapter: Adapter, digest: Digest, model: LlamaShape) -> bytes:

@@ -18,7 +18,7 @@
 #define TARGETS_AT_ONCE 3 /* at most, of one fused matrix */
 #define TILE 32           /* numbers of a rank of a packed factor that lie together */
 #define ROWS_AT_ONCE 4    /* of one tile of an adapter plan */
-#define STREAMS 8         /* adapters that are read in turns */
+#define STREAMS 8         /* tiles of a plan whose adapters are read in turns */
 #define MOST_MEMBERS 64   /* of a mix; the caller refuses more */
 #define BLOCK 16          /* positions in one block of the KV cache */
 #define QUERIES_AT_ONCE 4

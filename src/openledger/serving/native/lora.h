@@ -122,14 +122,14 @@ INLINE bytes looked_up(bytes table, bytes places) {
 #endif
 }
 
-/* Vector v of the lower and of the upper half of a tile, for ranks 2 * pair and 2 * pair + 1. */
-INLINE void numbers_of(const uint8_t *quad, const int pair, const int v, bytes table, vec *low,
+/* Vector v of the lower and of the upper half of a tile, for ranks 2 * half and 2 * half + 1. */
+INLINE void numbers_of(const uint8_t *quad, const int half, const int v, bytes table, vec *low,
                        vec *high) {
     bytes lower, places, upper;
     words both[2] = {{0}};
-    memcpy(&lower, quad + PLACES_AT / 2 * pair + v * (int)sizeof lower, sizeof lower);
+    memcpy(&lower, quad + PLACES_AT / 2 * half + v * (int)sizeof lower, sizeof lower);
     memcpy(&places, quad + PLACES_AT + v * (int)sizeof places, sizeof places);
-    upper = looked_up(table, pair ? places >> 4 : places & 15);
+    upper = looked_up(table, half ? places >> 4 : places & 15);
 #if WIDTH == 16
     both[0] = (words)_mm512_unpacklo_epi8((__m512i)lower, (__m512i)upper);
     both[1] = (words)_mm512_unpackhi_epi8((__m512i)lower, (__m512i)upper);
@@ -161,17 +161,17 @@ INLINE void project(const int count, const float *x, int64_t width, int64_t colu
         UNROLL
         for (int v = 0; v < VECTORS_OF_TILE; v++)
             UNROLL
-            for (int pair = 0; pair < 2; pair++) {
+            for (int half = 0; half < 2; half++) {
                 vec low[2], high[2];
-                numbers_of(quad, pair, v, table, low, high);
+                numbers_of(quad, half, v, table, low, high);
                 UNROLL
                 for (int row = 0; row < count; row++) {
                     const float *from = x + row * width + at + v * WIDTH;
                     vec first = load(from, 0, 0), second = load(from, TILE / 2, 0);
                     UNROLL
                     for (int one = 0; one < 2; one++) {
-                        own[(2 * pair + one) * count + row] += first * low[one];
-                        own[(2 * pair + one) * count + row] += second * high[one];
+                        own[(2 * half + one) * count + row] += first * low[one];
+                        own[(2 * half + one) * count + row] += second * high[one];
                     }
                 }
             }
@@ -236,8 +236,9 @@ INLINE void project_all(struct stream *streams, int several, int64_t width, int 
             for (int row = 0; row < one->count; row++)
                 one->products[one->stray->rank * ROWS_AT_ONCE + row] +=
                     one->x[row * width + one->stray->column] * number_of(one->stray);
-        for (int i = 0; i < one->groups * QUAD * ROWS_AT_ONCE; i++)
-            one->products[i] *= one->entry->weight;
+        for (int rank = 0; rank < one->groups * QUAD; rank++)
+            for (int row = 0; row < one->count; row++)
+                one->products[rank * ROWS_AT_ONCE + row] *= one->entry->weight;
     }
 }
 
@@ -267,14 +268,14 @@ INLINE void expand(const int count, struct stream *members, int several, int fac
                 UNROLL
                 for (int v = 0; v < VECTORS_OF_TILE; v++)
                     UNROLL
-                    for (int pair = 0; pair < 2; pair++) {
+                    for (int half = 0; half < 2; half++) {
                         vec first[2], second[2];
-                        numbers_of(one->quad, pair, v, table, first, second);
+                        numbers_of(one->quad, half, v, table, first, second);
                         UNROLL
                         for (int row = 0; row < count; row++)
                             UNROLL
                             for (int rank = 0; rank < 2; rank++) {
-                                float times = by[(2 * pair + rank) * ROWS_AT_ONCE + row];
+                                float times = by[(2 * half + rank) * ROWS_AT_ONCE + row];
                                 low[row * VECTORS_OF_TILE + v] += times * first[rank];
                                 high[row * VECTORS_OF_TILE + v] += times * second[rank];
                             }
@@ -333,7 +334,7 @@ INLINE const float *rows_of(int count, const int32_t *rows, const char *x, int i
     return copies;
 }
 
-/* One target of some tiles whose rows are `floats`; `end` of a tile's streams. */
+/* One target of some tiles of the plan, whose rows are `floats`. */
 INLINE void adapt_part(const struct adapter_plan *plan, const struct site *site, int target,
                        int layer, int first, int tiles, const float *const *floats,
                        float *products, char *y, int is_bf16) {
@@ -341,7 +342,7 @@ INLINE void adapt_part(const struct adapter_plan *plan, const struct site *site,
     const int pair = layer * TARGETS + site->first_target + target;
     const int64_t width = tiled(site->in);
     struct stream streams[MOST_MEMBERS];
-    int end[STREAMS], found = 0;
+    int end[STREAMS], found = 0; /* where the streams of each tile end */
     for (int t = 0; t < tiles; t++) {
         int tile = first + t;
         for (int e = plan->entry_start[tile]; e < plan->entry_start[tile + 1]; e++) {

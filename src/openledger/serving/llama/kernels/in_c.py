@@ -1,10 +1,10 @@
 """The kernels in C, see `native`."""
 
+from collections.abc import Sequence
 from ctypes import addressof, byref
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from openledger.serving.llama.cache import BLOCK, PagedCache, head_stride
@@ -126,7 +126,7 @@ class _Adapters:
                 row_start.append(len(rows))
                 entries += own
                 entry_start.append(len(entries))
-        part_start = _parts(np.diff(entry_start))
+        part_start = _parts(np.diff(entry_start).tolist(), threads)
         columns = (part_start, row_start, rows, entry_start)
         self._columns = [np.array(column, np.int32) for column in columns]
         self._entries = np.array(entries, _ENTRY)
@@ -142,12 +142,19 @@ class _Adapters:
         self.address = addressof(self.record)
 
 
-def _parts(entries: NDArray[np.int64]) -> list[int]:
-    """Where the parts of a plan begin, and where the last one ends, for so many entries a tile."""
-    starts = [0]
+def _parts(entries: Sequence[int], threads: int) -> list[int]:
+    """Where the parts of a plan begin, and where the last one ends.
+
+    Tiles with one entry each share a part, unless that leaves a thread without one; others are
+    alone in theirs.
+
+    Args:
+        entries: of each tile.
+        threads: that take a part at a time.
+    """
+    starts, most = [0], min(STREAMS, -(-len(entries) // threads))
     for tile in range(1, len(entries)):
-        is_full = tile - starts[-1] == STREAMS
-        if is_full or max(entries[tile - 1], entries[tile]) > 1:
+        if tile - starts[-1] == most or entries[tile - 1] > 1 or entries[tile] > 1:
             starts.append(tile)
     return [*starts, len(entries)]
 
