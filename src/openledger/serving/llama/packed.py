@@ -89,7 +89,7 @@ class PackedAdapter:
         self._first_stray = body[layout.places_at :][: (factors + 1) * _PLACE.itemsize].view(_PLACE)
         self._quads = body[layout.quads_at : layout.strays_at]
         self._strays = body[layout.strays_at :].view(STRAY)
-        if not _are_within(self._strays, self._first_stray, layout.widths, self.rank):
+        if not _are_sound(self._strays, self._first_stray, layout.widths, self.rank):
             raise DigestMismatchError(
                 f"the packed file of adapter {self.digest} has strays that cannot be in it"
             )
@@ -126,7 +126,7 @@ class PackedAdapter:
         return bool(self.offsets[layer, TARGETS.index(target)] >= 0)
 
 
-def _are_within(
+def _are_sound(
     strays: NDArray[np.void], first: NDArray[np.int32], widths: NDArray[np.int64], rank: int
 ) -> bool:
     """Whether each stray is of a factor that is there and within it, by column and then by rank."""
