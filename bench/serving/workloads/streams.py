@@ -24,7 +24,7 @@ from bench.serving.workloads.traffic import (
 from bench.serving.world import World
 from bench.table import Row, exactly
 from openledger.serving.engine import Config
-from openledger.serving.request import Finish, GenerationRequest
+from openledger.serving.request import GenerationRequest
 
 
 class StreamsPlan(msgspec.Struct, frozen=True):
@@ -68,12 +68,11 @@ def streams(world: World, folder: Path, plan: StreamsPlan) -> list[Row]:
 
 
 def lost(answers: Sequence[Sequence[Answer]]) -> int:
-    """Answers that ended early without being broken off, and callers who got nothing."""
-    short = (
-        not one.is_whole and one.usage.finish is not Finish.CANCELLED
-        for found in answers
-        for one in found
-    )
+    """Answers that ended early without being broken off, and callers who got nothing.
+
+    The engine may have made a whole answer of which the caller, breaking off, read a part.
+    """
+    short = (not one.is_whole and not one.is_broken_off for found in answers for one in found)
     return sum(short) + sum(not any(one.token_ids for one in found) for found in answers)
 
 

@@ -33,6 +33,7 @@ class Answer(msgspec.Struct, frozen=True):
     first_s: float  # from asking to the first token, by the clock on the wall
     first_cpu_s: float  # the same by the CPU time of this process
     usage: Usage
+    is_broken_off: bool = False  # by the caller, whatever the engine had made by then
 
     @property
     def is_whole(self) -> bool:
@@ -95,6 +96,7 @@ def answer(engine: Engine, request: GenerationRequest, stop: Event | None = None
     stream = engine.submit(request)
     token_ids: list[int] = []
     first_s = first_cpu_s = 0.0
+    is_broken_off = False
     for token in stream:
         if not token_ids:
             first_s = time.perf_counter() - asked_s
@@ -102,7 +104,10 @@ def answer(engine: Engine, request: GenerationRequest, stop: Event | None = None
         token_ids.append(token.id)
         if stop is not None and stop.is_set():
             stream.cancel()
-    return Answer(request, tuple(token_ids), first_s, first_cpu_s, stream.usage())
+            is_broken_off = True
+    return Answer(
+        request, tuple(token_ids), first_s, first_cpu_s, stream.usage(), is_broken_off
+    )
 
 
 def all_at_once(

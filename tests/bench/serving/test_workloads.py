@@ -34,9 +34,15 @@ def engine() -> Iterator[HashEngine]:
     made.close()
 
 
-def got(request: GenerationRequest, token_ids: tuple[int, ...], finish: Finish) -> Answer:
+def got(
+    request: GenerationRequest,
+    token_ids: tuple[int, ...],
+    finish: Finish,
+    *,
+    is_broken_off: bool = False,
+) -> Answer:
     usage = Usage(4, len(token_ids), 1, 0.0, 0.0, 0.0, 0.0, finish)
-    return Answer(request, token_ids, 0.0, 0.0, usage)
+    return Answer(request, token_ids, 0.0, 0.0, usage, is_broken_off)
 
 
 def test_a_caller_asks_for_the_same_in_every_run_and_never_twice(world: World) -> None:
@@ -64,7 +70,9 @@ def test_who_is_stopped_leaves_nothing_behind(world: World, engine: HashEngine) 
     found = answer(engine, Asker(world, Shape(4, 50), "one").ask([]), stop)
 
     assert len(found.token_ids) == 1
+    assert found.is_broken_off
     assert found.usage.finish in (Finish.CANCELLED, Finish.LENGTH)
+    assert not lost([[found]])
     assert engine.stats().active == 0
 
 
@@ -73,9 +81,17 @@ def test_a_short_answer_and_an_idle_caller_count_as_lost(world: World) -> None:
     whole = got(request, (1, 2, 3, 4, 5, 6), Finish.LENGTH)
 
     assert lost([[whole]]) == 0
-    assert lost([[whole, got(request, (1,), Finish.CANCELLED)]]) == 0
     assert lost([[whole, got(request, (1, 2, 3, 4, 5), Finish.LENGTH)]]) == 1
-    assert lost([[got(request, (), Finish.CANCELLED)], [whole]]) == 1
+    assert lost([[whole, got(request, (1,), Finish.CANCELLED)]]) == 1
+    assert lost([[got(request, (), Finish.CANCELLED, is_broken_off=True)], [whole]]) == 1
+
+
+@pytest.mark.parametrize("finish", [Finish.CANCELLED, Finish.LENGTH])
+def test_what_a_caller_broke_off_is_not_lost(world: World, finish: Finish) -> None:
+    """The engine may have been done before it heard of it."""
+    request = Asker(world, SHAPE, "one").ask([])
+
+    assert lost([[got(request, (1, 2), finish, is_broken_off=True)]]) == 0
 
 
 def test_another_token_is_a_mix_up_and_a_beginning_is_none(world: World) -> None:
