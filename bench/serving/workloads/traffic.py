@@ -105,9 +105,7 @@ def answer(engine: Engine, request: GenerationRequest, stop: Event | None = None
         if stop is not None and stop.is_set():
             stream.cancel()
             is_broken_off = True
-    return Answer(
-        request, tuple(token_ids), first_s, first_cpu_s, stream.usage(), is_broken_off
-    )
+    return Answer(request, tuple(token_ids), first_s, first_cpu_s, stream.usage(), is_broken_off)
 
 
 def all_at_once(
