@@ -155,7 +155,7 @@ def test_receipts_name_the_precision_of_the_engine_and_attribution_keeps_its_own
     platform.models.close()
 
     assert pieces
-    assert call.body.engine == f"embedded-3/{dtype}"
+    assert call.body.engine == f"embedded-4/{dtype}"
     assert platform.models.attribute.precision == "float32"
 
 

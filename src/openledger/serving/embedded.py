@@ -46,7 +46,7 @@ from openledger.serving.schedule.sequence import (
 from openledger.serving.schedule.waiting import Queue, Reader, Reading
 from openledger.serving.stream import TokenStream, VectorStream
 
-_BUILD = "embedded-3"
+_BUILD = "embedded-4"
 _IDLE_S = 0.05  # how often paused and waiting sequences are looked at when nothing can run
 _PATIENCE_S = 60.0  # beyond a request's deadline, before its reader calls the engine silent
 _AHEAD = 8  # waiting requests whose adapters are read before there is a place for them

@@ -1,126 +1,25 @@
-"""A base model's weights as serving multiplies by them: fused, and packed once.
+"""A base model's weights as serving multiplies by them: fused, and packed once."""
 
-Packed matrices are those of oneDNN. With them a row's product has the same bits in a batch of any
-size if two things are seen to: float32 takes another way for one row alone, so that row is doubled;
-bfloat16 takes another for many rows, so they are multiplied by parts. Measured with oneDNN 3.12 on
-AVX-512 with AMX, for inputs of 64 to 2,048 numbers; of 8,192 numbers some 1 in 100,000 products in
-bfloat16 still differ in their last bit.
-"""
-
-import platform
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
 
 import msgspec
 import torch
-import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from openledger.lm.families.architecture import CausalLayer, CausalModel
-from openledger.serving.native.library import Native
-
-# The batch that oneDNN is told to expect; others run as well. bfloat16 packed for more than one row
-# is summed in one order up to about 32 rows and in another beyond; so is, for some widths, bfloat16
-# packed for one row from somewhere above 128.
-_PACKED_ROWS = {torch.bfloat16: 1, torch.float32: 32}
-_MOST_ROWS = {torch.bfloat16: 128, torch.float32: 1 << 31}
-_MANY_ROWS = 64  # from here on widening an int8 matrix costs less than it saves
-_INT8_WIDTH = 16  # inputs that torch's int8 product reads at once, past the end of a row if need be
-_PACKING = ("x86_64", "AMD64")  # elsewhere other libraries stand behind oneDNN's door
-
-
-class Linear(Protocol):
-    """Multiplies by a matrix: (T, D_in) to (T, D_out)."""
-
-    def __call__(self, x: Tensor, /) -> Tensor: ...
-
-
-class Make(Protocol):
-    """Makes a `Linear` of a matrix (D_out, D_in) and its (D_out,) bias, if it has one."""
-
-    def __call__(self, weight: Tensor, bias: Tensor | None = None) -> Linear: ...
-
-
-class PackedLinear:
-    """A matrix in oneDNN's own order."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        """`weight` is (D_out, D_in), bfloat16 or float32."""
-        self._bias = bias
-        rows = _PACKED_ROWS[weight.dtype]
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
-        self._is_float32 = weight.dtype == torch.float32
-        self._most_rows = _MOST_ROWS[weight.dtype]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self._is_float32 and len(x) == 1:
-            return self._multiply(x.repeat(2, 1))[:1]
-        if len(x) > self._most_rows:
-            return torch.cat([self._multiply(part) for part in torch.split(x, self._most_rows)])
-        return self._multiply(x)
-
-    def _multiply(self, x: Tensor) -> Tensor:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self._packed, self._bias, "none", [], ""
-        )
-        return out
-
-
-class PlainLinear:
-    """A matrix as it is."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self._weight = weight.contiguous()
-        self._bias = bias
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self._weight, self._bias)
-
-
-class Int8Linear:
-    """A matrix in 8 bits with a scale for each row; what comes in and out stays as it is.
-
-    It moves half the bytes of bfloat16, which counts for few rows. For many the matrix is widened
-    first, so there the bits of a row depend on how many are beside it.
-    """
-
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None = None, native: Native | None = None
-    ) -> None:
-        """Without a library torch multiplies."""
-        self._bias = bias
-        scale = (weight.float().abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
-        self._scale = scale.to(weight.dtype)
-        self._scale_float = self._scale.float()
-        whole = (weight.float() / self._scale_float[:, None]).round().clamp(-127, 127)
-        self._weight = whole.to(torch.int8).contiguous()
-        self._native = native
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if len(x) >= _MANY_ROWS:
-            return self._widened(x)
-        if self._native is not None:
-            out = self._multiply(self._native, x)
-        elif x.shape[1] % _INT8_WIDTH == 0:
-            out = torch._weight_int8pack_mm(x, self._weight, self._scale)
-        else:
-            return self._widened(x)
-        return out if self._bias is None else out + self._bias
-
-    def _widened(self, x: Tensor) -> Tensor:
-        return F.linear(x, self._weight.to(x.dtype) * self._scale[:, None], self._bias)
-
-    def _multiply(self, native: Native, x: Tensor) -> Tensor:
-        out, width = self._weight.shape
-        floats, y = x.float().contiguous(), x.new_empty(len(x), out)
-        native.library.int8(
-            *(native.path, len(x), width, out, torch.get_num_threads()),
-            *(floats.data_ptr(), self._weight.data_ptr(), self._scale_float.data_ptr()),
-            *(y.data_ptr(), int(x.dtype == torch.bfloat16)),
-        )
-        return y
+from openledger.serving.llama.products.linear import (
+    Int8Linear,
+    Linear,
+    Make,
+    PackedLinear,
+    PlainLinear,
+    can_pack,
+)
+from openledger.serving.llama.products.panels import Int8PanelLinear, PanelLinear
+from openledger.serving.native.library import InstructionSet, Native
+from openledger.serving.native.memory import LargePages
 
 
 class HeadNorm(msgspec.Struct, frozen=True):
@@ -152,10 +51,8 @@ class Weights(msgspec.Struct, frozen=True):
 def weights_of(
     model: CausalModel, *, is_int8: bool = False, native: Native | None = None
 ) -> Weights:
-    """Fuse and pack the weights of a model, in its own precision; `native` multiplies int8."""
-    make: Make = PackedLinear if _can_pack(model.dtype) else PlainLinear
-    if is_int8:
-        make = partial(Int8Linear, native=native)
+    """Fuse and pack the weights of a model, in its own precision unless in 8 bits."""
+    make = _make(model.dtype, native, is_int8=is_int8)
     inner = model.model
     return Weights(
         embedding=inner.embed_tokens.weight.detach(),
@@ -165,10 +62,15 @@ def weights_of(
     )
 
 
-def _can_pack(dtype: torch.dtype) -> bool:
-    if platform.machine() not in _PACKING or not torch._C._has_mkldnn:
-        return False
-    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+def _make(dtype: torch.dtype, native: Native | None, *, is_int8: bool) -> Make:
+    """The fastest there is; for a few rows of float32 that is the kernel."""
+    if native is not None and is_int8:
+        return partial(Int8PanelLinear, native=native, pages=LargePages())
+    if is_int8:
+        return Int8Linear
+    if native is not None and dtype == torch.float32 and native.path > InstructionSet.PLAIN:
+        return partial(PanelLinear, native=native, pages=LargePages())
+    return PackedLinear if can_pack(dtype) else PlainLinear
 
 
 def _layer(layer: CausalLayer, make: Make) -> Layer:

@@ -17,7 +17,7 @@ import structlog
 
 log = structlog.get_logger()
 
-SOURCES = ("kernel.c", "kernel.h", "lanes.h", "rows.h", "attention.h", "lora.h", "int8.h")
+SOURCES = ("kernel.c", "kernel.h", "lanes.h", "rows.h", "attention.h", "lora.h", "product.h")
 
 # Sums of products may be fused, which is as exact; nothing else may be reordered.
 _FLAGS = (

@@ -16,7 +16,7 @@
 #include "rows.h"
 #include "attention.h"
 #include "lora.h"
-#include "int8.h"
+#include "product.h"
 #undef SUFFIX
 #undef WIDTH
 #undef TARGET
@@ -30,7 +30,7 @@
 #include "rows.h"
 #include "attention.h"
 #include "lora.h"
-#include "int8.h"
+#include "product.h"
 #undef SUFFIX
 #undef WIDTH
 #undef TARGET
@@ -42,7 +42,7 @@
 #include "rows.h"
 #include "attention.h"
 #include "lora.h"
-#include "int8.h"
+#include "product.h"
 #undef SUFFIX
 #undef WIDTH
 #undef TARGET
@@ -115,10 +115,10 @@ void openledger_lora(int32_t path, const struct adapter_plan *plan, const struct
     DISPATCH(lora, plan, site, layer, x, y)
 }
 
-/* y (rows, out) = x (rows, in) times a matrix (out, in) of 8-bit numbers with a scale for each of its
- * rows; x and the scales are float32. */
-void openledger_int8(int32_t path, int32_t rows, int32_t in, int32_t out, int32_t threads,
-                     const float *x, const int8_t *weight, const float *scale, void *y,
-                     int32_t is_bf16) {
-    DISPATCH(int8, rows, in, out, threads, x, weight, scale, y, is_bf16)
+/* y (rows, out) = x (rows, in) times a matrix in panels (out / PANEL, in, PANEL): of float32, or of
+ * 8-bit numbers if there is a scale for each output; x and the scales are float32. */
+void openledger_product(int32_t path, int32_t rows, int32_t in, int32_t out, int32_t threads,
+                        const float *x, const void *matrix, const float *scale, void *y,
+                        int32_t is_bf16) {
+    DISPATCH(product, rows, in, out, threads, x, matrix, scale, y, is_bf16)
 }

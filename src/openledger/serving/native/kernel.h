@@ -22,8 +22,7 @@
 #define MOST_MEMBERS 64   /* of a mix; the caller refuses more */
 #define BLOCK 16          /* positions in one block of the KV cache */
 #define QUERIES_AT_ONCE 4
-#define OUTS_AT_ONCE 4    /* rows of a matrix of 8-bit numbers that are summed together */
-#define OUTS_OF_PART 64   /* of them that one thread takes at a time */
+#define PANEL 32          /* outputs of a matrix whose numbers lie together */
 
 /* A number of a factor whose upper byte is not in the factor's table: its column among the inputs of
  * A or the outputs of B, and its bits. */

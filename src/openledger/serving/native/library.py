@@ -18,6 +18,7 @@ TARGETS_AT_ONCE = 3
 ROWS_AT_ONCE = 4
 STREAMS = 8
 QUERIES_AT_ONCE = 4
+PANEL = 32  # outputs of a matrix whose numbers lie together
 MOST_MEMBERS = 64  # of a mix
 
 
@@ -111,12 +112,12 @@ class Library:
             *(c_int32, c_void_p, c_void_p),
             *(c_int32, c_void_p, c_void_p),
         )
-        self.int8 = library.openledger_int8
-        self.int8.argtypes = (
+        self.product = library.openledger_product
+        self.product.argtypes = (
             *(c_int32, c_int32, c_int32, c_int32, c_int32),
             *(c_void_p, c_void_p, c_void_p, c_void_p, c_int32),
         )
-        for function in (self.norm, self.gate, self.rotate, self.attend, self.lora, self.int8):
+        for function in (self.norm, self.gate, self.rotate, self.attend, self.lora, self.product):
             function.restype = None
         self.widest = InstructionSet(library.openledger_widest())
         self.has_threads = bool(library.openledger_has_threads())
