@@ -74,7 +74,7 @@ def show(
         ]
         state = f"settled in epoch {found.epoch}" if found.epoch else found.state
         head = f"{found.receipt}: {found.model}, {open_amount(found.fee)} OPEN, {state}"
-        members = _members(found) if len(found.members) > 1 else []
+        members = [*(_members(found) if len(found.members) > 1 else []), *_parents(found)]
         nobody = f"nobody's data: {percent(found.nobody_ppb)} of the data money, to commons"
         parts = [table(["role", "who", "OPEN", "share"], lines), nobody]
         if found.state == PENDING:
@@ -88,6 +88,15 @@ def _members(found: "ReceiptView") -> list[str]:
         f"{percent(one.part_ppb)} of builder and data money"
         for one in found.members
         if one.added_micronats is not None and one.part_ppb is not None
+    ]
+
+
+def _parents(found: "ReceiptView") -> list[str]:
+    """What each release that a merge was made from added."""
+    return [
+        f"  of {one.name} {parent.name} added {_nats(parent.added_micronats)} nats"
+        for one in found.members
+        for parent in one.parents
     ]
 
 

@@ -35,6 +35,13 @@ class PartView(msgspec.Struct, frozen=True):
     share_ppb: int | None  # of the answer, for contributors
 
 
+class ParentView(msgspec.Struct, frozen=True):
+    """One release that a merge was made from."""
+
+    name: str  # owner/name@version
+    added_micronats: int  # what the answer would lose if it had not been merged
+
+
 class MemberView(msgspec.Struct, frozen=True):
     """One release of the mix that answered; of a release alone the only one."""
 
@@ -42,6 +49,7 @@ class MemberView(msgspec.Struct, frozen=True):
     weight_ppb: int
     added_micronats: int | None  # what the answer would lose without it; None: not known yet
     part_ppb: int | None  # of builder and data money, by what it added
+    parents: tuple[ParentView, ...] = ()  # of a merge that has scores
 
 
 class ReceiptView(msgspec.Struct, frozen=True):

@@ -43,7 +43,7 @@ log = structlog.get_logger()
 class Arithmetic(msgspec.Struct, frozen=True):
     """How a runner computes; the defaults are the fastest this machine has."""
 
-    is_int8: bool = False  # weights in 8 bits: faster for one or two sequences at a time
+    is_int8: bool = False  # weights in 8 bits: faster than float32, and than bfloat16 for a few
     is_native: bool = True  # kernels in C if they can be compiled, else in torch
     instruction_set: InstructionSet | None = None  # None: the widest of this CPU
 

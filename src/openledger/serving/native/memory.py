@@ -33,7 +33,7 @@ class LargePages:
         if room > len(self._left):
             self._left = _chunk(max(room, _CHUNK))
         taken, self._left = self._left[:size], self._left[room:]
-        return torch.from_numpy(taken).view(dtype).view(*shape)
+        return torch.from_numpy(taken).view(dtype).view(tuple(shape))
 
 
 def _chunk(size: int) -> np.ndarray:

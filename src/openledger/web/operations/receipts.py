@@ -27,6 +27,7 @@ from openledger.operations.receipts import (
     SHOW,
     EvidenceView,
     MemberView,
+    ParentView,
     PartView,
     ReceiptView,
     ShowReceipt,
@@ -75,6 +76,7 @@ def show(platform: Platform, wanted: ShowReceipt) -> ReceiptView:
         names = {one.address: one.display_name for one in accounts.list_all(transaction)}
         epoch = epochs.holding(transaction, call.gateway, call.gateway_sequence)
         job = jobs.find(transaction, ATTRIBUTE_JOB, receipt)
+        titles = {one.number: one.full_name for one in releases.list_all(transaction)}
     names[platform.acts.contracts.deployment.payouts] = "commons"
     signed = decode(call.record, SignedCall)
     statement = None if said is None else read_statement(said.record)
@@ -83,7 +85,7 @@ def show(platform: Platform, wanted: ShowReceipt) -> ReceiptView:
     return ReceiptView(
         receipt=receipt,
         model=model_name(signed.body.mix),
-        members=_members(signed, statement),
+        members=_members(signed, statement, titles),
         state=PENDING if statement is None else (epoch.state.value if epoch else "attributed"),
         fee=call.fee,
         input_tokens=signed.body.input_tokens,
@@ -98,13 +100,27 @@ def show(platform: Platform, wanted: ShowReceipt) -> ReceiptView:
     )
 
 
-def _members(call: SignedCall, statement: SignedStatement | None) -> tuple[MemberView, ...]:
+def _members(
+    call: SignedCall, statement: SignedStatement | None, titles: Mapping[int | None, str]
+) -> tuple[MemberView, ...]:
     if statement is None:
         return tuple(MemberView(one.name, one.weight_ppb, None, None) for one in call.body.mix)
     scored = statement.body.members
+    merged = statement.body.roles.parent or ((),) * len(scored)
     return tuple(
-        MemberView(one.name, one.weight_ppb, scores.leave_one_out_micronats, part)
-        for one, scores, part in zip(call.body.mix, scored, member_ppb(scored), strict=True)
+        MemberView(
+            one.name,
+            one.weight_ppb,
+            scores.leave_one_out_micronats,
+            part,
+            tuple(
+                ParentView(titles.get(parent.release, f"release {parent.release}"), added)
+                for parent, added in zip(parents, scores.parents_micronats or (), strict=False)
+            ),
+        )
+        for one, scores, part, parents in zip(
+            call.body.mix, scored, member_ppb(scored), merged, strict=True
+        )
     )
 
 

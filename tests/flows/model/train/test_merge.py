@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from openledger.attribution.state import AttributionState
 from openledger.cli.main import app
+from openledger.cli.receipt import _parents
 from openledger.core.encoding import decode
 from openledger.core.errors import (
     ConflictError,
@@ -205,6 +206,12 @@ def test_its_parents_stand_under_its_training_root_and_are_paid_by_answer(
     assert sum(part.amount for part in body.parts) == fee
     (used,) = usage.usage(merged, WhichUsage(NAME)).releases
     assert used.parent >= sum(paid.values())
+    shown = receipts.show(merged, ShowReceipt(bundle.receipt.call.body.receipt_id))
+    (member,) = shown.members
+    assert [(one.name, one.added_micronats) for one in member.parents] == [
+        (f"{name}/tunes@1", each) for name, each in zip(by_name, added, strict=True)
+    ]
+    assert _parents(shown)[0] == f"  of {NAME}@1 alice/tunes@1 added {added[0] / 1e6:.4f} nats"
     assert verify_bundle(raw_of(merged, bundle), anchors_of(merged)).is_anchored
     assert recompute(bundle, [export], merged.models.base).distance_ppb == 0
 
