@@ -24,7 +24,9 @@ from bench.serving.workloads.traffic import (
 from bench.serving.world import World
 from bench.table import Row, exactly
 from openledger.serving.engine import Config
-from openledger.serving.request import GenerationRequest
+from openledger.serving.request import Finish, GenerationRequest
+
+_BROKEN_OFF = (Finish.CANCELLED, Finish.LENGTH)  # how an engine may end what is broken off
 
 
 class StreamsPlan(msgspec.Struct, frozen=True):
@@ -72,7 +74,11 @@ def lost(answers: Sequence[Sequence[Answer]]) -> int:
 
     The engine may have made a whole answer of which the caller, breaking off, read a part.
     """
-    short = (not one.is_whole and not one.is_broken_off for found in answers for one in found)
+    short = (
+        not one.is_whole and not (one.is_broken_off and one.usage.finish in _BROKEN_OFF)
+        for found in answers
+        for one in found
+    )
     return sum(short) + sum(not any(one.token_ids for one in found) for found in answers)
 
 

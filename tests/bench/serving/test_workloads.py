@@ -59,7 +59,7 @@ def test_an_answer_in_company_is_that_which_is_made_alone(world: World, engine: 
 
     answers = all_at_once(engine, callers)
 
-    assert all(one.is_whole for (one,) in answers)
+    assert all(one.is_whole and not one.is_broken_off for (one,) in answers)
     assert all(alone(engine, one.request).token_ids == one.token_ids for (one,) in answers)
 
 
@@ -92,6 +92,7 @@ def test_what_a_caller_broke_off_is_not_lost(world: World, finish: Finish) -> No
     request = Asker(world, SHAPE, "one").ask([])
 
     assert lost([[got(request, (1, 2), finish, is_broken_off=True)]]) == 0
+    assert lost([[got(request, (1, 2), Finish.FAULT, is_broken_off=True)]]) == 1
 
 
 def test_another_token_is_a_mix_up_and_a_beginning_is_none(world: World) -> None:

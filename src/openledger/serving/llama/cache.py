@@ -4,12 +4,16 @@ Keys lie transposed, so that the scores of a whole block are made at once. Memor
 system as blocks are first written.
 """
 
+import math
+
+import numpy as np
 import torch
+from torch import Tensor
 
 from openledger.serving.llama.shape import LlamaShape
-from openledger.serving.native.memory import LargePages
 
 BLOCK = 16
+_ALIGNMENT = 64
 
 
 def head_stride(shape: LlamaShape) -> int:
@@ -29,6 +33,13 @@ class PagedCache:
     def __init__(self, shape: LlamaShape, blocks: int, dtype: torch.dtype) -> None:
         self.blocks = blocks
         at = (shape.layers, blocks, shape.kv_heads)
-        pages = LargePages()
-        self.keys = pages.take((*at, shape.head_dim, BLOCK), dtype)
-        self.values = pages.take((*at, BLOCK, head_stride(shape)), dtype)
+        self.keys = _zeros((*at, shape.head_dim, BLOCK), dtype)
+        self.values = _zeros((*at, BLOCK, head_stride(shape)), dtype)
+
+
+def _zeros(size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros at a multiple of 64 bytes; torch's own would touch all memory at once."""
+    count = math.prod(size) * dtype.itemsize
+    room = np.zeros(count + _ALIGNMENT, np.uint8)
+    first = -room.ctypes.data % _ALIGNMENT
+    return torch.from_numpy(room[first : first + count]).view(dtype).view(size)

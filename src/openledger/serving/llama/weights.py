@@ -63,13 +63,17 @@ def weights_of(
 
 
 def _make(dtype: torch.dtype, native: Native | None, *, is_int8: bool) -> Make:
-    """The fastest there is; for a few rows of float32 that is the kernel."""
-    if native is not None and is_int8:
-        return partial(Int8PanelLinear, native=native, pages=LargePages())
+    """The fastest there is: the kernel, unless it is plain C or has one thread only."""
+    if (
+        native is not None
+        and native.path > InstructionSet.PLAIN
+        and native.library.has_threads
+        and (is_int8 or dtype == torch.float32)
+    ):
+        panels = Int8PanelLinear if is_int8 else PanelLinear
+        return partial(panels, native=native, pages=LargePages())
     if is_int8:
         return Int8Linear
-    if native is not None and dtype == torch.float32 and native.path > InstructionSet.PLAIN:
-        return partial(PanelLinear, native=native, pages=LargePages())
     return PackedLinear if can_pack(dtype) else PlainLinear
 
 

@@ -97,7 +97,11 @@ struct chunk_plan {
 };
 
 /* Loops over registers: unless they are unrolled, sums lie in memory. */
+#ifdef __clang__ /* which takes the other as a wish */
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
 #define UNROLL _Pragma("GCC unroll 32")
+#endif
 
 #ifdef _OPENMP
 #include <omp.h>

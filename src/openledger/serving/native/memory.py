@@ -1,7 +1,7 @@
 """Memory in large pages, for what every step reads from end to end.
 
-In pages of 4 KiB finding them takes some twentieth of a step (Linux gives 2 MiB to who asks for it;
-elsewhere it is memory as any other).
+In pages of 4 KiB finding them takes some twentieth of a step. Linux gives 2 MiB to who asks for
+them; elsewhere it is memory as any other.
 """
 
 import mmap
@@ -16,7 +16,7 @@ from torch import Tensor
 log = structlog.get_logger()
 
 _PAGE = 1 << 21
-_CHUNK = 1 << 26  # asked for at once; what is not used of it takes nothing
+_CHUNK = 1 << 26  # asked for at once; what is not used of it takes addresses only
 _ALIGNMENT = 64
 
 

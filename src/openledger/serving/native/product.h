@@ -136,8 +136,9 @@ TARGET static void NAME(product)(int rows, int in, int out, int threads, const f
                                  const void *matrix, const float *scale, void *y, int is_bf16) {
     const int panels = (out + PANEL - 1) / PANEL, size = is_bf16 ? 2 : 4;
     const int64_t panel_bytes = (int64_t)in * PANEL * (scale ? 1 : 4);
+    (void)threads; /* where there is no OpenMP */
 #ifdef _OPENMP
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 4) if (threads > 1)
+#pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
 #endif
     for (int number = 0; number < panels; number++) {
         const char *panel = (const char *)matrix + number * panel_bytes;

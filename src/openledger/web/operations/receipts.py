@@ -73,19 +73,19 @@ def show(platform: Platform, wanted: ShowReceipt) -> ReceiptView:
     with platform.database.read() as transaction:
         call = calls.get(transaction, receipt)
         said = calls.statement(transaction, receipt)
+        statement = None if said is None else read_statement(said.record)
+        parents = {} if statement is None else _parents(transaction, statement)
         names = {one.address: one.display_name for one in accounts.list_all(transaction)}
         epoch = epochs.holding(transaction, call.gateway, call.gateway_sequence)
         job = jobs.find(transaction, ATTRIBUTE_JOB, receipt)
-        titles = {one.number: one.full_name for one in releases.list_all(transaction)}
     names[platform.acts.contracts.deployment.payouts] = "commons"
     signed = decode(call.record, SignedCall)
-    statement = None if said is None else read_statement(said.record)
     if statement is None and (wanted.is_private or wanted.rows is not None):
         raise ConflictError("the attribution is not done yet; ask again in a moment")
     return ReceiptView(
         receipt=receipt,
         model=model_name(signed.body.mix),
-        members=_members(signed, statement, titles),
+        members=_members(signed, statement, parents),
         state=PENDING if statement is None else (epoch.state.value if epoch else "attributed"),
         fee=call.fee,
         input_tokens=signed.body.input_tokens,
@@ -100,8 +100,18 @@ def show(platform: Platform, wanted: ShowReceipt) -> ReceiptView:
     )
 
 
+def _parents(transaction: Transaction, statement: SignedStatement) -> dict[int, str]:
+    """The names of all releases that the members were merged from."""
+    merged = statement.body.roles.parent or ()
+    found = {one.release: releases.by_number(transaction, one.release) for m in merged for one in m}
+    return {
+        number: f"release {number}" if release is None else release.full_name
+        for number, release in found.items()
+    }
+
+
 def _members(
-    call: SignedCall, statement: SignedStatement | None, titles: Mapping[int | None, str]
+    call: SignedCall, statement: SignedStatement | None, parents: Mapping[int, str]
 ) -> tuple[MemberView, ...]:
     if statement is None:
         return tuple(MemberView(one.name, one.weight_ppb, None, None) for one in call.body.mix)
@@ -114,11 +124,12 @@ def _members(
             scores.leave_one_out_micronats,
             part,
             tuple(
-                ParentView(titles.get(parent.release, f"release {parent.release}"), added)
-                for parent, added in zip(parents, scores.parents_micronats or (), strict=False)
+                ParentView(parents[parent.release], added)
+                # A member without scores has parents, and nothing is known of what they added.
+                for parent, added in zip(known, scores.parents_micronats or (), strict=False)
             ),
         )
-        for one, scores, part, parents in zip(
+        for one, scores, part, known in zip(
             call.body.mix, scored, member_ppb(scored), merged, strict=True
         )
     )

@@ -1,10 +1,12 @@
 """Products of the kernel, on every instruction set of this CPU."""
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
 
+from openledger.core.errors import InvalidInputError
 from openledger.serving.llama.products.linear import Make
 from openledger.serving.llama.products.panels import Int8PanelLinear, PanelLinear
 from openledger.serving.native.library import InstructionSet
@@ -13,7 +15,7 @@ from tests.serving.llama.products.matrices import COMPANIES, matrix
 from tests.serving.tiny import native_of
 
 BOTH = [torch.float32, torch.bfloat16]
-SIZES = [(1, 1), (70, 45), (130, 96), (67, 520), (32, 128), (33, 300)]  # out, width
+SIZES = [(1, 1), (70, 45), (130, 96), (67, 520), (32, 128), (33, 300), (96, 1408)]  # out, width
 
 
 def in_float32(instruction_set: InstructionSet) -> Make:
@@ -51,13 +53,27 @@ def test_a_row_has_the_same_bits_in_any_company(
         assert torch.equal(linear(x[rows].clone()), whole[rows]), (first, count)
 
 
+@pytest.mark.parametrize("make", [in_float32, in_8_bits])
+@pytest.mark.parametrize(("out", "width"), SIZES)
+def test_two_instruction_sets_make_the_same_bits(
+    make: Callable[[InstructionSet], Make], out: int, width: int
+) -> None:
+    """Both multiply and add at once, one input after the other."""
+    weight, x = matrix(out, width, torch.float32), matrix(40, width, torch.float32)
+
+    found = [make(one)(weight)(x) for one in (InstructionSet.AVX2, InstructionSet.AVX512)]
+
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("dtype", BOTH)
 @pytest.mark.parametrize("instruction_set", InstructionSet)
 @pytest.mark.parametrize(("out", "width"), SIZES)
 def test_8_bits_are_those_of_the_matrix(
     dtype: torch.dtype, instruction_set: InstructionSet, out: int, width: int
 ) -> None:
-    weight, x = matrix(out, width, dtype), matrix(100, width, dtype)
+    rows = 300 if dtype == torch.float32 else 127
+    weight, x = matrix(out, width, dtype), matrix(rows, width, dtype)
     bias = matrix(1, out, dtype)[0]
     linear = in_8_bits(instruction_set)(weight)
     whole = linear(x)
@@ -71,11 +87,23 @@ def test_8_bits_are_those_of_the_matrix(
 
 
 def test_many_rows_of_bfloat16_are_much_the_same_as_few() -> None:
-    """They go another way."""
-    weight, x = matrix(70, 45, torch.bfloat16), matrix(300, 45, torch.bfloat16)
+    """They go another way, so some last bits differ."""
+    weight, x = matrix(96, 1408, torch.bfloat16), matrix(300, 1408, torch.bfloat16)
     linear = in_8_bits(InstructionSet.PLAIN)(weight)
+    many, few = linear(x)[:100].float(), linear(x[:100]).float()
 
-    assert torch.allclose(linear(x)[:100].float(), linear(x[:100]).float(), rtol=0.01, atol=0.01)
+    assert torch.allclose(many, few, rtol=0.01, atol=0.01)
+    assert not torch.equal(many, few)
+
+
+@pytest.mark.parametrize("make", [in_float32, in_8_bits])
+def test_rows_may_lie_apart_and_must_fit(make: Callable[[InstructionSet], Make]) -> None:
+    linear = make(InstructionSet.PLAIN)(matrix(40, 30, torch.float32))
+    x = matrix(9, 60, torch.float32)
+
+    assert torch.equal(linear(x[:, ::2]), linear(x[:, ::2].contiguous()))
+    with pytest.raises(InvalidInputError, match="do not fit 30 inputs"):
+        linear(x)
 
 
 @pytest.mark.parametrize("instruction_set", InstructionSet)

@@ -7,6 +7,7 @@ order.
 import torch
 from torch import Tensor
 
+from openledger.core.errors import InvalidInputError
 from openledger.serving.llama.products.linear import in_8_bits
 from openledger.serving.native.library import PANEL, Native
 from openledger.serving.native.memory import LargePages
@@ -35,7 +36,7 @@ class Int8PanelLinear:
     """A matrix in 8 bits with a scale for each row; what comes in and out stays as it is.
 
     For many rows of bfloat16 the matrix is widened, so there the bits of a row depend on how many
-    are beside it.
+    are beside it, and on the threads.
     """
 
     def __init__(
@@ -55,9 +56,8 @@ class Int8PanelLinear:
         return y if self._bias is None else y.add_(self._bias)
 
     def _widened(self, x: Tensor) -> Tensor:
-        panels = self._panels.to(x.dtype)  # (panels, D_in, PANEL)
-        whole = x @ panels.transpose(0, 1).reshape(x.shape[1], -1)
-        return (whole[:, : len(self._scale)].float() * self._scale).to(x.dtype)
+        matrix = self._panels.transpose(0, 1).reshape(x.shape[1], -1)  # (D_in, D_out filled up)
+        return (x @ matrix.to(x.dtype))[:, : len(self._scale)] * self._scale.to(x.dtype)
 
 
 def _panels(matrix: Tensor, pages: LargePages) -> Tensor:
@@ -71,7 +71,13 @@ def _panels(matrix: Tensor, pages: LargePages) -> Tensor:
 
 
 def _product(native: Native, x: Tensor, panels: Tensor, scale: Tensor | None, out: int) -> Tensor:
-    """(T, out) in the precision of x; `scale` is that of 8-bit numbers."""
+    """(T, out) in the precision of x; `scale` is that of 8-bit numbers.
+
+    Raises:
+        InvalidInputError: the rows are not as wide as the matrix.
+    """
+    if x.shape[1:] != panels.shape[1:2]:  # the kernel would read what lies beside it
+        raise InvalidInputError(f"rows {tuple(x.shape)} do not fit {panels.shape[1]} inputs")
     floats, y = x.float().contiguous(), x.new_empty(len(x), out)
     native.library.product(
         *(native.path, len(x), x.shape[1], out, torch.get_num_threads()),
