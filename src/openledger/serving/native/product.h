@@ -16,7 +16,6 @@
 #undef pass
 #undef passes
 #undef put
-#undef product_all
 #define VECTORS_OF_PANEL (PANEL / WIDTH)
 #define ROWS_OF_PASS (WIDTH == 16 ? 12 : WIDTH == 8 ? 3 : 2) /* whose sums the registers hold */
 #define ROWS_OF_GROUP (4 * ROWS_OF_PASS)
@@ -24,7 +23,6 @@
 #define pass NAME(pass)
 #define passes NAME(passes)
 #define put NAME(put)
-#define product_all NAME(product_all)
 
 #ifndef OPENLEDGER_DEPTH
 #define OPENLEDGER_DEPTH
